@@ -1,0 +1,1 @@
+"""Bytes to and from the outside: speech in over a websocket, pictures and sound out over WebRTC."""

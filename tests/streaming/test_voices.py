@@ -1,0 +1,80 @@
+"""Text to speech with the embedded voice, as the installed program and as the library of the wheel."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from engine.errors import VoiceError
+from streaming.voices import EspeakVoice, default_voices, espeak_command, find_voice, speak_whole
+
+TEXT = "The quick brown fox jumps over the lazy dog."
+
+
+@pytest.fixture(params=["program", "library"])
+def espeak(request, monkeypatch):
+    """Runs a test once with the program on PATH and once without it."""
+    if request.param == "program" and not shutil.which("espeak-ng"):
+        pytest.skip("no espeak-ng program on PATH")
+    if request.param == "library":
+        if not importlib.util.find_spec("espeakng_loader"):
+            pytest.skip("espeakng-loader is not installed")
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+
+
+def test_text_becomes_speech(espeak):
+    pcm = np.frombuffer(asyncio.run(speak_whole(EspeakVoice("en-us"), TEXT)), np.int16)
+    assert 1.5 < len(pcm) / 22_050 < 5
+    assert np.abs(pcm).max() > 3_000
+
+
+def test_the_voice_decides_the_language(espeak):
+    english = asyncio.run(speak_whole(EspeakVoice("en-us"), TEXT))
+    german = asyncio.run(speak_whole(EspeakVoice("de"), TEXT))
+    assert english != german
+
+
+def test_sound_streams_before_the_text_is_spoken_to_its_end(espeak):
+    async def first_and_last_s():
+        start = time.perf_counter()
+        marks = [time.perf_counter() - start async for _ in EspeakVoice("en-us").speak(TEXT * 100)]
+        return marks[0], marks[-1]
+
+    first, last = asyncio.run(first_and_last_s())
+    assert first < last / 2
+
+
+def test_a_reader_that_leaves_ends_the_child(espeak):
+    async def leave():
+        pieces = EspeakVoice("en-us").speak(TEXT * 100)
+        await anext(pieces)
+        await asyncio.wait_for(pieces.aclose(), 5)
+
+    asyncio.run(leave())
+
+
+def test_a_voice_that_espeak_lacks_is_an_error_that_names_it(espeak):
+    with pytest.raises(VoiceError, match="xx-none"):
+        asyncio.run(speak_whole(EspeakVoice("xx-none"), TEXT))
+
+
+def test_no_espeak_at_all_names_the_remedy(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(VoiceError, match="pip install espeakng-loader"):
+        espeak_command("en-us")
+
+
+def test_voices_are_found_by_name_and_the_first_is_the_default():
+    voices = default_voices()
+    assert find_voice(voices, None) is voices["en-us"]
+    assert find_voice(voices, "de") == EspeakVoice("de")
+    with pytest.raises(VoiceError, match="expected one of en-us, en-gb"):
+        find_voice(voices, "klingon")
+    with pytest.raises(VoiceError, match="speech.start"):
+        find_voice({}, None)
