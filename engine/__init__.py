@@ -1,0 +1,1 @@
+"""The runtime: speech in, frames with sound out. Imports no other package of this project."""

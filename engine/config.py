@@ -1,0 +1,42 @@
+"""Every default of the runtime, once. The command lines are made from these dataclasses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowConfig:
+    """How speech is cut into windows on the 25 Hz grid (frames of 40 ms)."""
+
+    left_frames: int = 37  # 1.5 s of context, enough for a syllable's neighbourhood and the speaker's level
+    step_frames: int = 4
+    lookahead_frames: int = 3
+
+    @property
+    def algorithmic_latency_ms(self) -> int:
+        """Speech that must have arrived before the first frame of a step can be made."""
+        return (self.step_frames + self.lookahead_frames) * 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionConfig:
+    """One conversation."""
+
+    window: WindowConfig = field(default_factory=WindowConfig)
+    crossfade_frames: int = 5  # idle <-> speech, in geometry
+    release_frames: int = 8  # silence played through the network after the last word, so that it closes the mouth
+    lead_frames: int = 8  # pictures made ahead of the frame that is due; bounds memory and the cost of a barge-in
+    buffered_speech_ms: int = 30_000  # beyond this, push_audio waits
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """The HTTP, WebRTC and websocket surface."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    max_sessions: int = 4
+    idle_session_s: float = 60.0  # a session without viewers and without a speech socket is closed after this
+    max_upload_bytes: int = 32 * 1024 * 1024
+    video_bitrate_bps: int = 2_500_000

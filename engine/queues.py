@@ -1,0 +1,72 @@
+"""MediaQueue: the one hand-off between tasks. Bounded, closable, with a named policy for a full queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from enum import Enum
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Policy(Enum):
+    WAIT = "wait"  # put() waits for room: back-pressure
+    DROP_OLDEST = "drop_oldest"  # put() never waits: a slow reader loses the oldest item
+
+
+class QueueClosed(Exception):
+    """The queue was closed and, for a reader, nothing is left in it."""
+
+
+class MediaQueue(Generic[Item]):
+    """A bounded queue on one event loop. `dropped` counts what DROP_OLDEST threw away."""
+
+    def __init__(self, capacity: int, policy: Policy):
+        if capacity < 1:
+            raise ValueError(f"capacity {capacity}; expected at least 1")
+        self._items: deque[Item] = deque()
+        self._capacity = capacity
+        self._policy = policy
+        self._changed = asyncio.Condition()
+        self._closed = False
+        self.dropped = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __aiter__(self) -> MediaQueue[Item]:
+        return self
+
+    async def __anext__(self) -> Item:
+        try:
+            return await self.get()
+        except QueueClosed:
+            raise StopAsyncIteration from None
+
+    async def put(self, item: Item) -> None:
+        async with self._changed:
+            if self._policy is Policy.WAIT:
+                await self._changed.wait_for(lambda: self._closed or len(self._items) < self._capacity)
+            if self._closed:
+                raise QueueClosed
+            if len(self._items) == self._capacity:
+                self._items.popleft()
+                self.dropped += 1
+            self._items.append(item)
+            self._changed.notify_all()
+
+    async def get(self) -> Item:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._closed or bool(self._items))
+            if not self._items:
+                raise QueueClosed
+            item = self._items.popleft()
+            self._changed.notify_all()
+            return item
+
+    async def close(self) -> None:
+        """Readers still get what is queued, then QueueClosed; writers get it at once. Idempotent."""
+        async with self._changed:
+            self._closed = True
+            self._changed.notify_all()

@@ -1,0 +1,1 @@
+"""Enrolment: one video of a person -> one `.avatar` file."""

@@ -1,0 +1,103 @@
+"""Face landmarks of every frame: MediaPipe Face Mesh with attention (478 points, the last ten are irises)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+POINTS = 478
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """`points` [T, 478, 3] float32: x right, y down, z away from the camera, all in frame pixels.
+
+    Rows where `found` [T] is False are NaN. `faces` [T] counts the faces seen (at most the number asked for).
+    """
+
+    points: np.ndarray
+    faces: np.ndarray
+
+    @property
+    def found(self) -> np.ndarray:
+        return self.faces > 0
+
+
+@contextmanager
+def _quiet_native_log() -> Iterator[None]:
+    """MediaPipe's C++ prints start-up chatter to file descriptor 2, past Python's logging."""
+    saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(sink)
+
+
+class FaceTracker:
+    """Tracks faces through consecutive frames of one clip; the largest face comes first."""
+
+    def __init__(self, *, max_faces: int = 1):
+        with _quiet_native_log():
+            from mediapipe.python.solutions.face_mesh import FaceMesh  # 1 s to import, so only where it is used
+
+            self._mesh = FaceMesh(max_num_faces=max_faces, refine_landmarks=True, min_tracking_confidence=0.5)
+
+    def __enter__(self) -> FaceTracker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._mesh.close()
+
+    def detect(self, image: np.ndarray) -> list[np.ndarray]:
+        """All faces in `image` [H, W, 3] uint8 RGB, each [478, 3] float32 in pixels, largest first."""
+        height, width = image.shape[:2]
+        with _quiet_native_log():
+            result = self._mesh.process(image)
+        scale = np.array([width, height, width], np.float32)
+        faces = [
+            np.array([(p.x, p.y, p.z) for p in face.landmark], np.float32) * scale
+            for face in result.multi_face_landmarks or ()
+        ]
+        return sorted(faces, key=lambda points: -float(np.ptp(points[:, 1])))
+
+
+def track(frames: Iterable[np.ndarray], *, max_faces: int = 1) -> Landmarks:
+    """Landmarks of the largest face in each frame."""
+    points: list[np.ndarray] = []
+    counts: list[int] = []
+    with FaceTracker(max_faces=max_faces) as tracker:
+        for image in frames:
+            faces = tracker.detect(image)
+            counts.append(len(faces))
+            points.append(faces[0] if faces else np.full((POINTS, 3), np.nan, np.float32))
+    return Landmarks(np.array(points, np.float32).reshape(-1, POINTS, 3), np.array(counts, np.int32))
+
+
+def longest_run(found: np.ndarray, *, max_gap: int = 3) -> slice:
+    """The longest stretch of frames [T] bool that no gap of more than `max_gap` frames interrupts."""
+    hits = np.flatnonzero(found)
+    if not len(hits):
+        return slice(0, 0)
+    breaks = np.flatnonzero(np.diff(hits) > max_gap + 1)
+    starts, stops = hits[np.r_[0, breaks + 1]], hits[np.r_[breaks, len(hits) - 1]] + 1
+    best = int(np.argmax(stops - starts))
+    return slice(int(starts[best]), int(stops[best]))
+
+
+def fill_gaps(points: np.ndarray) -> np.ndarray:
+    """Interpolate NaN frames of points [T, V, 3] linearly over time; the ends must be present."""
+    known = np.flatnonzero(~np.isnan(points[:, 0, 0]))
+    missing = np.setdiff1d(np.arange(len(points)), known)
+    after = np.searchsorted(known, missing)
+    left, right = known[after - 1], known[after]
+    share = ((missing - left) / (right - left)).astype(np.float32)[:, None, None]
+    filled = points.copy()
+    filled[missing] = points[left] * (1 - share) + points[right] * share
+    return filled

@@ -1,0 +1,1 @@
+"""Makes the weights that the engine ships with; never imported at run time."""

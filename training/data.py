@@ -1,0 +1,103 @@
+"""The clips of a data folder and where their prepared tracks lie."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from engine.errors import MediaError
+from precompute.fit import FaceFit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One row of `manifest.csv`. `kind` is real, generated or real_silent; `split` is by identity."""
+
+    path: Path
+    kind: str
+    identity: str
+    split: str
+    source: str
+    language: str
+    duration_s: float
+    face_px: int
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+
+def read_manifest(data: Path) -> list[Clip]:
+    """The clips that `manifest.csv` under `data` lists."""
+    table = data / "manifest.csv"
+    if not table.is_file():
+        raise MediaError(f"{table}: not found; give --data a folder with manifest.csv and the clips it lists")
+    with table.open(newline="") as lines:
+        return [
+            Clip(
+                path=data / row["file"],
+                kind=row["kind"],
+                identity=row["identity"],
+                split=row["split"],
+                source=row["source"],
+                language=row["language"],
+                duration_s=float(row["duration_s"]),
+                face_px=int(row["face_px"]),
+            )
+            for row in csv.DictReader(lines)
+        ]
+
+
+@dataclass(frozen=True)
+class Track:
+    """A tracked clip: `points` [T, 478, 3] float32 frame pixels (NaN where no face), `pcm` [N] int16 at 16 kHz."""
+
+    points: np.ndarray
+    pcm: np.ndarray
+
+    @property
+    def found(self) -> np.ndarray:
+        return ~np.isnan(self.points[:, 0, 0])
+
+
+def track_path(runs: Path, clip: Clip) -> Path:
+    return runs / "tracks" / f"{clip.name}.safetensors"
+
+
+def save_track(path: Path, track: Track) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{path.name}.tmp")
+    save_file({"points": track.points, "pcm": track.pcm}, temporary)
+    temporary.rename(path)
+
+
+def load_track(path: Path) -> Track:
+    if not path.is_file():
+        raise MediaError(f"{path}: not found; run `python -m training prepare` first")
+    tensors = load_file(path)
+    return Track(tensors["points"], tensors["pcm"])
+
+
+def fit_path(runs: Path, clip: Clip) -> Path:
+    return runs / "fits" / f"{clip.name}.safetensors"
+
+
+def save_fit(path: Path, fit: FaceFit, start: int) -> None:
+    """`start`: the frame of the clip that the fit's first row belongs to."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{path.name}.tmp")
+    save_file({**vars(fit), "start": np.array([start])}, temporary)
+    temporary.rename(path)
+
+
+def load_fit(path: Path) -> tuple[FaceFit, int]:
+    """The fit of a clip's longest tracked stretch and the frame at which it starts."""
+    if not path.is_file():
+        raise MediaError(f"{path}: not found; run `python -m training prepare` first")
+    tensors = load_file(path)
+    start = int(tensors.pop("start")[0])
+    return FaceFit(**tensors), start
