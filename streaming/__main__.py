@@ -1,0 +1,92 @@
+"""The command `personastream`: serve avatars live, or dub, bench and doctor, which need no network."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+
+from engine.__main__ import Bench, Doctor, Dub
+from engine.config import ServerConfig, SessionConfig
+from engine.errors import AvatarFileError, PersonaStreamError
+from engine.host import Host
+from streaming.samples import list_samples
+from streaming.server import Server
+from streaming.voices import default_voices
+
+USAGE_ERROR = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve:
+    """Serve avatars to browsers: a page at /, the API under /v1."""
+
+    avatars: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """The .avatar files; a file's name without its ending is the avatar's name."""
+    samples: Path | None = None
+    """A folder of WAV files that the page offers to play."""
+    server: Annotated[ServerConfig, tyro.conf.arg(name="")] = field(default_factory=ServerConfig)
+    session: SessionConfig = field(default_factory=SessionConfig)
+
+    def run(self) -> int:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        for chatty in ("aiortc", "aioice", "aiohttp.access"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
+        asyncio.run(self._serve())
+        return 0
+
+    async def _serve(self) -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        samples = list_samples(self.samples)
+        async with (
+            Host(avatars_by_name(self.avatars), self.session, self.server.max_sessions) as host,
+            Server(host, self.server, default_voices(), samples) as server,
+        ):
+            Console().print(
+                f"[bold]personastream[/bold] serves {', '.join(host.avatars)} at [link]{server.url}/[/link]"
+            )
+            await stop.wait()
+
+
+def avatars_by_name(paths: tuple[Path, ...]) -> dict[str, Path]:
+    """The files by the name that clients ask for; AvatarFileError if there is none, or two share a name."""
+    named = {path.stem: path for path in paths}
+    if not named:
+        raise AvatarFileError("no .avatar file given; make one with `precompute SPEAKER.mp4`")
+    if len(named) < len(paths):
+        raise AvatarFileError(f"two of {', '.join(map(str, paths))} have the same name; rename one")
+    return named
+
+
+Command = (
+    Annotated[Serve, tyro.conf.subcommand("serve", prefix_name=False)]
+    | Annotated[Dub, tyro.conf.subcommand("dub", prefix_name=False)]
+    | Annotated[Bench, tyro.conf.subcommand("bench", prefix_name=False)]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor", prefix_name=False)]
+)
+
+
+def main() -> None:
+    """Run one command; an error that we raise on purpose is one red line, and exit code 2."""
+    command: Serve | Dub | Bench | Doctor = tyro.cli(Command, prog="personastream")  # type: ignore[arg-type]
+    try:
+        code = command.run()
+    except PersonaStreamError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[red]{escape(str(error))}[/red]")
+        code = USAGE_ERROR
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

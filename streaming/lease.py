@@ -1,0 +1,158 @@
+"""Sessions on loan to clients: who may use one, who does, and its end when nobody has for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from engine.config import ServerConfig
+from engine.errors import SessionClosedError
+from engine.host import Host
+from engine.session import Session
+from streaming.metrics import Metrics
+from streaming.peer import Viewer
+
+log = logging.getLogger(__name__)
+
+
+class Lease:
+    """One session, its secret, its viewers and its sockets."""
+
+    def __init__(self, session: Session, config: ServerConfig, metrics: Metrics):
+        self.session = session
+        self.token = secrets.token_urlsafe(24)
+        self.viewers: dict[str, Viewer] = {}
+        self.started = asyncio.Event()
+        self.sockets = 0
+        self._config = config
+        self._metrics = metrics
+        self._used = asyncio.Event()
+        self._unused = asyncio.Event()
+        self._unused.set()
+        self._tasks: asyncio.TaskGroup | None = None  # while the session lives
+
+    def admits(self, token: str) -> bool:
+        return hmac.compare_digest(self.token.encode(), token.encode())
+
+    async def run(self) -> None:
+        """Own the tasks of the viewers until the session ends, by itself, by `close` or for want of users."""
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                idle = self._tasks.create_task(self._close_when_unused())
+                events = self.session.subscribe_events()
+                self.started.set()
+                async for _ in events:
+                    pass
+                self._tasks = None
+                idle.cancel()
+                for viewer in self.viewers.values():
+                    viewer.leave()
+        finally:
+            await self.session.close()
+
+    async def close(self) -> None:
+        await self.session.close()
+
+    async def add_viewer(self, offer: str) -> tuple[Viewer, str]:
+        """A new viewer and the SDP answer for it."""
+        viewer = Viewer(self.session, self._metrics, self._config.video_bitrate_bps)
+        try:
+            answer = await viewer.answer(offer)
+            if self._tasks is None:
+                raise SessionClosedError(f"session {self.session.id} is closed")
+        except BaseException:
+            await viewer.close()
+            raise
+        self.viewers[viewer.id] = viewer
+        self._tasks.create_task(self._supervise(viewer))
+        return viewer, answer
+
+    @contextmanager
+    def socket(self) -> Iterator[None]:
+        """Count one speech socket as a user for the time of the block."""
+        self.sockets += 1
+        self._count_users()
+        try:
+            yield
+        finally:
+            self.sockets -= 1
+            self._count_users()
+
+    async def _supervise(self, viewer: Viewer) -> None:
+        self._count_users()
+        try:
+            await viewer.run()
+        except Exception:
+            log.exception("viewer %s of session %s failed", viewer.id, self.session.id)
+        finally:
+            self.viewers.pop(viewer.id, None)
+            self._count_users()
+
+    def _count_users(self) -> None:
+        used = bool(self.viewers or self.sockets)
+        (self._used.set if used else self._used.clear)()
+        (self._unused.clear if used else self._unused.set)()
+
+    async def _close_when_unused(self) -> None:
+        while True:
+            await self._unused.wait()
+            try:
+                async with asyncio.timeout(self._config.idle_session_s):
+                    await self._used.wait()
+            except TimeoutError:
+                log.info("session %s had no viewer and no socket; closing it", self.session.id)
+                await self.session.close()
+                return
+
+
+class Leases:
+    """All live leases by session id; an async context that closes them at its end."""
+
+    def __init__(self, host: Host, config: ServerConfig, metrics: Metrics):
+        self._host = host
+        self._config = config
+        self._metrics = metrics
+        self._live: dict[str, Lease] = {}
+        self._tasks = asyncio.TaskGroup()
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def __iter__(self) -> Iterator[Lease]:
+        return iter(self._live.values())
+
+    async def __aenter__(self) -> Leases:
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for lease in list(self._live.values()):
+            await lease.close()
+        await self._tasks.__aexit__(kind, error, trace)
+
+    def find(self, session_id: str) -> Lease | None:
+        return self._live.get(session_id)
+
+    async def open(self, avatar: str) -> Lease:
+        """A new session of that avatar; UnknownAvatarError, CapacityError."""
+        lease = Lease(self._host.open_session(avatar), self._config, self._metrics)
+        self._live[lease.session.id] = lease
+        self._tasks.create_task(self._supervise(lease))
+        await lease.started.wait()
+        self._metrics.sessions_opened.add()
+        return lease
+
+    async def _supervise(self, lease: Lease) -> None:
+        try:
+            await lease.run()
+        except Exception:
+            log.exception("session %s failed", lease.session.id)
+        finally:
+            del self._live[lease.session.id]

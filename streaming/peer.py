@@ -1,0 +1,172 @@
+"""One viewer: a WebRTC peer that receives a session's picture and sound (the media side of WHEP)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpTransceiver, RTCSessionDescription
+from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateError, OperationError
+from aiortc.rtcconfiguration import RTCBundlePolicy
+from aiortc.rtcrtpsender import RTCRtpSender
+from aiortc.sdp import SessionDescription, candidate_from_sdp
+
+from engine.errors import ProtocolError
+from engine.session import Session
+from streaming.encoders import PictureEncoder, SoundEncoder
+from streaming.metrics import Metrics
+from streaming.tracks import TrackPair
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 30.0  # an answer whose peer has not connected by then is given up
+CLOSE_TIMEOUT_S = 5.0
+# What aiortc raises at a description that it cannot read or take; its parser indexes and asserts freely.
+BAD_DESCRIPTION = (
+    ValueError,
+    AssertionError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    TypeError,
+    InternalError,
+    InvalidAccessError,
+    InvalidStateError,
+    OperationError,
+)
+
+
+class Viewer:
+    """Answers one offer, then forwards units from its own subscription until either side leaves."""
+
+    def __init__(self, session: Session, metrics: Metrics, video_bitrate_bps: int):
+        self.id = secrets.token_urlsafe(9)
+        self.etag = f'"{secrets.token_hex(8)}"'
+        self._session = session
+        self._metrics = metrics
+        self._video_bitrate_bps = video_bitrate_bps
+        self._tracks = TrackPair()
+        self._kinds: set[str] = set()
+        # No STUN server by default: aiortc would ask a public one before each answer.
+        self._peer = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
+        self._connected = asyncio.Event()
+        self._left = asyncio.Event()
+        self._peer.on("connectionstatechange", self._state_changed)
+
+    async def answer(self, offer: str) -> str:
+        """The SDP answer with all candidates in it; ProtocolError if the offer cannot be taken."""
+        self._kinds = _offered_kinds(offer)
+        transceivers = [self._add_track(kind) for kind in sorted(self._kinds)]
+        try:
+            await self._peer.setRemoteDescription(RTCSessionDescription(sdp=offer, type="offer"))
+            for transceiver in transceivers:
+                self._choose_encoder(transceiver)
+            await self._peer.setLocalDescription(await self._peer.createAnswer())
+        except BAD_DESCRIPTION as error:
+            raise ProtocolError(
+                f"an offer that cannot be answered ({error}); expected audio and video to receive, Opus, H.264 or VP8"
+            ) from error
+        return str(self._peer.localDescription.sdp)
+
+    async def add_candidates(self, fragment: str) -> None:
+        """More candidates of the peer, as an `application/trickle-ice-sdpfrag` body (RFC 8840)."""
+        mid = None
+        for line in fragment.splitlines():
+            name, _, value = line.strip().partition(":")
+            if name == "a=mid":
+                mid = value
+            elif name == "a=end-of-candidates":
+                await self._peer.addIceCandidate(None)
+            elif name == "a=candidate":
+                await self._add_candidate(value, mid)
+
+    async def run(self) -> None:
+        """Forward units from the moment the peer is connected; closes the peer at the end, whatever ended it."""
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await self._connected.wait()
+            async with asyncio.TaskGroup() as tasks:
+                forwarding = tasks.create_task(self._forward())
+                await self._left.wait()
+                forwarding.cancel()
+        except TimeoutError:
+            log.info("viewer %s of session %s did not connect in time", self.id, self._session.id)
+        finally:
+            await self.close()
+
+    def leave(self) -> None:
+        """Ask `run` to end."""
+        self._connected.set()
+        self._left.set()
+
+    async def close(self) -> None:
+        """Close the peer. Idempotent."""
+        self.leave()
+        await self._tracks.close()
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._peer.close()
+        except TimeoutError:
+            log.warning("viewer %s of session %s did not close in time", self.id, self._session.id)
+
+    async def _forward(self) -> None:
+        units = self._session.subscribe()
+        try:
+            async for unit in units:
+                await self._tracks.put(unit, picture="video" in self._kinds, sound="audio" in self._kinds)
+                self._metrics.units.add("fresh" if unit.fresh else "repeated", "speaking" if unit.speaking else "idle")
+        finally:
+            self._session.unsubscribe(units)
+            self._metrics.dropped.add(count=units.dropped)
+            self.leave()
+
+    def _add_track(self, kind: str) -> RTCRtpTransceiver:
+        track = self._tracks.picture if kind == "video" else self._tracks.sound
+        transceiver = self._peer.addTransceiver(track, direction="sendonly")
+        codecs = RTCRtpSender.getCapabilities(kind).codecs
+        first = {"video": "video/h264", "audio": "audio/opus"}[kind]
+        transceiver.setCodecPreferences(sorted(codecs, key=lambda codec: codec.mimeType.lower() != first))
+        return transceiver
+
+    def _choose_encoder(self, transceiver: RTCRtpTransceiver) -> None:
+        # aiortc has no public way to give a sender its encoder; it makes one of its own where this attribute is None.
+        # For VP8, the choice of peers without H.264, its own encoder serves.
+        codec = transceiver._codecs[0].mimeType.lower()
+        if codec == "video/h264":
+            transceiver.sender._RTCRtpSender__encoder = PictureEncoder(self._video_bitrate_bps)  # type: ignore[attr-defined]
+        elif codec == "audio/opus":
+            transceiver.sender._RTCRtpSender__encoder = SoundEncoder()  # type: ignore[attr-defined]
+
+    async def _add_candidate(self, value: str, mid: str | None) -> None:
+        try:
+            candidate = candidate_from_sdp(value)
+            candidate.sdpMid = mid
+            # One transport carries everything (BUNDLE); a peer that names no section means the first.
+            candidate.sdpMLineIndex = 0 if mid is None else None
+            await self._peer.addIceCandidate(candidate)
+        except BAD_DESCRIPTION as error:
+            raise ProtocolError(f"candidate {value[:80]!r} does not parse ({error}); expected RFC 8839") from error
+
+    def _state_changed(self) -> None:
+        state = self._peer.connectionState
+        log.info("viewer %s of session %s is %s", self.id, self._session.id, state)
+        if state == "connected":
+            self._connected.set()
+        elif state in ("failed", "closed"):
+            self.leave()
+
+
+def _offered_kinds(offer: str) -> set[str]:
+    """Which of audio and video the peer wants to receive, each at most once."""
+    try:
+        media = SessionDescription.parse(offer).media
+    except BAD_DESCRIPTION as error:
+        raise ProtocolError(f"{len(offer)} characters that do not parse as SDP ({error}); expected an offer") from error
+    kinds = [section.kind for section in media if section.kind in ("audio", "video")]
+    if not kinds or len(set(kinds)) != len(kinds):
+        raise ProtocolError(f"an offer with {kinds or 'no media'}; expected one audio and one video section")
+    sending = [section.kind for section in media if section.kind in kinds and section.direction == "sendonly"]
+    if sending:
+        raise ProtocolError(f"an offer that sends {sending}; a viewer receives (a=recvonly)")
+    return set(kinds)
