@@ -1,0 +1,82 @@
+// Where speech comes from: audio files and the microphone, as 16-bit PCM in pieces of the speech protocol.
+
+const FILE_RATE_HZ = 48000;
+const PIECE_S = 0.1;
+const AHEAD_S = 1.5; // what a file may be sent ahead of its sound, so that an interruption is never behind it
+const BACKLOG_BYTES = 256 * 1024;
+
+function base64(samples) {
+  const bytes = new Uint8Array(samples.buffer, samples.byteOffset, samples.byteLength);
+  let text = "";
+  for (let start = 0; start < bytes.length; start += 0x8000) {
+    text += String.fromCharCode(...bytes.subarray(start, start + 0x8000));
+  }
+  return btoa(text);
+}
+
+function toPcm(buffer) {
+  const channels = Array.from({ length: buffer.numberOfChannels }, (_, index) => buffer.getChannelData(index));
+  const pcm = new Int16Array(buffer.length);
+  for (let i = 0; i < pcm.length; i++) {
+    let sum = 0;
+    for (const channel of channels) sum += channel[i];
+    pcm[i] = Math.max(-32768, Math.min(32767, Math.round((sum / channels.length) * 32767)));
+  }
+  return pcm;
+}
+
+/** Decode any audio file that this browser can read. */
+export async function decode(bytes) {
+  const decoder = new OfflineAudioContext(1, 1, FILE_RATE_HZ);
+  return toPcm(await decoder.decodeAudioData(bytes));
+}
+
+const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, Math.max(0, seconds * 1000)));
+
+/** Send PCM as one utterance, at most AHEAD_S ahead of real time, until its end or `signal` aborts. */
+export async function sendPcm(conversation, id, pcm, signal) {
+  const piece = FILE_RATE_HZ * PIECE_S;
+  const began = performance.now() / 1000;
+  conversation.send({ type: "speech.start", id, sample_rate: FILE_RATE_HZ, channels: 1 });
+  for (let start = 0; start < pcm.length && !signal.aborted; start += piece) {
+    const ahead = began + start / FILE_RATE_HZ - performance.now() / 1000 - AHEAD_S;
+    if (ahead > 0) await pause(ahead);
+    while (conversation.backlogBytes > BACKLOG_BYTES && !signal.aborted) await pause(PIECE_S);
+    if (signal.aborted || !conversation.send({ type: "speech.audio", id, pcm: base64(pcm.subarray(start, start + piece)) })) break;
+  }
+  conversation.send({ type: "speech.end", id });
+}
+
+/** The microphone as one long utterance; echo cancellation keeps the avatar from hearing itself. */
+export class Microphone {
+  #stream = null;
+  #context = null;
+
+  async start(conversation, id, onLevel) {
+    this.#stream = await navigator.mediaDevices.getUserMedia({
+      audio: { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 },
+    });
+    try {
+      this.#context = new AudioContext({ sampleRate: 48000 });
+      this.#context.createMediaStreamSource(this.#stream);
+    } catch {
+      // Firefox joins a microphone only to a context of its own rate
+      this.#context = new AudioContext();
+    }
+    await this.#context.audioWorklet.addModule("microphone.js");
+    const source = this.#context.createMediaStreamSource(this.#stream);
+    const worklet = new AudioWorkletNode(this.#context, "microphone", { numberOfOutputs: 0 });
+    conversation.send({ type: "speech.start", id, sample_rate: this.#context.sampleRate, channels: 1 });
+    worklet.port.onmessage = ({ data }) => {
+      onLevel(data.level);
+      conversation.send({ type: "speech.audio", id, pcm: base64(new Int16Array(data.pcm)) });
+    };
+    source.connect(worklet);
+  }
+
+  stop() {
+    for (const track of this.#stream?.getTracks() ?? []) track.stop();
+    this.#context?.close();
+    this.#stream = this.#context = null;
+  }
+}
