@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from engine.__main__ import Bench, Doctor, Dub
+from engine.host import Host
 from rich.console import Console
 from rich.markup import escape
 
-from engine.__main__ import Bench, Doctor, Dub
 from engine.config import ServerConfig, SessionConfig
 from engine.errors import AvatarFileError, PersonaStreamError
-from engine.host import Host
 from streaming.samples import list_samples
 from streaming.server import Server
 from streaming.voices import default_voices

@@ -9,11 +9,13 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Self
+
+from engine.host import Host
+from engine.session import Session
 
 from engine.config import ServerConfig
 from engine.errors import SessionClosedError
-from engine.host import Host
-from engine.session import Session
 from streaming.metrics import Metrics
 from streaming.peer import Viewer
 
@@ -126,7 +128,7 @@ class Leases:
     def __iter__(self) -> Iterator[Lease]:
         return iter(self._live.values())
 
-    async def __aenter__(self) -> Leases:
+    async def __aenter__(self) -> Self:
         await self._tasks.__aenter__()
         return self
 

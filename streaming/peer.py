@@ -8,12 +8,11 @@ import secrets
 
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpTransceiver, RTCSessionDescription
 from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateError, OperationError
-from aiortc.rtcconfiguration import RTCBundlePolicy
 from aiortc.rtcrtpsender import RTCRtpSender
 from aiortc.sdp import SessionDescription, candidate_from_sdp
+from engine.session import Session
 
 from engine.errors import ProtocolError
-from engine.session import Session
 from streaming.encoders import PictureEncoder, SoundEncoder
 from streaming.metrics import Metrics
 from streaming.tracks import TrackPair
@@ -25,6 +24,7 @@ CLOSE_TIMEOUT_S = 5.0
 # What aiortc raises at a description that it cannot read or take; its parser indexes and asserts freely.
 BAD_DESCRIPTION = (
     ValueError,
+    StopIteration,
     AssertionError,
     IndexError,
     KeyError,
@@ -47,9 +47,9 @@ class Viewer:
         self._metrics = metrics
         self._video_bitrate_bps = video_bitrate_bps
         self._tracks = TrackPair()
-        self._kinds: set[str] = set()
+        self._kinds: list[str] = []
         # No STUN server by default: aiortc would ask a public one before each answer.
-        self._peer = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
+        self._peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._connected = asyncio.Event()
         self._left = asyncio.Event()
         self._peer.on("connectionstatechange", self._state_changed)
@@ -57,7 +57,7 @@ class Viewer:
     async def answer(self, offer: str) -> str:
         """The SDP answer with all candidates in it; ProtocolError if the offer cannot be taken."""
         self._kinds = _offered_kinds(offer)
-        transceivers = [self._add_track(kind) for kind in sorted(self._kinds)]
+        transceivers = [self._add_track(kind) for kind in self._kinds]
         try:
             await self._peer.setRemoteDescription(RTCSessionDescription(sdp=offer, type="offer"))
             for transceiver in transceivers:
@@ -157,16 +157,18 @@ class Viewer:
             self.leave()
 
 
-def _offered_kinds(offer: str) -> set[str]:
-    """Which of audio and video the peer wants to receive, each at most once."""
+def _offered_kinds(offer: str) -> list[str]:
+    """Which of audio and video the peer wants to receive, each at most once, in the order of the offer."""
     try:
         media = SessionDescription.parse(offer).media
     except BAD_DESCRIPTION as error:
-        raise ProtocolError(f"{len(offer)} characters that do not parse as SDP ({error}); expected an offer") from error
+        raise ProtocolError(
+            f"{len(offer)} characters that do not parse as SDP ({error!r}); expected an offer"
+        ) from error
     kinds = [section.kind for section in media if section.kind in ("audio", "video")]
     if not kinds or len(set(kinds)) != len(kinds):
         raise ProtocolError(f"an offer with {kinds or 'no media'}; expected one audio and one video section")
     sending = [section.kind for section in media if section.kind in kinds and section.direction == "sendonly"]
     if sending:
         raise ProtocolError(f"an offer that sends {sending}; a viewer receives (a=recvonly)")
-    return set(kinds)
+    return kinds

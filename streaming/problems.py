@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from http import HTTPStatus
 
 from aiohttp import web
@@ -53,7 +54,8 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
     except web.HTTPRedirection:
         raise
     except web.HTTPException as error:
-        code = HTTPStatus(error.status).phrase.lower().replace(" ", "-")
+        # aiohttp's class name, not the phrase: phrases change between versions of Python
+        code = re.sub("(?<=[a-z])(?=[A-Z])", "-", type(error).__name__.removeprefix("HTTP")).lower()
         kept = {name: error.headers[name] for name in ("Allow", "WWW-Authenticate") if name in error.headers}
         return problem(error.status, code, error.text or error.reason, kept)
     except PersonaStreamError as error:

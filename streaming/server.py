@@ -7,14 +7,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 from urllib.parse import quote
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from engine.host import Host
 
 from engine.config import ServerConfig
 from engine.errors import CapacityError, ProtocolError, UnknownAvatarError
-from engine.host import Host
 from streaming import whep
 from streaming.lease import Lease, Leases
 from streaming.metrics import Metrics
@@ -61,7 +62,7 @@ class Server:
         host, port = self._runner.addresses[0][:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
-    async def __aenter__(self) -> Server:
+    async def __aenter__(self) -> Self:
         await self._runner.setup()
         self._stack.push_async_callback(self._runner.cleanup)
         await self._stack.enter_async_context(self.leases)

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from contextlib import aclosing
 
 from aiohttp import WSMsgType, web
+from engine.session import Session
 
 from engine.errors import CapacityError, PersonaStreamError, ProtocolError, SessionClosedError
 from engine.media import FPS, PlaybackEvent, PlaybackStarted
 from engine.queues import MediaQueue, Policy
-from engine.session import Session
 from streaming.metrics import Metrics
 from streaming.protocol import (
     ClientMessage,

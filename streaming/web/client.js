@@ -19,7 +19,7 @@ const nextId = () => `page-${++count}`;
 function show(name, text) {
   $("state").textContent = text;
   $("state").dataset.tone = TONES[name] ?? "quiet";
-  const screen = { live: "live", opening: "busy", connecting: conversation ? "live" : "busy" }[name] ?? "off";
+  const screen = { live: "live", opening: "busy", connecting: video.srcObject ? "live" : "busy" }[name] ?? "off";
   $("screen").dataset.state = screen;
   $("start").disabled = screen !== "off";
   $("start").querySelector("span").textContent = screen === "busy" ? "Starting…" : "Start";
@@ -45,7 +45,7 @@ async function loadChoices() {
   const poster = () => {
     const { width, height, thumbnail } = avatars.find(({ name }) => name === $("avatars").value);
     video.poster = thumbnail;
-    $("screen").style.setProperty("--ratio", `${width} / ${height}`);
+    $("screen").style.setProperty("--ratio", width / height);
   };
   $("avatars").onchange = () => {
     stop();

@@ -51,11 +51,13 @@ export async function sendPcm(conversation, id, pcm, signal) {
 export class Microphone {
   #stream = null;
   #context = null;
+  #stopped = false;
 
   async start(conversation, id, onLevel) {
     this.#stream = await navigator.mediaDevices.getUserMedia({
       audio: { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 },
     });
+    if (this.#stopped) return this.stop(); // while the browser was asking
     try {
       this.#context = new AudioContext({ sampleRate: 48000 });
       this.#context.createMediaStreamSource(this.#stream);
@@ -75,6 +77,7 @@ export class Microphone {
   }
 
   stop() {
+    this.#stopped = true;
     for (const track of this.#stream?.getTracks() ?? []) track.stop();
     this.#context?.close();
     this.#stream = this.#context = null;

@@ -1,0 +1,116 @@
+"""Fixtures of the streaming tests: one real host for all of them, and servers on it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from engine.host import Host
+
+from engine.config import ServerConfig
+from streaming.protocol import Encoding, decode_server, encode
+from streaming.server import Server
+from streaming.voices import default_voices
+
+MAX_SESSIONS = 3
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def host(avatar_path):
+    """A host in a task of its own: a task group must be entered and left by the same task, and fixtures are not."""
+    ready, done = asyncio.Event(), asyncio.Event()
+    found: list[Host] = []
+
+    async def hold() -> None:
+        async with Host({"speaker": avatar_path}, max_sessions=MAX_SESSIONS) as host:
+            found.append(host)
+            ready.set()
+            await done.wait()
+
+    holding = asyncio.create_task(hold())
+    waiting = asyncio.create_task(ready.wait())
+    await asyncio.wait([holding, waiting], return_when=asyncio.FIRST_COMPLETED)
+    if holding.done():
+        await holding
+    yield found[0]
+    done.set()
+    await holding
+
+
+@dataclass
+class Client:
+    """A client of one server, with the little that tests say again and again."""
+
+    server: Server
+    http: aiohttp.ClientSession
+
+    async def open_session(self) -> dict[str, str]:
+        async with self.http.post("/v1/sessions", json={"avatar": "speaker"}) as reply:
+            assert reply.status == 201, await reply.text()
+            return dict(await reply.json())
+
+    @contextlib.asynccontextmanager
+    async def speech(self, session: dict[str, str], encoding: Encoding = Encoding.MSGPACK) -> AsyncIterator[Speech]:
+        async with self.http.ws_connect(session["speech"], params={"token": session["token"]}) as socket:
+            yield Speech(socket, encoding)
+
+
+@dataclass
+class Speech:
+    """The client's end of a speech socket."""
+
+    socket: aiohttp.ClientWebSocketResponse
+    encoding: Encoding
+
+    async def send(self, message: Any) -> None:
+        data = encode(message, self.encoding)
+        await (self.socket.send_str(data) if isinstance(data, str) else self.socket.send_bytes(data))
+
+    async def receive(self, timeout_s: float = 20.0) -> Any:
+        message = await self.socket.receive(timeout=timeout_s)
+        assert message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY), message
+        return decode_server(message.data)
+
+    async def receive_until(self, kind: type, timeout_s: float = 20.0) -> Any:
+        async with asyncio.timeout(timeout_s):
+            while not isinstance(message := await self.receive(timeout_s), kind):
+                pass
+        return message
+
+
+@pytest.fixture
+def serving(host):
+    """`async with serving(idle_session_s=...) as client`: a server of its own on the shared host."""
+
+    @contextlib.asynccontextmanager
+    async def serve(samples=None, **config: Any) -> AsyncIterator[Client]:
+        settings = ServerConfig(port=0, max_sessions=MAX_SESSIONS, **config)
+        async with (
+            Server(host, settings, default_voices(), samples) as server,
+            aiohttp.ClientSession(server.url) as http,
+        ):
+            yield Client(server, http)
+        assert not host.sessions, "a closed server leaves no session behind"
+
+    return serve
+
+
+@pytest.fixture
+def problem():
+    """Check that a reply is a problem document of that status and code; returns its detail."""
+
+    async def check(reply: aiohttp.ClientResponse, status: int, code: str) -> str:
+        assert reply.status == status, await reply.text()
+        assert reply.content_type == "application/problem+json"
+        found = json.loads(await reply.text())
+        assert found["status"] == status and found["code"] == code and found["title"]
+        return str(found["detail"])
+
+    return check

@@ -1,0 +1,169 @@
+"""The HTTP surface: routes, true status codes, problem documents, tokens and the life of sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import wave
+
+import pytest
+from conftest import MAX_SESSIONS
+
+from engine.errors import MediaError
+from streaming.protocol import SpeechCancel
+from streaming.samples import list_samples
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def test_health_readiness_and_capacity(serving):
+    async with serving() as client:
+        for path in ("/healthz", "/readyz"):
+            async with client.http.get(path) as reply:
+                assert reply.status == 200
+        session = await client.open_session()
+        async with client.http.get("/capacity") as reply:
+            expected = {"sessions": 1, "max_sessions": MAX_SESSIONS, "available": MAX_SESSIONS - 1}
+            assert await reply.json() == expected
+        assert session["whep"] == f"/v1/sessions/{session['id']}/whep"
+
+
+async def test_avatars_are_listed_with_size_and_thumbnail(serving):
+    async with serving() as client:
+        async with client.http.get("/v1/avatars") as reply:
+            (avatar,) = (await reply.json())["avatars"]
+        assert avatar["name"] == "speaker" and avatar["width"] > 0 and avatar["height"] > 0
+        async with client.http.get(avatar["thumbnail"]) as reply:
+            assert reply.content_type == "image/jpeg"
+            assert (await reply.read()).startswith(b"\xff\xd8")
+
+
+async def test_unknown_things_are_not_found(serving, problem):
+    async with serving() as client:
+        async with client.http.post("/v1/sessions", json={"avatar": "nobody"}) as reply:
+            await problem(reply, 404, "unknown-avatar")
+        async with client.http.get("/v1/avatars/nobody/thumbnail.jpg") as reply:
+            await problem(reply, 404, "unknown-avatar")
+        for path in ("/v1/nothing", "/nothing.js", "/v1/samples/none.wav", "/../pyproject.toml"):
+            async with client.http.get(path) as reply:
+                await problem(reply, 404, "not-found")
+        async with client.http.delete("/v1/sessions/none") as reply:
+            assert "POST /v1/sessions" in await problem(reply, 404, "not-found")
+        async with client.http.put("/v1/sessions", json={}) as reply:
+            await problem(reply, 405, "method-not-allowed")
+            assert reply.headers["Allow"] == "POST"
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b'{"avatar": 7}', b"\xff\xfe"])
+async def test_a_session_needs_an_avatars_name(serving, problem, body):
+    async with serving() as client, client.http.post("/v1/sessions", data=body) as reply:
+        assert '{"avatar": name}' in await problem(reply, 400, "protocol")
+
+
+async def test_a_full_server_says_when_to_try_again(serving, problem):
+    async with serving() as client:
+        for _ in range(MAX_SESSIONS):
+            session = await client.open_session()
+        async with client.http.post("/v1/sessions", json={"avatar": "speaker"}) as reply:
+            await problem(reply, 503, "capacity")
+            assert int(reply.headers["Retry-After"]) > 0
+        bearer = {"Authorization": f"Bearer {session['token']}"}
+        async with client.http.delete(f"/v1/sessions/{session['id']}", headers=bearer) as reply:
+            assert reply.status == 204
+        await client.open_session()
+
+
+async def test_a_session_opens_to_its_own_token_alone(serving, problem):
+    async with serving() as client:
+        mine, other = await client.open_session(), await client.open_session()
+        path = f"/v1/sessions/{mine['id']}"
+        for headers in ({}, {"Authorization": f"Bearer {other['token']}"}, {"Authorization": f"Basic {mine['token']}"}):
+            async with client.http.delete(path, headers=headers) as reply:
+                await problem(reply, 401, "unauthorized")
+                assert reply.headers["WWW-Authenticate"] == "Bearer"
+        async with client.http.post(mine["whep"], data="v=0", headers={"Content-Type": "application/sdp"}) as reply:
+            await problem(reply, 401, "unauthorized")
+        async with client.http.get(mine["speech"]) as reply:
+            await problem(reply, 401, "unauthorized")
+        async with client.http.delete(path, params={"token": mine["token"]}) as reply:
+            assert reply.status == 204
+        async with client.http.delete(path, params={"token": mine["token"]}) as reply:
+            await problem(reply, 404, "not-found")
+
+
+async def test_a_session_that_nobody_uses_is_closed(serving, host):
+    async with serving(idle_session_s=0.3) as client:
+        session = await client.open_session()
+        assert session["id"] in host.sessions
+        async with asyncio.timeout(5):
+            while session["id"] in host.sessions:
+                await asyncio.sleep(0.05)
+
+
+async def test_a_speech_socket_keeps_its_session_open(serving, host):
+    async with serving(idle_session_s=0.3) as client:
+        session = await client.open_session()
+        async with client.speech(session) as speech:
+            await asyncio.sleep(0.8)
+            await speech.send(SpeechCancel())
+            assert session["id"] in host.sessions
+        async with asyncio.timeout(5):
+            while session["id"] in host.sessions:
+                await asyncio.sleep(0.05)
+
+
+async def test_closing_the_server_closes_its_sessions_and_sockets(serving, host):
+    async with serving() as client:
+        session = await client.open_session()
+        speech = client.speech(session)
+        await speech.__aenter__()
+        started = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - started < 10
+    assert not host.sessions
+
+
+async def test_metrics_are_prometheus_text_without_session_ids(serving):
+    async with serving() as client:
+        session = await client.open_session()
+        async with client.http.get("/metrics") as reply:
+            assert reply.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+            page = await reply.text()
+        assert session["id"] not in page
+        assert "personastream_sessions 1\n" in page
+        assert "personastream_sessions_opened_total 1\n" in page
+        assert 'personastream_http_requests_total{method="POST",route="/v1/sessions",status="201"} 1\n' in page
+        assert 'personastream_speech_start_seconds_bucket{le="+Inf"} 0\n' in page
+        line = re.compile(r'(#.*|[a-z_]+(\{([a-z_]+="[^"]*",?)+\})? [0-9.]+)')
+        assert all(line.fullmatch(text) for text in page.splitlines())
+
+
+async def test_page_is_whole_and_loads_nothing_from_elsewhere(serving):
+    async with serving() as client:
+        pages = {}
+        for path in ("/", "/client.js", "/connection.js", "/sound.js", "/microphone.js", "/style.css", "/icon.svg"):
+            async with client.http.get(path) as reply:
+                assert reply.status == 200
+                assert "default-src 'self'" in reply.headers["Content-Security-Policy"]
+                pages[path] = await reply.text()
+        assert not re.search(r"(?:src|href|url|import)\W{1,3}(?:https?:)?//", "".join(pages.values()))
+
+
+async def test_samples_are_listed_and_served(serving, tmp_path):
+    with wave.open(str(tmp_path / "good morning.wav"), "wb") as sound:
+        sound.setparams((1, 2, 16_000, 0, "NONE", ""))
+        sound.writeframes(bytes(16_000))
+    async with serving(samples=list_samples(tmp_path)) as client:
+        async with client.http.get("/v1/samples") as reply:
+            (sample,) = (await reply.json())["samples"]
+        assert sample == {"name": "good morning", "url": "/v1/samples/good%20morning.wav", "duration_s": 0.5}
+        async with client.http.get(sample["url"]) as reply:
+            assert reply.content_type == "audio/wav"
+            assert await reply.read() == (tmp_path / "good morning.wav").read_bytes()
+
+
+async def test_a_sample_that_is_no_wav_is_named(tmp_path):
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    with pytest.raises(MediaError, match="broken.wav: no PCM WAV file"):
+        list_samples(tmp_path)
+    with pytest.raises(MediaError, match="not a folder"):
+        list_samples(tmp_path / "none")

@@ -1,0 +1,155 @@
+"""The TTS bridge against the real server: speech in, playback reports out."""
+
+from __future__ import annotations
+
+import asyncio
+import wave
+
+import aiohttp
+import pytest
+
+from streaming.protocol import (
+    MAX_MESSAGE_BYTES,
+    Encoding,
+    Failure,
+    Finished,
+    SessionReady,
+    SpeechAudio,
+    SpeechCancel,
+    SpeechEnd,
+    SpeechStart,
+    SpeechText,
+    Started,
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+def tone(seconds: float, sample_rate: int = 16_000) -> bytes:
+    """A buzz: sound enough to be played, made without a file."""
+    return b"".join(
+        (6_000 if i // 40 % 2 else -6_000).to_bytes(2, "little", signed=True) for i in range(int(seconds * sample_rate))
+    )
+
+
+@pytest.mark.parametrize("encoding", Encoding)
+async def test_speech_is_played_and_reported_in_the_clients_encoding(serving, speech_wav, encoding):
+    with wave.open(str(speech_wav)) as sound:
+        rate, channels = sound.getframerate(), sound.getnchannels()
+        pcm = sound.readframes(rate)
+    async with serving() as client, client.speech(await client.open_session(), encoding) as speech:
+        ready = await speech.receive()
+        assert isinstance(ready, SessionReady) and ready.avatar == "speaker" and ready.fps == 25
+        await speech.send(SpeechStart("one", rate, channels))
+        for start in range(0, len(pcm), 6_400):
+            await speech.send(SpeechAudio("one", pcm[start : start + 6_400]))
+        await speech.send(SpeechEnd("one"))
+        message = await speech.socket.receive(timeout=20)
+        expected = aiohttp.WSMsgType.TEXT if encoding is Encoding.JSON else aiohttp.WSMsgType.BINARY
+        assert message.type is expected
+        finished = await speech.receive_until(Finished)
+        assert finished == Finished("one", len(pcm) // 2 // channels, False)
+
+
+async def test_text_is_spoken(serving):
+    async with serving() as client, client.speech(await client.open_session()) as speech:
+        await speech.send(SpeechText("greeting", "Hello.", "en-us"))
+        assert (await speech.receive_until(Started)).id == "greeting"
+        finished = await speech.receive_until(Finished)
+        assert finished.id == "greeting" and not finished.interrupted
+        assert 4_000 < finished.position_samples < 44_100
+
+
+async def test_utterances_keep_the_order_of_their_messages(serving):
+    async with serving() as client, client.speech(await client.open_session()) as speech:
+        await speech.send(SpeechText("first", "One."))
+        await speech.send(SpeechStart("second", 16_000))
+        await speech.send(SpeechAudio("second", tone(0.4)))
+        await speech.send(SpeechEnd("second"))
+        assert [(await speech.receive_until(Started)).id for _ in range(2)] == ["first", "second"]
+
+
+async def test_cancel_interrupts_at_once_and_says_where(serving):
+    async with serving() as client, client.speech(await client.open_session()) as speech:
+        await speech.send(SpeechStart("long", 16_000))
+        await speech.send(SpeechAudio("long", tone(8)))
+        await speech.receive_until(Started)
+        await asyncio.sleep(0.4)
+        cancelled_s = asyncio.get_running_loop().time()
+        await speech.send(SpeechCancel())
+        finished = await speech.receive_until(Finished)
+        assert asyncio.get_running_loop().time() - cancelled_s < 0.4
+        assert finished.id == "long" and finished.interrupted
+        assert 0.2 * 16_000 < finished.position_samples < 2 * 16_000
+        # what was on its way when the cancel was sent is ignored, not refused
+        await speech.send(SpeechAudio("long", tone(0.1)))
+        await speech.send(SpeechEnd("long"))
+        await speech.send(SpeechText("next", "Yes."))
+        assert (await speech.receive_until(Started)).id == "next"
+
+
+async def test_refusals_are_typed_and_the_connection_goes_on(serving):
+    async with serving() as client, client.speech(await client.open_session(), Encoding.JSON) as speech:
+        await speech.receive()
+        for message, code in [
+            (SpeechAudio("unknown", b"\0\0"), "protocol"),
+            (SpeechEnd("unknown"), "protocol"),
+            (SpeechStart("odd", 12_345), "speech-format"),
+            (SpeechStart("odd", 16_000, 6), "speech-format"),
+            (SpeechText("t", "Hello.", "klingon"), "voice"),
+        ]:
+            await speech.send(message)
+            failure = await speech.receive()
+            assert isinstance(failure, Failure) and (failure.code, failure.retryable) == (code, False), message
+        await speech.socket.send_str("{}")
+        assert "message type missing" in (await speech.receive()).message
+        await speech.send(SpeechStart("odd", 16_000))
+        await speech.send(SpeechAudio("odd", b"\0"))
+        assert (await speech.receive()).code == "speech-format"
+        await speech.send(SpeechStart("odd", 16_000))
+        assert (await speech.receive()).code == "protocol"
+        await speech.send(SpeechAudio("odd", tone(0.3)))
+        await speech.send(SpeechEnd("odd"))
+        assert (await speech.receive_until(Finished)).position_samples == 4_800
+
+
+async def test_a_message_beyond_the_limit_closes_the_connection(serving):
+    async with serving() as client, client.speech(await client.open_session()) as speech:
+        await speech.receive()
+        await speech.socket.send_bytes(bytes(MAX_MESSAGE_BYTES + 1))
+        message = await speech.socket.receive(timeout=5)
+        assert message.type is aiohttp.WSMsgType.CLOSE and message.data == aiohttp.WSCloseCode.MESSAGE_TOO_BIG
+
+
+async def test_a_dropped_connection_ends_its_utterance(serving):
+    async with serving() as client:
+        session = await client.open_session()
+        async with client.speech(session) as watching:
+            async with client.speech(session) as speech:
+                await speech.send(SpeechStart("cut", 16_000))
+                await speech.send(SpeechAudio("cut", tone(0.5)))
+            assert await watching.receive_until(Finished) == Finished("cut", 8_000, False)
+
+
+async def test_a_second_connection_can_interrupt_when_the_first_is_held_back(serving):
+    async with serving() as client:
+        session = await client.open_session()
+        async with client.speech(session) as speech, client.speech(session) as other:
+            await speech.send(SpeechStart("flood", 8_000))
+            for _ in range(8):  # 160 s, more than the session buffers: the server stops reading
+                await speech.send(SpeechAudio("flood", tone(20, 8_000)))
+            await other.receive_until(Started)
+            await other.send(SpeechCancel())
+            assert (await other.receive_until(Finished)).interrupted
+
+
+async def test_closing_the_session_closes_the_connection(serving):
+    async with serving() as client:
+        session = await client.open_session()
+        async with client.speech(session) as speech:
+            await speech.receive()
+            bearer = {"Authorization": f"Bearer {session['token']}"}
+            async with client.http.delete(f"/v1/sessions/{session['id']}", headers=bearer) as reply:
+                assert reply.status == 204
+            message = await speech.socket.receive(timeout=5)
+            assert message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)

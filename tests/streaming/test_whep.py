@@ -1,0 +1,221 @@
+"""Viewers over WHEP: two real WebRTC ends in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+
+import numpy as np
+import pytest
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc.mediastreams import MediaStreamError
+
+from streaming.protocol import SpeechText, Started
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+SDP = {"Content-Type": "application/sdp"}
+
+
+def bearer(session):
+    return {"Authorization": f"Bearer {session['token']}"}
+
+
+class WhepClient:
+    """A viewer's end: posts its offer and collects what arrives."""
+
+    def __init__(self, client, session):
+        self.client, self.session = client, session
+        self.peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self.tracks = {}
+        self.peer.on("track", lambda track: self.tracks.setdefault(track.kind, track))
+
+    async def connect(self, kinds=("video", "audio"), codec=None):
+        for kind in kinds:
+            transceiver = self.peer.addTransceiver(kind, direction="recvonly")
+            if codec and kind == "video":
+                codecs = transceiver.receiver.getCapabilities(kind).codecs
+                transceiver.setCodecPreferences([c for c in codecs if c.mimeType.lower() == codec])
+        await self.peer.setLocalDescription(await self.peer.createOffer())
+        headers = SDP | bearer(self.session)
+        offer = self.peer.localDescription.sdp
+        async with self.client.http.post(self.session["whep"], data=offer, headers=headers) as reply:
+            assert reply.status == 201, await reply.text()
+            assert reply.content_type == "application/sdp"
+            self.location, self.etag = reply.headers["Location"], reply.headers["ETag"]
+            self.answer = await reply.text()
+        await self.peer.setRemoteDescription(RTCSessionDescription(self.answer, "answer"))
+
+    async def leave(self):
+        async with self.client.http.delete(self.location, headers=bearer(self.session)) as reply:
+            return reply.status
+
+
+@contextlib.asynccontextmanager
+async def viewer(client, session, **options):
+    whep = WhepClient(client, session)
+    try:
+        await whep.connect(**options)
+        yield whep
+    finally:
+        await whep.peer.close()
+
+
+async def frames(track, count, timeout_s=20.0):
+    async with asyncio.timeout(timeout_s):
+        return [await track.recv() for _ in range(count)]
+
+
+async def gone(server, timeout_s=5.0):
+    async with asyncio.timeout(timeout_s):
+        while any(lease.viewers for lease in server.leases):
+            await asyncio.sleep(0.05)
+
+
+async def test_a_viewer_sees_the_avatar_at_25_fps_with_its_size(serving, host):
+    async with serving() as client, viewer(client, await client.open_session()) as whep:
+        assert re.search(r"m=video \d+ \S+ (\d+)[\s\S]*?a=rtpmap:\1 H264/90000", whep.answer), "H.264 is preferred"
+        assert "opus/48000/2" in whep.answer and "a=candidate" in whep.answer
+        pictures = await frames(whep.tracks["video"], 50)
+        avatar = host.avatars["speaker"]
+        assert (pictures[-1].width, pictures[-1].height) == (avatar.width, avatar.height)
+        steps = np.diff([frame.pts for frame in pictures])
+        assert set(steps) == {3_600}
+        assert np.ptp(pictures[-1].to_ndarray(format="gray")) > 50
+
+
+async def test_sound_comes_in_20_ms_pieces_without_gaps(serving):
+    async with serving() as client, viewer(client, await client.open_session()) as whep:
+        sound = await frames(whep.tracks["audio"], 100)
+        assert {frame.samples for frame in sound} == {960}
+        assert set(np.diff([frame.pts for frame in sound])) == {960}
+
+
+async def test_speech_is_heard(serving):
+    async with serving() as client:
+        session = await client.open_session()
+        async with viewer(client, session) as whep, client.speech(session) as speech:
+            idle = np.concatenate([f.to_ndarray().ravel() for f in await frames(whep.tracks["audio"], 50)])
+            assert np.abs(idle.astype(int)).max() < 200
+            await speech.send(SpeechText("greeting", "Hello, can you hear me?"))
+            await speech.receive_until(Started)
+            spoken = np.concatenate([f.to_ndarray().ravel() for f in await frames(whep.tracks["audio"], 75)])
+            assert np.abs(spoken.astype(int)).max() > 3_000
+
+
+async def test_vp8_serves_a_peer_without_h264(serving, host):
+    async with serving() as client, viewer(client, await client.open_session(), codec="video/vp8") as whep:
+        assert "H264" not in whep.answer
+        assert (await frames(whep.tracks["video"], 5))[-1].width == host.avatars["speaker"].width
+
+
+async def test_sound_alone_is_served(serving):
+    async with serving() as client, viewer(client, await client.open_session(), kinds=["audio"]) as whep:
+        assert len(await frames(whep.tracks["audio"], 25)) == 25
+
+
+async def test_several_viewers_of_one_session(serving):
+    async with serving() as client:
+        session = await client.open_session()
+        async with viewer(client, session) as one, viewer(client, session) as two:
+            await asyncio.gather(frames(one.tracks["video"], 25), frames(two.tracks["video"], 25))
+            assert one.location != two.location
+            assert await one.leave() == 200
+            await frames(two.tracks["video"], 25)
+
+
+async def test_delete_ends_the_viewer(serving, problem):
+    async with serving() as client, viewer(client, await client.open_session()) as whep:
+        await frames(whep.tracks["video"], 2)
+        assert await whep.leave() == 200
+        with pytest.raises(MediaStreamError):
+            await frames(whep.tracks["video"], 1_000)
+        await gone(client.server)
+        async with client.http.delete(whep.location, headers=bearer(whep.session)) as reply:
+            await problem(reply, 404, "not-found")
+
+
+async def test_a_peer_that_leaves_is_reaped(serving):
+    async with serving() as client:
+        async with viewer(client, await client.open_session()) as whep:
+            await frames(whep.tracks["video"], 2)
+        await gone(client.server)
+
+
+async def test_closing_the_session_ends_its_viewers(serving):
+    async with serving() as client:
+        session = await client.open_session()
+        async with viewer(client, session) as whep:
+            await frames(whep.tracks["video"], 2)
+            async with client.http.delete(f"/v1/sessions/{session['id']}", headers=bearer(session)) as reply:
+                assert reply.status == 204
+            with pytest.raises(MediaStreamError):
+                await frames(whep.tracks["video"], 1_000)
+
+
+async def test_options_say_what_is_taken(serving):
+    async with serving() as client:
+        session = await client.open_session()
+        async with client.http.options(session["whep"]) as reply:
+            assert reply.status == 204 and reply.headers["Accept-Post"] == "application/sdp"
+        async with client.http.get(session["whep"]) as reply:
+            assert reply.status == 405
+
+
+@pytest.mark.parametrize(
+    ("offer", "said"),
+    [
+        ("", "no media"),
+        ("hello", "no media"),
+        ("v=0\r\nm=video", "do not parse as SDP"),
+        ("v=0\r\nm=application 9 UDP/DTLS/SCTP webrtc-datachannel\r\n", "no media"),
+    ],
+)
+async def test_an_offer_that_is_none_is_refused(serving, problem, offer, said):
+    async with serving() as client:
+        session = await client.open_session()
+        async with client.http.post(session["whep"], data=offer, headers=SDP | bearer(session)) as reply:
+            assert said in await problem(reply, 400, "protocol")
+
+
+async def test_offers_that_a_viewer_does_not_make_are_refused(serving, problem):
+    async with serving() as client:
+        session = await client.open_session()
+        peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        for kind in ("video", "audio"):
+            peer.addTransceiver(kind, direction="recvonly")
+        await peer.setLocalDescription(await peer.createOffer())
+        good = peer.localDescription.sdp
+        await peer.close()
+        for offer, said in [
+            (good.replace("recvonly", "sendonly"), "a viewer receives"),
+            (re.sub(r"a=ice-(ufrag|pwd):.*\r\n", "", good), "cannot be answered"),
+            (re.sub(r"a=rtpmap:.*\r\n", "", good), "do not parse as SDP"),
+        ]:
+            async with client.http.post(session["whep"], data=offer, headers=SDP | bearer(session)) as reply:
+                assert said in await problem(reply, 400, "protocol")
+        async with client.http.post(session["whep"], json={"sdp": good}, headers=bearer(session)) as reply:
+            await problem(reply, 415, "unsupported-media-type")
+        async with client.http.post(session["whep"], data="v" * 70_000, headers=SDP | bearer(session)) as reply:
+            assert reply.status == 413
+        assert not any(lease.viewers for lease in client.server.leases)
+
+
+async def test_candidates_trickle_into_the_named_ice_session(serving, problem):
+    fragment = "a=ice-ufrag:x\r\nm=video 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:0\r\n{}\r\na=end-of-candidates\r\n"
+    good = fragment.format("a=candidate:1 1 udp 2122194687 127.0.0.1 50000 typ host")
+    async with serving() as client, viewer(client, await client.open_session()) as whep:
+        headers = {"Content-Type": "application/trickle-ice-sdpfrag", "If-Match": whep.etag} | bearer(whep.session)
+        async with client.http.patch(whep.location, data=good, headers=headers) as reply:
+            assert reply.status == 204
+        bad = fragment.format("a=candidate:nonsense")
+        async with client.http.patch(whep.location, data=bad, headers=headers) as reply:
+            assert "nonsense" in await problem(reply, 400, "protocol")
+        async with client.http.patch(whep.location, data=good, headers=headers | {"If-Match": '"other"'}) as reply:
+            await problem(reply, 412, "precondition-failed")
+        async with client.http.patch(whep.location, data=good, headers=headers | {"If-Match": "*"}) as reply:
+            await problem(reply, 422, "unprocessable-entity")
+        async with client.http.patch(whep.location, json={}, headers=bearer(whep.session)) as reply:
+            await problem(reply, 415, "unsupported-media-type")
+        await frames(whep.tracks["video"], 5)
