@@ -1,0 +1,110 @@
+"""The encoder's windows: the same numbers live and offline, nothing from beyond the lookahead."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from engine.models.speech import (
+    FRAME_SAMPLES,
+    SpeechConfig,
+    SpeechEncoder,
+    SpeechStream,
+    cut,
+    extract,
+    init_state,
+)
+from engine.weights import default_path, load
+
+SMALL = SpeechConfig(left_frames=9, width=32, hidden=32, heads=2, layers=2, features=8)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> SpeechEncoder:
+    torch.manual_seed(0)
+    return SpeechEncoder(SMALL).eval()
+
+
+@pytest.fixture(scope="module")
+def pcm() -> np.ndarray:
+    return (0.1 * np.random.default_rng(0).standard_normal(45 * FRAME_SAMPLES + 123)).astype(np.float32)
+
+
+def _streamed(encoder: SpeechEncoder, pcm: np.ndarray, chunk_samples: int) -> torch.Tensor:
+    stream = SpeechStream(encoder)
+    parts = [stream.push(pcm[i : i + chunk_samples]) for i in range(0, len(pcm), chunk_samples)]
+    return torch.cat([*parts, stream.finish()])
+
+
+@pytest.mark.parametrize("chunk_samples", [97, 640, 3001, 16_000])
+def test_any_chunking_gives_the_same_bits(encoder: SpeechEncoder, pcm: np.ndarray, chunk_samples: int) -> None:
+    assert torch.equal(_streamed(encoder, pcm, chunk_samples), _streamed(encoder, pcm, len(pcm)))
+
+
+def test_offline_is_the_stream(encoder: SpeechEncoder, pcm: np.ndarray) -> None:
+    offline = extract(encoder, pcm)
+    assert offline.shape == (
+        46,
+        SMALL.features,
+    )  # the frame of the last 123 samples included
+    torch.testing.assert_close(offline, _streamed(encoder, pcm, 1000), atol=1e-5, rtol=1e-4)
+
+
+def test_features_come_as_soon_as_the_lookahead_is_there(
+    encoder: SpeechEncoder,
+) -> None:
+    stream = SpeechStream(encoder)
+    needed = (SMALL.step_frames + SMALL.lookahead_frames) * FRAME_SAMPLES
+    assert len(stream.push(np.zeros(needed - 1, np.float32))) == 0
+    assert len(stream.push(np.zeros(1, np.float32))) == SMALL.step_frames
+
+
+def test_a_window_starts_where_the_last_one_stepped(encoder: SpeechEncoder) -> None:
+    ramp = np.arange(40 * FRAME_SAMPLES, dtype=np.float32)
+    windows, state = cut(ramp, init_state(SMALL), SMALL)
+    assert (windows[0, : SMALL.left_frames * FRAME_SAMPLES] == 0).all()
+    for i, window in enumerate(windows):
+        assert window[-1] == ((i + 1) * SMALL.step_frames + SMALL.lookahead_frames) * FRAME_SAMPLES - 1
+    assert len(state.pcm) < SMALL.window_samples
+
+
+def test_nothing_is_heard_from_beyond_the_lookahead(encoder: SpeechEncoder, pcm: np.ndarray) -> None:
+    changed = pcm.copy()
+    changed[(8 + SMALL.lookahead_frames) * FRAME_SAMPLES :] = 0.3
+    same, other = extract(encoder, pcm), extract(encoder, changed)
+    assert torch.equal(same[:8], other[:8])
+    assert not torch.allclose(same[8:12], other[8:12])
+
+
+def test_streams_do_not_meet(encoder: SpeechEncoder, pcm: np.ndarray) -> None:
+    first, second = SpeechStream(encoder), SpeechStream(encoder)
+    made = []
+    for i in range(0, len(pcm), 2000):
+        made.append(first.push(pcm[i : i + 2000]))
+        second.push(pcm[::-1][i : i + 2000].copy())
+    assert torch.equal(torch.cat([*made, first.finish()]), _streamed(encoder, pcm, 2000))
+
+
+def test_a_finished_stream_starts_anew(encoder: SpeechEncoder, pcm: np.ndarray) -> None:
+    stream = SpeechStream(encoder)
+    once = torch.cat([stream.push(pcm), stream.finish()])
+    assert torch.equal(torch.cat([stream.push(pcm), stream.finish()]), once)
+
+
+def test_no_sound_has_no_features(encoder: SpeechEncoder) -> None:
+    assert extract(encoder, np.zeros(0, np.float32)).shape == (0, SMALL.features)
+    assert SpeechStream(encoder).finish().shape == (0, SMALL.features)
+
+
+def test_embedded_weights_hear_speech_from_silence() -> None:
+    trained = load(SpeechEncoder, SpeechConfig, default_path("speech"))
+    assert trained.config == SpeechConfig()
+    silence = extract(trained, np.zeros(16_000, np.float32))
+    time = np.arange(16_000) / 16_000
+    vowel = sum(np.sin(2 * np.pi * 120 * k * time) / k for k in range(1, 30)).astype(np.float32) * 0.05
+    heard = extract(trained, vowel)
+    assert silence.isfinite().all() and heard.isfinite().all()
+    assert (silence[12:] - silence[12:].mean(0)).norm(dim=-1).mean() < 0.3 * (heard[12:] - silence[12:]).norm(
+        dim=-1
+    ).mean()
