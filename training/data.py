@@ -86,6 +86,18 @@ def fit_path(runs: Path, clip: Clip) -> Path:
     return runs / "fits" / f"{clip.name}.safetensors"
 
 
+def crops_path(runs: Path, clip: Clip) -> Path:
+    return runs / "crops" / f"{clip.name}.safetensors"
+
+
+def save_crops(path: Path, crops: np.ndarray, index: np.ndarray) -> None:
+    """crops [n, 256, 256, 3] uint8 and the rows of the clip's fit that they belong to, index [n]."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    save_file({"crops": crops, "index": index}, temporary)
+    temporary.rename(path)
+
+
 def save_fit(path: Path, fit: FaceFit, start: int) -> None:
     """`start`: the frame of the clip that the fit's first row belongs to."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Track every clip once: landmarks and 16 kHz sound, one file a clip, skipping what is already there."""
+"""What training reads, made once per clip: landmarks with 16 kHz sound, the fit, and crops for the renderer."""
 
 from __future__ import annotations
 
@@ -10,14 +10,31 @@ import numpy as np
 import torch
 from rich.progress import track as progress
 
+from engine.compose import cut
 from engine.errors import MediaError
 from engine.models.morphable import load_face_model
 from precompute.fit import fit
 from precompute.track import fill_gaps, longest_run, track
 from precompute.video import read_audio, read_frames
-from training.data import Clip, Track, fit_path, load_track, read_manifest, save_fit, save_track, track_path
+from training.data import (
+    Clip,
+    Track,
+    crops_path,
+    fit_path,
+    load_fit,
+    load_track,
+    read_manifest,
+    save_crops,
+    save_fit,
+    save_track,
+    track_path,
+)
 
 MIN_FRAMES = 15
+MIN_FACE_PX = 100  # smaller faces teach the renderer to blur
+RUN_FRAMES = 24
+FRAMES_PER_CLIP = 96
+FRAMES_PER_IDENTITY = 144
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +73,49 @@ def fit_tracks(data: Path, runs: Path, *, processes: int) -> None:
                 log.warning("%s left out: %s", source.stem, problem)
 
 
+def _crop_frames(count: int, limit: int) -> np.ndarray:
+    """Which of `count` frames to keep: all, or runs of RUN_FRAMES spread evenly."""
+    if count <= limit:
+        return np.arange(count)
+    runs = max(1, limit // RUN_FRAMES)
+    starts = np.linspace(0, count - RUN_FRAMES, runs).astype(int)
+    return np.unique(starts[:, None] + np.arange(RUN_FRAMES))
+
+
+def _crop_clip(clip: Clip, fit_file: Path, target: Path, limit: int) -> None:
+    face, start = load_fit(fit_file)
+    index = _crop_frames(len(face.crop), limit)
+    keep = set((start + index).tolist())
+    crops = [cut(image, face.crop[n - start]) for n, image in enumerate(read_frames(clip.path)) if n in keep]
+    save_crops(target, np.stack(crops), index[: len(crops)])
+
+
+def cut_crops(data: Path, runs: Path, *, processes: int) -> None:
+    """Write `runs/crops/*.safetensors` for the renderer: some runs of frames of every person."""
+    budget: dict[str, int] = {}
+    jobs = []
+    with ProcessPoolExecutor(processes) as pool:
+        for clip in sorted(read_manifest(data), key=lambda clip: -clip.duration_s):
+            source, target = fit_path(runs, clip), crops_path(runs, clip)
+            left = budget.get(clip.identity, FRAMES_PER_IDENTITY)
+            if not source.exists() or clip.face_px < MIN_FACE_PX or left < RUN_FRAMES:
+                continue
+            limit = min(left, FRAMES_PER_CLIP)
+            budget[clip.identity] = left - min(limit, int(clip.duration_s * 25))
+            if not target.exists():
+                jobs.append(pool.submit(_crop_clip, clip, source, target, limit))
+        for job in progress(jobs, "cutting crops"):
+            job.result()
+
+
 def prepare(data: Path, runs: Path, *, processes: int) -> None:
+    """Everything that training reads, made once: tracks, fits and crops; resumes where it was stopped."""
+    track_clips(data, runs, processes=processes)
+    fit_tracks(data, runs, processes=processes)
+    cut_crops(data, runs, processes=processes)
+
+
+def track_clips(data: Path, runs: Path, *, processes: int) -> None:
     """Write `runs/tracks/*.safetensors` for all clips of the manifest; resumes where it was stopped."""
     todo = [(clip, track_path(runs, clip)) for clip in read_manifest(data)]
     todo = [(clip, target) for clip, target in todo if not target.exists()]

@@ -1,0 +1,114 @@
+"""What computes: the three networks behind one protocol, so that the rest of the engine does not know a device."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from engine import weights
+from engine.models.geometry import GeometryConfig, GeometryGenerator, GeometryState
+from engine.models.renderer import DualAttentionRenderer, Reference, RendererConfig
+from engine.models.speech import SpeechConfig, SpeechEncoder
+
+FaceLatents = tuple[Tensor, Tensor]
+
+
+class Backend(Protocol):
+    """Batched, stateless calls; tensors are float32 on the CPU at this border. Shapes as in `engine.models`."""
+
+    @property
+    def speech_config(self) -> SpeechConfig: ...
+
+    @property
+    def renderer_config(self) -> RendererConfig: ...
+
+    def hear(self, windows: Tensor) -> Tensor:
+        """Speech windows [B, N] to features [B, step, D]."""
+
+    def start(self, sessions: int) -> GeometryState:
+        """The geometry before the first frame."""
+
+    def move(
+        self, features: Tensor, style: Tensor, template: Tensor, state: GeometryState
+    ) -> tuple[Tensor, GeometryState]:
+        """Features [B, T, D] to lower vertices [B, T, V_low, 3] and the next state."""
+
+    def style(self, expression_vertices: Tensor) -> Tensor:
+        """Expression-only vertices [B, T, V, 3] to S [B, D]."""
+
+    def encode(self, pncc: Tensor, pixels: Tensor) -> FaceLatents:
+        """Images [B, 3, H, W] to latents of geometry and texture, a quarter of the size."""
+
+    def lips(self, geometry: Tensor, texture: Tensor) -> Reference:
+        """Latents of N lip windows [B, N, ...] to keys and values."""
+
+    def faces(self, geometry: Tensor, texture: Tensor) -> Reference:
+        """Latents of N face windows [B, N, ...] to keys and values."""
+
+    def render(
+        self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, cells: Tensor, lips: Reference, faces: Reference
+    ) -> Tensor:
+        """`DualAttentionRenderer.forward`: face window [B, 3, H, W] in [-1, 1]."""
+
+
+class TorchBackend:
+    """The reference backend: eager PyTorch on the CPU."""
+
+    def __init__(self, speech: SpeechEncoder, geometry: GeometryGenerator, renderer: DualAttentionRenderer):
+        self._speech, self._geometry, self._renderer = speech, geometry, renderer
+
+    @classmethod
+    def embedded(cls) -> TorchBackend:
+        """With the weights that ship with the engine. Raises WeightsError."""
+        return cls(
+            weights.load(SpeechEncoder, SpeechConfig, weights.default_path("speech")),
+            weights.load(GeometryGenerator, GeometryConfig, weights.default_path("geometry")),
+            weights.load(DualAttentionRenderer, RendererConfig, weights.default_path("renderer")),
+        )
+
+    @property
+    def speech_config(self) -> SpeechConfig:
+        return self._speech.config
+
+    @property
+    def renderer_config(self) -> RendererConfig:
+        return self._renderer.config
+
+    @torch.inference_mode()
+    def hear(self, windows: Tensor) -> Tensor:
+        features: Tensor = self._speech(windows)
+        return features
+
+    def start(self, sessions: int) -> GeometryState:
+        return self._geometry.init_state(sessions)
+
+    @torch.inference_mode()
+    def move(
+        self, features: Tensor, style: Tensor, template: Tensor, state: GeometryState
+    ) -> tuple[Tensor, GeometryState]:
+        return self._geometry.step(features, style, template, state)
+
+    @torch.inference_mode()
+    def style(self, expression_vertices: Tensor) -> Tensor:
+        return self._geometry.style(expression_vertices)
+
+    @torch.inference_mode()
+    def encode(self, pncc: Tensor, pixels: Tensor) -> FaceLatents:
+        return self._renderer.latents(pncc, pixels)
+
+    @torch.inference_mode()
+    def lips(self, geometry: Tensor, texture: Tensor) -> Reference:
+        return self._renderer.reference(self._renderer.lip, geometry, texture)
+
+    @torch.inference_mode()
+    def faces(self, geometry: Tensor, texture: Tensor) -> Reference:
+        return self._renderer.reference(self._renderer.face, geometry, texture)
+
+    @torch.inference_mode()
+    def render(
+        self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, cells: Tensor, lips: Reference, faces: Reference
+    ) -> Tensor:
+        pixels: Tensor = self._renderer(pncc, lip_mask, lip_cell, cells, lips, faces)
+        return pixels

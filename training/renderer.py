@@ -1,0 +1,112 @@
+"""Train the dual-attention renderer on the face window (§3.2)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from engine.models.morphable import load_face_model
+from engine.models.renderer import DualAttentionRenderer, RendererConfig
+from engine.weights import save
+from training.data import crops_path, read_manifest
+from training.faces import ClipFaces, Sample, SampleMaker, TrainingSampler, collate
+from training.loop import Run
+
+log = logging.getLogger(__name__)
+
+LIP_WEIGHT = 4.0
+PASTE_WEIGHT = 2.0
+GRADIENT_WEIGHT = 0.5
+
+
+class TrainingFaces(IterableDataset[Sample]):
+    """Endless random samples of the training people."""
+
+    def __init__(self, data: Path, runs: Path, config: RendererConfig, *, near: int, lips: int, seed: int):
+        self._data, self._runs, self._config = data, runs, config
+        self._near, self._lips, self._seed = near, lips, seed
+
+    def __iter__(self) -> Iterator[Sample]:
+        torch.set_num_threads(1)
+        worker = get_worker_info()
+        rng = np.random.default_rng((self._seed, worker.id if worker else 0))
+        model = load_face_model()
+        clips = [
+            ClipFaces(clip, self._runs, model)
+            for clip in read_manifest(self._data)
+            if clip.split == "train" and crops_path(self._runs, clip).exists()
+        ]
+        sampler = TrainingSampler(
+            clips, SampleMaker(model, self._config), rng, near=self._near, lips=self._lips
+        )
+        while True:
+            yield sampler.draw()
+
+
+def render(network: DualAttentionRenderer, sample: Sample) -> Tensor:
+    """Pixels [B, 3, H, W] for a batch."""
+    return network(  # type: ignore[no-any-return]
+        sample.pncc,
+        sample.lip_mask,
+        sample.lip_cell,
+        sample.cells,
+        network.encode_windows(network.lip, sample.lip_pncc, sample.lip_pixels),
+        network.encode_windows(network.face, sample.face_pncc, sample.face_pixels),
+    )
+
+
+def loss_of(pixels: Tensor, sample: Sample) -> Tensor:
+    """L1 and L1 of gradients, weighted up where pixels are pasted back and again on the lips."""
+    lips = functional.interpolate(sample.lip_mask, scale_factor=4.0, mode="bilinear")
+    weight = 0.05 + PASTE_WEIGHT * sample.paste + LIP_WEIGHT * lips
+    weight = weight / weight.mean(dim=(1, 2, 3), keepdim=True)
+    error = pixels - sample.truth
+    slopes = (error.diff(dim=-1).abs() * weight[..., 1:]).mean() + (error.diff(dim=-2).abs() * weight[..., 1:, :]).mean()
+    return (error.abs() * weight).mean() + GRADIENT_WEIGHT * slopes
+
+
+def train(
+    data: Path,
+    runs: Path,
+    target: Path,
+    *,
+    name: str = "renderer",
+    steps: int = 5000,
+    batch: int = 4,
+    near: int = 4,
+    lips: int = 5,
+    learning_rate: float = 4e-4,
+    threads: int = 1,
+) -> None:
+    """Train from crops under `runs`; the checkpoint runs/<name>.pt resumes, the averaged weights go to `target`."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    config = RendererConfig()
+    network = DualAttentionRenderer(config)
+    run = Run(
+        network, runs / f"{name}.pt", steps=steps, learning_rate=learning_rate, weight_decay=0.0, average_decay=0.998
+    )
+    faces = TrainingFaces(data, runs, config, near=near, lips=lips, seed=run.step)
+    batches = iter(DataLoader(faces, batch_size=batch, num_workers=1, collate_fn=collate, prefetch_factor=4))
+    began, shown, recent = time.monotonic(), run.step, []
+    with (runs / f"{name}.csv").open("a") as curve:
+        for step in run.steps():
+            sample = next(batches)
+            loss = loss_of(render(network, sample), sample)
+            run.update(loss)
+            recent.append(float(loss.detach()))
+            if len(recent) == 50:
+                rate = (step + 1 - shown) * batch / (time.monotonic() - began)
+                log.info("step %d loss %.4f, %.1f samples/s", step + 1, np.mean(recent), rate)
+                curve.write(f"{step + 1},{np.mean(recent):.5f}\n")
+                curve.flush()
+                recent.clear()
+    save(run.average, target, facts={"steps": str(run.step), "batch": str(batch), "near": str(near), "lips": str(lips)})
