@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 POINTS = 478
+SEARCH_EVERY_FRAMES = 5  # while no face is seen; a search costs three times a tracked frame
+REGION_GROWTH = 1.2  # face heights around a distant face: it stays findable and may move by its own size
 
 
 @dataclass(frozen=True)
@@ -41,31 +43,68 @@ def _quiet_native_log() -> Iterator[None]:
 
 
 class FaceTracker:
-    """Tracks faces through consecutive frames of one clip; the largest face comes first."""
+    """Tracks faces through consecutive frames of one clip; the largest face comes first.
+
+    The mesh finds only faces higher than about a sixth of the picture. Where it finds none, a detector for distant
+    faces looks, and the mesh goes on inside a region around what that has found.
+    """
 
     def __init__(self, *, max_faces: int = 1):
         with _quiet_native_log():
+            from mediapipe.python.solutions.face_detection import FaceDetection
             from mediapipe.python.solutions.face_mesh import FaceMesh  # 1 s to import, so only where it is used
 
             self._mesh = FaceMesh(max_num_faces=max_faces, refine_landmarks=True, min_tracking_confidence=0.5)
+            self._distant = FaceDetection(model_selection=1, min_detection_confidence=0.5)
+        self._region: tuple[int, int, int, int] | None = None  # left, top, right, bottom
+        self._missed = 0
 
     def __enter__(self) -> FaceTracker:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._mesh.close()
+        self._distant.close()
 
     def detect(self, image: np.ndarray) -> list[np.ndarray]:
         """All faces in `image` [H, W, 3] uint8 RGB, each [478, 3] float32 in pixels, largest first."""
-        height, width = image.shape[:2]
+        faces = self._meshes(image)
+        if faces:
+            self._missed = 0
+            return faces
+        self._missed += 1
+        if self._missed % SEARCH_EVERY_FRAMES != 1:
+            return []
+        before, self._region = self._region, self._search(image)
+        return self._meshes(image) if self._region or before else []
+
+    def _meshes(self, image: np.ndarray) -> list[np.ndarray]:
+        left, top, right, bottom = self._region or (0, 0, image.shape[1], image.shape[0])
         with _quiet_native_log():
-            result = self._mesh.process(image)
-        scale = np.array([width, height, width], np.float32)
+            result = self._mesh.process(np.ascontiguousarray(image[top:bottom, left:right]))
+        scale = np.array([right - left, bottom - top, right - left], np.float32)
+        shift = np.array([left, top, 0], np.float32)
         faces = [
-            np.array([(p.x, p.y, p.z) for p in face.landmark], np.float32) * scale
+            np.array([(p.x, p.y, p.z) for p in face.landmark], np.float32) * scale + shift
             for face in result.multi_face_landmarks or ()
         ]
         return sorted(faces, key=lambda points: -float(np.ptp(points[:, 1])))
+
+    def _search(self, image: np.ndarray) -> tuple[int, int, int, int] | None:
+        """A region of the picture that holds every distant face and enough around it for the head to move."""
+        height, width = image.shape[:2]
+        with _quiet_native_log():
+            found = self._distant.process(image).detections
+        boxes = [detection.location_data.relative_bounding_box for detection in found or ()]
+        if not boxes:
+            return None
+        reach = REGION_GROWTH * max(box.height * height for box in boxes)
+        return (
+            max(0, int(min(box.xmin for box in boxes) * width - reach)),
+            max(0, int(min(box.ymin for box in boxes) * height - reach)),
+            min(width, int(max(box.xmin + box.width for box in boxes) * width + reach)),
+            min(height, int(max(box.ymin + box.height for box in boxes) * height + reach)),
+        )
 
 
 def track(frames: Iterable[np.ndarray], *, max_faces: int = 1) -> Landmarks:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import av.error
 import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from engine.errors import CorruptVideoError, MediaError, NotAVideoError
 
@@ -20,12 +22,16 @@ FPS = 25
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """What the container says; `width` and `height` are as displayed (rotation and pixel shape applied)."""
+    """What the container says; `width` and `height` are as displayed (rotation and pixel shape applied).
+
+    `duration_s` is the file's, `video_s` that of its picture alone; 0 where the container does not say.
+    """
 
     width: int
     height: int
     source_fps: float
     duration_s: float
+    video_s: float
     codec: str
     has_audio: bool
 
@@ -36,9 +42,20 @@ def _open(path: Path) -> av.container.InputContainer:
     except FileNotFoundError as error:
         raise NotAVideoError(f"{path}: there is no such file; give the path of a video of the speaker") from error
     except (av.error.FFmpegError, IsADirectoryError, PermissionError) as error:
+        if path.is_file() and _has_video_signature(path):
+            raise CorruptVideoError(
+                f"{path}: begins like a video but cannot be opened ({error}); it is probably cut off: copy or export it again"
+            ) from error
         raise NotAVideoError(
             f"{path}: cannot be read as a video ({error}); expected a file such as MP4, MOV, MKV or WebM"
         ) from error
+
+
+def _has_video_signature(path: Path) -> bool:
+    """MP4/MOV, Matroska/WebM or AVI by their first bytes."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    return head[4:8] in (b"ftyp", b"moov", b"mdat") or head[:4] in (b"\x1a\x45\xdf\xa3", b"RIFF")
 
 
 def _video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
@@ -49,10 +66,21 @@ def _video_stream(container: av.container.InputContainer, path: Path) -> av.Vide
     return streams[0]
 
 
-def _upright(frame: av.VideoFrame, sample_aspect: float) -> np.ndarray:
-    width = max(2, round(frame.width * sample_aspect))
-    image = frame.to_ndarray(format="rgb24", width=width, height=frame.height)
-    return np.ascontiguousarray(np.rot90(image, k=round(frame.rotation / 90) % 4)) if frame.rotation else image
+class _Upright:
+    """Decoded frames to RGB as displayed: pixel shape, rotation and, where asked for, `size` (width, height) applied."""
+
+    def __init__(self, sample_aspect: float, size: tuple[int, int] | None = None):
+        self._aspect, self._size = sample_aspect, size
+        self._convert = VideoReformatter()  # keeps its conversion tables from frame to frame
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        turns = round(frame.rotation / 90) % 4
+        width, height = self._size or (max(2, round(frame.width * self._aspect)), frame.height)
+        if self._size and turns % 2:
+            width, height = height, width
+        how = Interpolation.BICUBIC if (width, height) != (frame.width, frame.height) else None
+        image = self._convert.reformat(frame, width, height, "rgb24", interpolation=how, threads=1).to_ndarray()
+        return np.ascontiguousarray(np.rot90(image, k=turns)) if turns else image
 
 
 def probe(path: Path) -> VideoInfo:
@@ -66,26 +94,29 @@ def probe(path: Path) -> VideoInfo:
             raise CorruptVideoError(f"{path}: the first frame does not decode ({error}); export it again") from error
         if first is None:
             raise CorruptVideoError(f"{path}: holds no frame that decodes; export the video again")
-        height, width = _upright(first, aspect).shape[:2]
+        height, width = _Upright(aspect)(first).shape[:2]
         duration = container.duration / av.time_base if container.duration else 0.0
         return VideoInfo(
             width=width,
             height=height,
             source_fps=float(stream.average_rate or FPS),
             duration_s=duration,
+            video_s=float((stream.duration or 0) * (stream.time_base or 0)),
             codec=stream.codec_context.name,
             has_audio=bool(container.streams.audio),
         )
 
 
-def read_frames(path: Path) -> Iterator[np.ndarray]:
+def read_frames(path: Path, *, size: tuple[int, int] | None = None) -> Iterator[np.ndarray]:
     """Yield RGB frames [H, W, 3] uint8 at 25 fps: for every grid time n / 25 s the source frame nearest to it.
+
+    `size` is the (width, height) to scale to, as displayed; the video's own by default.
 
     Raises NotAVideoError, and CorruptVideoError with the time reached if decoding breaks off.
     """
     with _open(path) as container:
         stream = _video_stream(container, path)
-        aspect = float(stream.sample_aspect_ratio or 1) or 1.0
+        upright = _Upright(float(stream.sample_aspect_ratio or 1) or 1.0, size)
         origin: float | None = None
         held: av.VideoFrame | None = None
         held_s, gap_s, emitted = 0.0, 1.0 / FPS, 0
@@ -99,7 +130,7 @@ def read_frames(path: Path) -> Iterator[np.ndarray]:
                     gap_s = now_s - held_s
                     image = None
                     while emitted / FPS < held_s + gap_s / 2:
-                        image = _upright(held, aspect) if image is None else image
+                        image = upright(held) if image is None else image
                         yield image
                         emitted += 1
                 held, held_s = frame, now_s
@@ -110,7 +141,7 @@ def read_frames(path: Path) -> Iterator[np.ndarray]:
             ) from error
         if held is None:
             raise CorruptVideoError(f"{path}: holds no frame that decodes; export the video again")
-        image = _upright(held, aspect)
+        image = upright(held)
         while emitted / FPS < held_s + min(gap_s, 0.5) / 2:
             yield image
             emitted += 1

@@ -1,0 +1,93 @@
+"""The first pass over the clip: landmarks and what the quality gate measures, frame by frame; pixels are not kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from precompute.track import POINTS, FaceTracker, Landmarks
+
+THUMBNAIL = (64, 36)  # width, height: enough to tell a cut from motion and one posture of the body from another
+FOREHEAD, CHIN = 10, 152
+FACE_PX = 128  # the face is brought to this height before its sharpness is measured
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What was seen at 25 fps, T frames of `width` x `height` pixels.
+
+    landmarks: of the largest face.  second_px [T]: height of the second largest face, 0 without one.
+    change [T] in [0, 1]: share of the picture's colours that differ from the frame before.
+    sharpness [T]: variance of the Laplacian of the face, in squared grey levels; brightness [T]: its mean grey level;
+    both NaN without a face.  thumbnails [T, 36, 64] uint8, grey.
+    """
+
+    landmarks: Landmarks
+    second_px: np.ndarray
+    change: np.ndarray
+    sharpness: np.ndarray
+    brightness: np.ndarray
+    thumbnails: np.ndarray
+    width: int
+    height: int
+
+    def __len__(self) -> int:
+        return len(self.change)
+
+
+def face_height(points: np.ndarray) -> np.ndarray:
+    """Forehead to chin of points [..., 478, 3], in the same unit."""
+    height: np.ndarray = np.linalg.norm((points[..., FOREHEAD, :] - points[..., CHIN, :])[..., :2], axis=-1)
+    return height
+
+
+def _colours(thumbnail: np.ndarray) -> np.ndarray:
+    """Histogram of a small RGB picture over 8 x 8 x 8 colours, summing to one."""
+    bins = (thumbnail >> 5).reshape(-1, 3).astype(np.int32) @ np.array([64, 8, 1])
+    return np.bincount(bins, minlength=512) / len(bins)
+
+
+def _face_look(image: np.ndarray, points: np.ndarray) -> tuple[float, float]:
+    """Sharpness and brightness of the face's box."""
+    height, width = image.shape[:2]
+    left, top = np.clip(points[:, :2].min(0), 0, (width - 2, height - 2)).astype(int)
+    right, bottom = np.clip(points[:, :2].max(0), (left + 2, top + 2), (width, height)).astype(int)
+    grey = cv2.cvtColor(image[top:bottom, left:right], cv2.COLOR_RGB2GRAY)
+    scale = FACE_PX / max(1, bottom - top)
+    grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    return float(cv2.Laplacian(grey, cv2.CV_32F).var()), float(grey.mean())
+
+
+def scan(frames: Iterable[np.ndarray], *, on_frame: Callable[[int], None] = lambda _: None) -> Scan:
+    """Look at every frame [H, W, 3] uint8 RGB once. `on_frame` is told how many have been seen."""
+    points, counts, rows, thumbnails = [], [], [], []
+    colours: np.ndarray | None = None
+    size = (0, 0)
+    with FaceTracker(max_faces=2) as tracker:
+        for number, image in enumerate(frames):
+            size = image.shape[1], image.shape[0]
+            faces = tracker.detect(image)
+            small = cv2.resize(image, THUMBNAIL, interpolation=cv2.INTER_AREA)
+            before, colours = colours, _colours(small)
+            change = 0.0 if before is None else float(np.abs(colours - before).sum() / 2)
+            look = _face_look(image, faces[0]) if faces else (np.nan, np.nan)
+            second = float(face_height(faces[1])) if len(faces) > 1 else 0.0
+            points.append(faces[0] if faces else np.full((POINTS, 3), np.nan, np.float32))
+            counts.append(len(faces))
+            rows.append((second, change, *look))
+            thumbnails.append(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
+            on_frame(number + 1)
+    table = np.array(rows, np.float32).reshape(-1, 4)
+    return Scan(
+        landmarks=Landmarks(np.array(points, np.float32).reshape(-1, POINTS, 3), np.array(counts, np.int32)),
+        second_px=table[:, 0],
+        change=table[:, 1],
+        sharpness=table[:, 2],
+        brightness=table[:, 3],
+        thumbnails=np.array(thumbnails, np.uint8).reshape(-1, THUMBNAIL[1], THUMBNAIL[0]),
+        width=size[0],
+        height=size[1],
+    )
