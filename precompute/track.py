@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -59,7 +60,7 @@ class FaceTracker:
         self._region: tuple[int, int, int, int] | None = None  # left, top, right, bottom
         self._missed = 0
 
-    def __enter__(self) -> FaceTracker:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

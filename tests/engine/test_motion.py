@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from engine.motion import Loop
@@ -25,7 +27,7 @@ def test_it_begins_at_start_and_repeats_for_ever(mode):
 def test_ping_pong_moves_by_single_frames_and_shows_no_frame_twice_in_a_row():
     loop = Loop("ping_pong", 2, 9)
     path = [loop.frame_at(n) for n in range(40)]
-    assert {abs(b - a) for a, b in zip(path, path[1:], strict=False)} == {1}
+    assert {abs(b - a) for a, b in pairwise(path)} == {1}
 
 
 def test_wrap_jumps_only_from_the_last_frame_to_the_first():

@@ -1,0 +1,285 @@
+"""The quality gate: can an avatar be made from this clip, from which part of it, and what will it cost? No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from scipy.ndimage import binary_closing, median_filter
+
+from engine.errors import (
+    ClipTooShortError,
+    FaceError,
+    FaceTooSmallError,
+    MediaError,
+    NoFaceError,
+    SeveralFacesError,
+    YawTooLargeError,
+)
+from engine.media import FPS
+from engine.models.morphable import VERTICES, MorphableModel, mouth_opening
+from precompute.fit import rigid_poses
+from precompute.scan import Scan, face_height
+from precompute.track import longest_run
+
+MIN_FRAMES = 2 * FPS
+GOOD_FRAMES = 10 * FPS
+MIN_FACE_PX, GOOD_FACE_PX = 120, 180
+MAX_YAW_DEG, GOOD_YAW_DEG = 45.0, 30.0
+RIVAL_SHARE = 0.55  # a second face this high beside the first is a second speaker, a smaller one a passer-by
+RIVAL_FRAMES_SHARE = 0.25  # of the clip with a second speaker: then nobody can tell whose avatar is wanted
+CUT_CHANGE = 0.25  # share of the colours that change at a cut; camera and head motion stay below 0.16
+JUMP = 0.12  # face heights between two frames, with the whole picture changing at once: a cut inside one scene
+MIN_SHARPNESS = 50.0  # compressed video conferences reach 60 to 100
+MIN_BRIGHTNESS, MAX_BRIGHTNESS = 55.0, 225.0
+OPEN_RANGE = 0.045  # model units between the closed and the open mouth; people who talk reach 0.08 to 0.3
+CLOSED = 0.05  # model units; lips that touch measure below 0.02
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something that will be seen in the avatar: what was found, what it costs and how to do better."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The stretch `use` of the clip that the avatar is made from, and how good it is.
+
+    shots: the uninterrupted shots of the clip.  yaw_deg, opening [n]: over the stretch, canonical mouth opening in
+    model units, NaN without a face.  problem [T]: what keeps each frame of the clip out, `` where nothing does.
+    """
+
+    use: slice
+    shots: tuple[slice, ...]
+    problem: np.ndarray
+    yaw_deg: np.ndarray
+    opening: np.ndarray
+    face_px: float
+    sharpness: float
+    brightness: float
+    remarks: tuple[Remark, ...]
+
+    @property
+    def usable_s(self) -> float:
+        return (self.use.stop - self.use.start) / FPS
+
+
+def yaw_and_opening(scan: Scan, model: MorphableModel) -> tuple[np.ndarray, np.ndarray]:
+    """Head yaw in degrees (to the viewer's right is positive) and canonical mouth opening, [T] each, NaN unseen."""
+    yaw, opening = np.full((2, len(scan)), np.nan, np.float32)
+    found = scan.landmarks.found
+    if found.any():
+        points = scan.landmarks.points[found][:, :VERTICES]
+        rotation, scale, translation = rigid_poses(points, model)
+        canonical = np.einsum("tij,tvi->tvj", rotation, points - translation[:, None]) / scale[:, None, None]
+        yaw[found] = np.degrees(np.arctan2(-rotation[:, 0, 2], rotation[:, 2, 2]))
+        opening[found] = mouth_opening(torch.from_numpy(canonical)).numpy()
+    return yaw, opening
+
+
+def find_shots(scan: Scan) -> tuple[slice, ...]:
+    """Cut the clip where the colours of the whole picture change, or where face and picture jump together."""
+    points = scan.landmarks.points
+    centre, height = points[:, :VERTICES, :2].mean(1), face_height(points)
+    jump = np.zeros(len(scan))
+    with np.errstate(invalid="ignore"):
+        moved = np.linalg.norm(np.diff(centre, axis=0), axis=1) / height[1:]
+        jump[1:] = np.nan_to_num(np.maximum(moved, np.abs(np.diff(np.log(height)))))
+    motion = np.zeros(len(scan))
+    motion[1:] = np.abs(np.diff(scan.thumbnails.astype(np.float32), axis=0)).mean((1, 2))
+    usual = median_filter(motion, 25, mode="nearest")
+    sudden = motion > 5 * usual + 4  # grey levels: a head that turns fast moves the picture for several frames
+    cuts = np.flatnonzero((scan.change > CUT_CHANGE) | ((jump > JUMP) & sudden))
+    edges = [0, *(int(c) for c in cuts if c > 0), len(scan)]
+    return tuple(slice(a, b) for a, b in pairwise(edges) if b > a)
+
+
+def _problems(scan: Scan, shots: tuple[slice, ...], yaw: np.ndarray, source_scale: float) -> np.ndarray:
+    height = face_height(scan.landmarks.points) * source_scale
+    problem = np.full(len(scan), "", dtype="U8")
+    for shot in shots:
+        seen = height[shot][~np.isnan(height[shot])]
+        if len(seen) and np.median(seen) < MIN_FACE_PX:
+            problem[shot] = "small"
+    with np.errstate(invalid="ignore"):
+        rival = scan.second_px * source_scale > RIVAL_SHARE * height
+        problem[binary_closing(rival, np.ones(13))] = "several"  # a rival that the tracker loses for half a second
+        problem[np.abs(yaw) > MAX_YAW_DEG] = "yaw"
+        problem[rival] = "several"
+    problem[~scan.landmarks.found] = "no face"
+    return problem
+
+
+def assess(
+    scan: Scan, model: MorphableModel, *, source_scale: float = 1.0, max_frames: int = 10**9, has_audio: bool = True
+) -> Verdict:
+    """Choose the longest stretch of one shot in which one face is well seen.
+
+    `source_scale`: pixels of the source per pixel of the scan. Raises a FaceError or ClipTooShortError that says
+    where and what to do if no such stretch of two seconds exists.
+    """
+    if len(scan) < MIN_FRAMES:
+        raise ClipTooShortError(
+            f"the clip lasts {len(scan) / FPS:.2f} s; at least {MIN_FRAMES / FPS:.0f} s are needed and 15 to 60 s are best"
+        )
+    yaw, opening = yaw_and_opening(scan, model)
+    shots = find_shots(scan)
+    problem = _problems(scan, shots, yaw, source_scale)
+    _refuse_if_mostly(problem, scan, yaw, source_scale)
+    runs = []
+    for shot in shots:
+        run = longest_run(problem[shot] == "")
+        runs.append(slice(shot.start + run.start, shot.start + run.stop))
+    use = max(runs, key=lambda run: run.stop - run.start)
+    if use.stop - use.start < MIN_FRAMES:
+        raise _too_little(problem, shots, use)
+    use = slice(use.start, min(use.stop, use.start + max_frames))
+    height = face_height(scan.landmarks.points[use]) * source_scale
+    verdict = Verdict(
+        use=use,
+        shots=shots,
+        problem=problem,
+        yaw_deg=yaw[use],
+        opening=opening[use],
+        face_px=float(np.nanmedian(height)),
+        sharpness=float(np.nanmedian(scan.sharpness[use])),
+        brightness=float(np.nanmedian(scan.brightness[use])),
+        remarks=(),
+    )
+    remarks = [*_clip_remarks(verdict, scan, max_frames, has_audio), *_look_remarks(verdict)]
+    return Verdict(**{**vars(verdict), "remarks": tuple(remarks)})
+
+
+def _first_s(mask: np.ndarray) -> float:
+    return float(np.argmax(mask)) / FPS
+
+
+def _share(mask: np.ndarray) -> str:
+    return f"{100 * mask.mean():.0f} % of the clip"
+
+
+def _refuse_if_mostly(problem: np.ndarray, scan: Scan, yaw: np.ndarray, source_scale: float) -> None:
+    """Refuse a clip whose main content is the problem, even if a scrap of it might do."""
+    missing, several, small, turned = (problem == code for code in ("no face", "several", "small", "yaw"))
+    if missing.all():
+        raise NoFaceError(
+            "no face was found in any frame; film one person from the front, the face at least "
+            f"{GOOD_FACE_PX} px high from forehead to chin",
+            at_s=0.0,
+        )
+    if several.mean() > RIVAL_FRAMES_SHARE:
+        raise SeveralFacesError(
+            f"several faces of similar size in {_share(several)}; crop or cut the video so that only the speaker is seen",
+            at_s=_first_s(several),
+        )
+    if small.mean() > 0.5:
+        height = float(np.nanmedian(face_height(scan.landmarks.points))) * source_scale
+        raise FaceTooSmallError(
+            f"the face is {height:.0f} px high from forehead to chin in {_share(small)}; at least {MIN_FACE_PX} px are "
+            f"needed and {GOOD_FACE_PX} px are good: film closer or in a higher resolution",
+            at_s=_first_s(small),
+        )
+    if turned.mean() > 0.5:
+        raise YawTooLargeError(
+            f"the head is turned away by more than {MAX_YAW_DEG:.0f}° in {_share(turned)} "
+            f"(up to {np.nanmax(np.abs(yaw)):.0f}°); film the speaker from the front",
+            at_s=_first_s(turned),
+        )
+
+
+def _too_little(problem: np.ndarray, shots: tuple[slice, ...], use: slice) -> MediaError:
+    """The error of what most often interrupts the clip; of its cuts if the face is mostly well seen."""
+    found = (
+        f"the longest uninterrupted stretch with one well seen face lasts {(use.stop - use.start) / FPS:.2f} s, "
+        f"at least {MIN_FRAMES / FPS:.0f} s are needed"
+    )
+    errors: dict[str, tuple[type[FaceError], str]] = {
+        "no face": (NoFaceError, "there is no face in"),
+        "several": (SeveralFacesError, "there are several faces in"),
+        "small": (FaceTooSmallError, f"the face is smaller than {MIN_FACE_PX} px in"),
+        "yaw": (YawTooLargeError, f"the head is turned away by more than {MAX_YAW_DEG:.0f}° in"),
+    }
+    worst = max(errors, key=lambda code: int((problem == code).sum()))
+    mask = problem == worst
+    if mask.mean() > 0.1:
+        kind, what = errors[worst]
+        return kind(f"{found}; {what} {_share(mask)}: cut or film the clip without that", at_s=_first_s(mask))
+    cuts = ", ".join(f"{shot.start / FPS:.2f}" for shot in shots[1:6])
+    return ClipTooShortError(
+        f"{found}; the clip is cut at {cuts} s: use one continuous shot" if cuts else f"{found}; use a longer shot",
+        at_s=use.start / FPS,
+    )
+
+
+def _clip_remarks(verdict: Verdict, scan: Scan, max_frames: int, has_audio: bool) -> list[Remark]:
+    use, length = verdict.use, len(scan)
+    out = []
+    if use.stop - use.start < 0.95 * length:
+        why = {code: float((verdict.problem == code).mean()) for code in ("no face", "several", "small", "yaw")}
+        reasons = [f"{code} in {100 * share:.0f} %" for code, share in why.items() if share >= 0.01]
+        if len(verdict.shots) > 1:
+            reasons.insert(0, "cuts at " + ", ".join(f"{shot.start / FPS:.2f} s" for shot in verdict.shots[1:6]))
+        if use.stop - use.start == max_frames:
+            reasons.append(f"no more than {max_frames / FPS:.0f} s are kept")
+        text = (
+            f"{use.start / FPS:.2f} to {use.stop / FPS:.2f} s of {length / FPS:.2f} s are used ({'; '.join(reasons)})"
+        )
+        out.append(Remark("part", text))
+    if use.stop - use.start < GOOD_FRAMES:
+        out.append(
+            Remark(
+                "short",
+                f"{verdict.usable_s:.1f} s are few: the loop repeats visibly and mouth shapes are missing; film 15 to 60 s",
+            )
+        )
+    if not has_audio:
+        out.append(
+            Remark("silent", "the clip has no sound: if the speaker does not talk, there is no speaking style to learn")
+        )
+    small = (scan.second_px[use] > 0).mean()
+    if small > 0.02:
+        text = f"another, smaller face in {100 * small:.0f} % of the frames stays in the picture and moves on while the avatar speaks"
+        out.append(Remark("bystander", text))
+    return out
+
+
+def _look_remarks(verdict: Verdict) -> list[Remark]:
+    out = []
+    low, high = np.nanpercentile(verdict.opening, [3, 97])
+    if high - low < OPEN_RANGE:
+        out.append(
+            Remark(
+                "mouth-still",
+                "the mouth hardly opens: teeth and tongue will be guessed; let the speaker talk or read aloud",
+            )
+        )
+    if low > CLOSED:
+        out.append(
+            Remark(
+                "mouth-open", "the lips never close: the resting mouth is guessed; let the speaker pause now and then"
+            )
+        )
+    if verdict.face_px < GOOD_FACE_PX:
+        text = (
+            f"the face is {verdict.face_px:.0f} px high; below {GOOD_FACE_PX} px teeth and lips look soft: film closer"
+        )
+        out.append(Remark("small", text))
+    if verdict.sharpness < MIN_SHARPNESS:
+        text = f"the face is blurred (sharpness {verdict.sharpness:.0f}, good from {MIN_SHARPNESS:.0f}): the mouth will be as soft"
+        out.append(Remark("blur", text))
+    if verdict.brightness < MIN_BRIGHTNESS:
+        out.append(
+            Remark("dark", "the face is dark: noise will flicker around the mouth; use more light from the front")
+        )
+    if verdict.brightness > MAX_BRIGHTNESS:
+        out.append(Remark("bright", "the face is overexposed: skin and teeth have no detail left; use less light"))
+    turn = float(np.nanpercentile(np.abs(verdict.yaw_deg), 95))
+    if turn > GOOD_YAW_DEG:
+        text = f"the head turns up to {turn:.0f}°: beyond {GOOD_YAW_DEG:.0f}° the far corner of the mouth is less exact"
+        out.append(Remark("yaw", text))
+    return out
