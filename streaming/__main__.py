@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from engine.__main__ import Bench, Doctor, Dub
-from engine.host import Host
 from rich.console import Console
 from rich.markup import escape
 
+from engine.__main__ import Bench, Doctor, Dub
 from engine.config import ServerConfig, SessionConfig
 from engine.errors import AvatarFileError, PersonaStreamError
+from engine.host import Host
 from streaming.samples import list_samples
 from streaming.server import Server
 from streaming.voices import default_voices
@@ -79,7 +79,7 @@ Command = (
 
 def main() -> None:
     """Run one command; an error that we raise on purpose is one red line, and exit code 2."""
-    command: Serve | Dub | Bench | Doctor = tyro.cli(Command, prog="personastream")  # type: ignore[arg-type]
+    command: Serve | Dub | Bench | Doctor = tyro.cli(Command, prog="personastream")
     try:
         code = command.run()
     except PersonaStreamError as error:

@@ -11,11 +11,10 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
-from engine.host import Host
-from engine.session import Session
-
 from engine.config import ServerConfig
 from engine.errors import SessionClosedError
+from engine.host import Host
+from engine.session import Session
 from streaming.metrics import Metrics
 from streaming.peer import Viewer
 
@@ -25,18 +24,21 @@ log = logging.getLogger(__name__)
 class Lease:
     """One session, its secret, its viewers and its sockets."""
 
-    def __init__(self, session: Session, config: ServerConfig, metrics: Metrics):
+    def __init__(self, avatar: str, session: Session, config: ServerConfig, metrics: Metrics):
+        self.avatar = avatar
         self.session = session
         self.token = secrets.token_urlsafe(24)
         self.viewers: dict[str, Viewer] = {}
-        self.started = asyncio.Event()
         self.sockets = 0
         self._config = config
         self._metrics = metrics
         self._used = asyncio.Event()
         self._unused = asyncio.Event()
         self._unused.set()
+        self._events = session.subscribe_events()  # its end is the session's
         self._tasks: asyncio.TaskGroup | None = None  # while the session lives
+        self._running = asyncio.Event()
+        self._closed = asyncio.Event()
 
     def admits(self, token: str) -> bool:
         return hmac.compare_digest(self.token.encode(), token.encode())
@@ -46,9 +48,8 @@ class Lease:
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 idle = self._tasks.create_task(self._close_when_unused())
-                events = self.session.subscribe_events()
-                self.started.set()
-                async for _ in events:
+                self._running.set()
+                async for _ in self._events:
                     pass
                 self._tasks = None
                 idle.cancel()
@@ -56,9 +57,16 @@ class Lease:
                     viewer.leave()
         finally:
             await self.session.close()
+            self._closed.set()
+
+    async def started(self) -> None:
+        """Wait until viewers may be added."""
+        await self._running.wait()
 
     async def close(self) -> None:
+        """End the session, and with it its viewers and sockets."""
         await self.session.close()
+        await self._closed.wait()
 
     async def add_viewer(self, offer: str) -> tuple[Viewer, str]:
         """A new viewer and the SDP answer for it."""
@@ -144,10 +152,10 @@ class Leases:
 
     async def open(self, avatar: str) -> Lease:
         """A new session of that avatar; UnknownAvatarError, CapacityError."""
-        lease = Lease(self._host.open_session(avatar), self._config, self._metrics)
+        lease = Lease(avatar, self._host.open_session(avatar), self._config, self._metrics)
         self._live[lease.session.id] = lease
         self._tasks.create_task(self._supervise(lease))
-        await lease.started.wait()
+        await lease.started()
         self._metrics.sessions_opened.add()
         return lease
 

@@ -10,9 +10,9 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpTransceiver, RTCSe
 from aiortc.exceptions import InternalError, InvalidAccessError, InvalidStateError, OperationError
 from aiortc.rtcrtpsender import RTCRtpSender
 from aiortc.sdp import SessionDescription, candidate_from_sdp
-from engine.session import Session
 
-from engine.errors import ProtocolError
+from engine.errors import ProtocolError, SessionClosedError
+from engine.session import Session
 from streaming.encoders import PictureEncoder, SoundEncoder
 from streaming.metrics import Metrics
 from streaming.tracks import TrackPair
@@ -111,7 +111,11 @@ class Viewer:
             log.warning("viewer %s of session %s did not close in time", self.id, self._session.id)
 
     async def _forward(self) -> None:
-        units = self._session.subscribe()
+        try:
+            units = self._session.subscribe()
+        except SessionClosedError:
+            self.leave()
+            return
         try:
             async for unit in units:
                 await self._tracks.put(unit, picture="video" in self._kinds, sound="audio" in self._kinds)

@@ -12,10 +12,10 @@ from urllib.parse import quote
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
-from engine.host import Host
 
 from engine.config import ServerConfig
 from engine.errors import CapacityError, ProtocolError, UnknownAvatarError
+from engine.host import Host
 from streaming import whep
 from streaming.lease import Lease, Leases
 from streaming.metrics import Metrics
@@ -207,7 +207,7 @@ class Server:
         socket = web.WebSocketResponse(heartbeat=PING_S, max_msg_size=MAX_MESSAGE_BYTES, compress=False)
         await socket.prepare(request)
         with lease.socket():
-            await SpeechSocket(socket, lease.session, self._voices, self.metrics).run()
+            await SpeechSocket(socket, lease, self._voices, self.metrics).run()
         return socket
 
     async def _page(self, request: web.Request) -> web.FileResponse:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
-from contextlib import aclosing
 
 from aiohttp import WSMsgType, web
-from engine.session import Session
 
 from engine.errors import CapacityError, PersonaStreamError, ProtocolError, SessionClosedError
 from engine.media import FPS, PlaybackEvent, PlaybackStarted
 from engine.queues import MediaQueue, Policy
+from streaming.lease import Lease
 from streaming.metrics import Metrics
 from streaming.protocol import (
     ClientMessage,
@@ -38,9 +38,10 @@ WAITING_TEXTS = 8  # more are refused: not reading the socket for minutes would 
 class SpeechSocket:
     """Reads messages while the session takes them: the session's full buffer is the socket's back-pressure."""
 
-    def __init__(self, socket: web.WebSocketResponse, session: Session, voices: Mapping[str, Voice], metrics: Metrics):
+    def __init__(self, socket: web.WebSocketResponse, lease: Lease, voices: Mapping[str, Voice], metrics: Metrics):
         self._socket = socket
-        self._session = session
+        self._avatar = lease.avatar
+        self._session = lease.session
         self._voices = voices
         self._metrics = metrics
         self._encoding = Encoding.JSON  # of the replies: what the client used last
@@ -53,7 +54,7 @@ class SpeechSocket:
         """Serve until the client or the session leaves; utterances that are still open end there."""
         events = self._session.subscribe_events()
         avatar = self._session.avatar
-        ready = SessionReady(self._session.id, avatar.name, avatar.width, avatar.height, FPS, tuple(self._voices))
+        ready = SessionReady(self._session.id, self._avatar, avatar.width, avatar.height, FPS, tuple(self._voices))
         try:
             await self._send(ready)
             async with asyncio.TaskGroup() as tasks:
@@ -62,9 +63,9 @@ class SpeechSocket:
                 for task in others:
                     task.cancel()
         finally:
-            self._session.unsubscribe_events(events)
             for utterance in self._open:
-                self._session.end_utterance(utterance)
+                with contextlib.suppress(PersonaStreamError):  # the session may have ended it, or itself
+                    self._session.end_utterance(utterance)
 
     async def _listen(self) -> None:
         async for message in self._socket:
@@ -115,15 +116,20 @@ class SpeechSocket:
     async def _speak_texts(self) -> None:
         async for message, voice, epoch in self._texts:
             try:
-                async with aclosing(voice.speak(message.text)) as pieces:
-                    async for pcm in pieces:
-                        if self._session.epoch != epoch:  # interrupted: the rest need not be made
-                            break
-                        await self._session.push_audio(message.id, pcm)
+                await self._speak(message, voice, epoch)
             except SessionClosedError:
                 return
             except PersonaStreamError as error:
                 await self._send(Failure.of(error))
+
+    async def _speak(self, message: SpeechText, voice: Voice, epoch: int) -> None:
+        try:
+            async with contextlib.aclosing(voice.speak(message.text)) as pieces:
+                async for pcm in pieces:
+                    if self._session.epoch != epoch:  # interrupted: the rest need not be made
+                        return
+                    await self._session.push_audio(message.id, pcm)
+        finally:
             self._end(message.id)
 
     async def _report(self, events: MediaQueue[PlaybackEvent]) -> None:

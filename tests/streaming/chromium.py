@@ -122,6 +122,7 @@ async def open_page(url: str, script: str = "") -> AsyncIterator[Page]:
                 try:
                     await page.call("Page.enable")
                     await page.call("Runtime.enable")
+                    await page.call("Page.setBypassCSP", enabled=True)  # `script` may load code of its own
                     await page.call("Page.addScriptToEvaluateOnNewDocument", source=script)
                     await page.call("Page.navigate", url=url)
                     yield page

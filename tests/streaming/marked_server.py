@@ -1,0 +1,45 @@
+"""`personastream serve` whose units carry marks: once a second one frame is white in a corner while its sound beeps.
+
+The mark is put on a unit as it leaves the session, so everything after that is the real thing, and the distance of
+flash and beep at the viewer is the skew that encoding, network, jitter buffers and the browser add.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from engine.media import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, MediaUnit
+from engine.queues import MediaQueue
+from engine.session import Session
+from streaming.__main__ import main
+
+BEEP_HZ = 1_000
+BEEP = (12_000 * np.sin(2 * np.pi * BEEP_HZ * np.arange(SAMPLES_PER_FRAME) / SAMPLE_RATE_HZ)).astype(np.int16)
+
+
+def marked(unit: MediaUnit) -> MediaUnit:
+    """The unit with its corner black, or white and its sound a beep once a second."""
+    flash = unit.index % FPS == 0
+    image = unit.image.copy()
+    height, width = image.shape[:2]
+    image[: height // 8, : width // 8] = 255 if flash else 0
+    return dataclasses.replace(unit, image=image, samples=BEEP if flash else np.zeros_like(BEEP))
+
+
+class MarkedQueue(MediaQueue[MediaUnit]):
+    async def put(self, item: MediaUnit) -> None:
+        await super().put(marked(item))
+
+
+def subscribe(session: Session, capacity: int = 4) -> MediaQueue[MediaUnit]:
+    queue = original(session, capacity)
+    queue.__class__ = MarkedQueue
+    return queue
+
+
+if __name__ == "__main__":
+    original = Session.subscribe
+    Session.subscribe = subscribe  # type: ignore[method-assign]
+    main()
