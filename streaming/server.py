@@ -28,8 +28,8 @@ from streaming.voices import Voice
 WEB = Path(__file__).parent / "web"
 MAX_BODY_BYTES = 256 * 1024  # the largest body is an SDP offer; speech comes through the websocket
 SHUTDOWN_S = 2.0
-# Finds speech sockets whose client vanished: no word for 60 s, then no pong for 30 s. Longer than back-pressure can keep
-# us from reading, which is one message of 8 kHz sound (65 s).
+# Finds speech sockets whose client vanished: no word for 60 s, then no pong for 30 s. That is longer than back-pressure
+# can keep us from reading, which is one message of 8 kHz sound (65 s).
 PING_S = 60.0
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; media-src 'self' blob:; "

@@ -149,7 +149,5 @@ class SpeechSocket:
 
     async def _send(self, message: ServerMessage) -> None:
         data = encode(message, self._encoding)
-        try:
+        with contextlib.suppress(ConnectionError):  # the client has gone, which ends `_listen`
             await (self._socket.send_str(data) if isinstance(data, str) else self._socket.send_bytes(data))
-        except ConnectionError:
-            pass  # the client has gone, which ends `_listen`

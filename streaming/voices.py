@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import shutil
 import struct
 import sys
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,10 +53,8 @@ class EspeakVoice:
                     yield piece[:whole]
         finally:
             if child.returncode is None:
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     child.kill()
-                except ProcessLookupError:
-                    pass
             await child.wait()
 
     async def _skip_header(self, stdout: asyncio.StreamReader, stderr: asyncio.StreamReader) -> None:
@@ -104,5 +102,5 @@ def find_voice(voices: Mapping[str, Voice], name: str | None) -> Voice:
 
 async def speak_whole(voice: Voice, text: str) -> bytes:
     """All of the sound at once, for short texts and tests."""
-    async with aclosing(voice.speak(text)) as pieces:
+    async with contextlib.aclosing(voice.speak(text)) as pieces:
         return b"".join([piece async for piece in pieces])

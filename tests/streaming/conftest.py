@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -19,7 +21,14 @@ from streaming.protocol import Encoding, decode_server, encode
 from streaming.server import Server
 from streaming.voices import default_voices
 
+sys.path.insert(0, str(Path(__file__).parent))  # for the browser's driver, which stands beside its test
+
 MAX_SESSIONS = 3
+
+
+@pytest.fixture
+def max_sessions() -> int:
+    return MAX_SESSIONS
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -1,4 +1,4 @@
-"""The whole way in a real browser: server process, page, WebRTC, decoder, loudspeaker. Prints and stores the figures."""
+"""The whole way in a real browser: server process, page, WebRTC, decoder, loudspeaker. Prints and stores figures."""
 
 from __future__ import annotations
 

@@ -76,5 +76,5 @@ def test_voices_are_found_by_name_and_the_first_is_the_default():
     assert find_voice(voices, "de") == EspeakVoice("de")
     with pytest.raises(VoiceError, match="expected one of en-us, en-gb"):
         find_voice(voices, "klingon")
-    with pytest.raises(VoiceError, match="speech.start"):
+    with pytest.raises(VoiceError, match=r"speech\.start"):
         find_voice({}, None)
