@@ -56,7 +56,7 @@ def pixels_of(image: np.ndarray, cell: tuple[int, int], rows: int, columns: int)
 def _polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Anti-aliased filled polygon [h, w] float32 in [0, 1] of points [n, 2] px."""
     canvas = np.zeros(shape, np.uint8)
-    cv2.fillPoly(canvas, [np.rint(points * 16).astype(np.int32)], 255, lineType=cv2.LINE_AA, shift=4)
+    cv2.fillPoly(canvas, [np.rint(points * 16).astype(np.int32)], (255,), lineType=cv2.LINE_AA, shift=4)
     return canvas.astype(np.float32) / 255
 
 

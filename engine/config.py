@@ -24,7 +24,8 @@ class SessionConfig:
     """One conversation."""
 
     window: WindowConfig = field(default_factory=WindowConfig)
-    crossfade_frames: int = 5  # idle <-> speech, in geometry
+    attack_frames: int = 3  # idle -> speech, in geometry: short, or the first syllable is lost
+    crossfade_frames: int = 5  # speech -> idle, in geometry
     release_frames: int = 8  # silence played through the network after the last word, so that it closes the mouth
     lead_frames: int = 8  # pictures made ahead of the frame that is due; bounds memory and the cost of a barge-in
     buffered_speech_ms: int = 30_000  # beyond this, push_audio waits

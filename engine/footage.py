@@ -11,8 +11,8 @@ from typing import Self
 
 import av
 import av.error
+import cv2
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
 from engine.errors import AvatarFileError
 from engine.media import FPS
@@ -55,7 +55,7 @@ class FileWindow(io.RawIOBase):
 
 
 class VideoStore:
-    """Frames of a constant 25 fps video without B-frames; one reading thread at a time.
+    """Frames of a constant 25 fps video (4:2:0, BT.601, even size) without B-frames; one reading thread at a time.
 
     Decoded frames are kept in 4:2:0 up to `cache_bytes` and never longer than two groups of pictures: reading
     forwards decodes each frame once, reading backwards decodes each group once.
@@ -89,7 +89,6 @@ class VideoStore:
             self._container.close()
             self._window.close()
             raise self._refusal(f"holds a video of {found}, expected {shape[1]}x{shape[0]} with {frames} frames")
-        self._to_rgb = VideoReformatter()  # keeps its conversion tables from frame to frame
         codec.thread_count = 1  # one reader is one thread; sessions share the cores
         frame_bytes = shape[0] * shape[1] * 3 // 2
         self._capacity = max(1, min(cache_bytes // frame_bytes, 2 * GOP_FRAMES + 4))
@@ -99,7 +98,8 @@ class VideoStore:
 
     def read(self, index: int) -> np.ndarray:
         """Frame `index` as [H, W, 3] uint8 RGB, a fresh array."""
-        return self._to_rgb.reformat(self._frame(index), format="rgb24", threads=1).to_ndarray()
+        # OpenCV rounds where swscale's fast path truncates, which would darken every copy of a copy by a grey level.
+        return cv2.cvtColor(self.read_yuv(index), cv2.COLOR_YUV2RGB_I420)
 
     def read_yuv(self, index: int) -> np.ndarray:
         """Frame `index` as 4:2:0 planes [H * 3 / 2, W] uint8, the layout of `av.VideoFrame.from_ndarray`."""

@@ -5,6 +5,7 @@ Media time (`pts`) counts samples at 48 kHz; frame n starts at 1920 n.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +37,7 @@ class MediaUnit:
     samples: np.ndarray
     epoch: int
     speaking: bool  # the sound is speech of an utterance
-    fresh: bool  # the picture was made for this frame; False where a late one repeats its predecessor
+    fresh: bool  # a new picture; False where a late one repeats its predecessor
 
     @property
     def pts(self) -> int:
@@ -66,8 +67,8 @@ PlaybackEvent = PlaybackStarted | PlaybackFinished
 class PcmResampler:
     """One utterance's PCM to another rate; the same samples come out however the input is cut.
 
-    The input is fed to the filter in blocks of exactly 40 ms whatever arrives, so that its arithmetic never
-    depends on the sender's packets.
+    The input is fed to the filter in blocks of 10 ms (the next whole number of samples up to 40 ms) whatever
+    arrives, so that its arithmetic never depends on the sender's packets.
     """
 
     def __init__(self, source_hz: int, target_hz: int):
@@ -75,7 +76,7 @@ class PcmResampler:
             raise SpeechFormatError(
                 f"sample rate {source_hz} Hz; expected 8000, 11025, 16000, 22050, 24000, 32000, 44100 or 48000"
             )
-        self._block = source_hz // FPS
+        self._block = source_hz // math.gcd(source_hz, 100)
         self._stream = None if source_hz == target_hz else soxr.ResampleStream(source_hz, target_hz, 1, "float32")
         self._pending = np.zeros(0, np.float32)
 

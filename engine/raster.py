@@ -6,10 +6,8 @@ import numba
 import numpy as np
 
 
-@numba.njit(cache=True, nogil=True, fastmath=False)  # type: ignore[untyped-decorator]
-def _draw(
-    vertices: np.ndarray, triangles: np.ndarray, codes: np.ndarray, image: np.ndarray, depth: np.ndarray
-) -> None:
+@numba.njit(cache=True, nogil=True, fastmath=False)
+def _draw(vertices: np.ndarray, triangles: np.ndarray, codes: np.ndarray, image: np.ndarray, depth: np.ndarray) -> None:
     height, width = depth.shape
     for f in range(triangles.shape[0]):
         x0, y0, z0 = vertices[triangles[f, 0]]

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -16,8 +16,6 @@ from engine.errors import WeightsError
 
 FORMAT = 1
 ASSETS = Path(__file__).parent / "assets"
-
-
 
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -36,7 +34,7 @@ def save(module: nn.Module, path: Path, *, facts: dict[str, str]) -> None:
     metadata = {
         "format": str(FORMAT),
         "network": type(module).__name__,
-        "config": json.dumps(dataclasses.asdict(module.config)),  # type: ignore[arg-type]
+        "config": json.dumps(dataclasses.asdict(cast(Any, module).config)),
         "facts": json.dumps(facts),
     }
     path.parent.mkdir(parents=True, exist_ok=True)

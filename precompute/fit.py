@@ -121,7 +121,9 @@ def fit(
         np.column_stack([Rotation.from_matrix(rotation).as_rotvec(), scale / width, shift]), dtype=torch.float32
     )
     target = torch.tensor(to_crop(points, crop))
-    target = target - (target - project(model.mean, pose_init))[..., 2:].mean(1, keepdim=True) * torch.tensor([0, 0, 1.0])
+    target = target - (target - project(model.mean, pose_init))[..., 2:].mean(1, keepdim=True) * torch.tensor(
+        [0, 0, 1.0]
+    )
 
     alpha, beta, pose = (x.clone().requires_grad_() for x in (alpha_init, beta_init, pose_init))
     optimiser = torch.optim.Adam([{"params": [alpha, beta], "lr": 0.02}, {"params": [pose], "lr": 5e-4}])

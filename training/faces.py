@@ -91,7 +91,9 @@ class SampleMaker:
         self._triangles = model.triangles.numpy()
         self._codes = model.codes.numpy()
 
-    def make(self, faces: ClipFaces, target: int, near: list[int], lips: list[int], change: Augmentation | None) -> Sample:
+    def make(
+        self, faces: ClipFaces, target: int, near: list[int], lips: list[int], change: Augmentation | None
+    ) -> Sample:
         """Frame `target` with face references `near` and lip references `lips`, all rows of `faces`."""
         config = self._config
 

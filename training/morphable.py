@@ -73,7 +73,9 @@ def colour_codes(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for loop, blue in ((LIPS_INNER, 0.0), (RIGHT_EYE, 0.12), (LEFT_EYE, 0.12)):
         half = len(loop) // 2
         strips = cap(loop)
-        along = np.array([(mean[i, 0] - mean[list(loop), 0].min()) / np.ptp(mean[list(loop), 0]) for i in range(VERTICES)])
+        along = np.array(
+            [(mean[i, 0] - mean[list(loop), 0].min()) / np.ptp(mean[list(loop), 0]) for i in range(VERTICES)]
+        )
         lower = set(loop[half + 1 :])
         corner = np.array([[(along[i], float(i in lower), blue) for i in strip] for strip in strips])
         codes.append(corner)

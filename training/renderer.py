@@ -44,16 +44,14 @@ class TrainingFaces(IterableDataset[Sample]):
             for clip in read_manifest(self._data)
             if clip.split == "train" and crops_path(self._runs, clip).exists()
         ]
-        sampler = TrainingSampler(
-            clips, SampleMaker(model, self._config), rng, near=self._near, lips=self._lips
-        )
+        sampler = TrainingSampler(clips, SampleMaker(model, self._config), rng, near=self._near, lips=self._lips)
         while True:
             yield sampler.draw()
 
 
 def render(network: DualAttentionRenderer, sample: Sample) -> Tensor:
     """Pixels [B, 3, H, W] for a batch."""
-    return network(  # type: ignore[no-any-return]
+    return network(
         sample.pncc,
         sample.lip_mask,
         sample.lip_cell,
@@ -69,7 +67,9 @@ def loss_of(pixels: Tensor, sample: Sample) -> Tensor:
     weight = 0.05 + PASTE_WEIGHT * sample.paste + LIP_WEIGHT * lips
     weight = weight / weight.mean(dim=(1, 2, 3), keepdim=True)
     error = pixels - sample.truth
-    slopes = (error.diff(dim=-1).abs() * weight[..., 1:]).mean() + (error.diff(dim=-2).abs() * weight[..., 1:, :]).mean()
+    slopes = (error.diff(dim=-1).abs() * weight[..., 1:]).mean() + (
+        error.diff(dim=-2).abs() * weight[..., 1:, :]
+    ).mean()
     return (error.abs() * weight).mean() + GRADIENT_WEIGHT * slopes
 
 

@@ -153,7 +153,7 @@ def load_utterance(runs: Path, name: str) -> Utterance:
 
 @dataclass(frozen=True)
 class Target:
-    """The teacher's space, reduced: features -> ((features - mean) / deviation) @ axes, each axis of about unit size."""
+    """The teacher's space, reduced: ((features - mean) / deviation) @ axes, each axis of about unit size."""
 
     mean: np.ndarray
     deviation: np.ndarray
@@ -288,13 +288,13 @@ def distil(
     validation = [u for u in utterances if u.name in held_out]
     config = SpeechConfig()
     target = reduce_teacher(runs, training, config.features)
-    windows = Windows(training, target, config, seed)
     run = Run(
         SpeechEncoder(config),
         runs / "speech.pt",
         steps=steps,
         learning_rate=learning_rate,
     )
+    windows = Windows(training, target, config, seed + run.step)  # a resumed run goes on with other windows
     for step in run.steps():
         loss = _fit(run.module, windows, batch)
         run.update(loss)

@@ -68,7 +68,7 @@ class GeometryEncoder(nn.Module):
         cells = functional.avg_pool2d(pncc, CELL_PX)
         turns = torch.cat([cells * (2 * math.pi * 2**octave) for octave in range(1, self.octaves + 1)], 1)
         codes: Tensor = self.codes(torch.cat([turns.sin(), turns.cos()], 1))
-        return codes + self.second(functional.relu(self.first(pncc)))  # type: ignore[no-any-return]
+        return codes + self.second(functional.relu(self.first(pncc)))
 
 
 class TextureEncoder(nn.Module):
@@ -124,7 +124,7 @@ class TextureDecoder(nn.Module):
         x = functional.leaky_relu(self.coarse(torch.cat([sampled, geometry], 1)), 0.1)
         x = functional.leaky_relu(functional.pixel_shuffle(self.middle(x), 2), 0.1)
         x = functional.leaky_relu(functional.pixel_shuffle(self.fine(x), 2), 0.1)
-        return copied + self.pixels(torch.cat([x, copied, pncc], 1))  # type: ignore[no-any-return]
+        return copied + self.pixels(torch.cat([x, copied, pncc], 1))
 
 
 def inner_cells(latent: Tensor) -> Tensor:

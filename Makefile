@@ -1,0 +1,28 @@
+# make demo [SPEAKER=path.mp4]   set up, enrol the speaker if that has not been done, serve the page
+# make test                      set up, lint, type-check and run the suite
+# make setup                     .venv with everything, and system packages where this runs as root on Debian
+
+PYTHON ?= python3.11
+SPEAKER ?= demo/speaker.mp4
+PORT ?= 8080
+AVATAR := build/$(basename $(notdir $(SPEAKER))).avatar
+
+.PHONY: setup demo test
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml tools/setup
+	tools/setup $(PYTHON)
+	touch $@
+
+$(AVATAR): $(SPEAKER) $(wildcard engine/assets/*.safetensors) | .venv/.ready
+	mkdir -p build
+	.venv/bin/precompute $(SPEAKER) -o $@
+
+demo: setup $(AVATAR)
+	.venv/bin/personastream serve $(AVATAR) --samples demo --port $(PORT)
+
+test: setup
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/pytest --cov=engine --cov=precompute --cov=streaming --cov-report=term

@@ -1,0 +1,72 @@
+"""The commands that need no network: dub a file, measure this machine, say what works on it."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from engine.bench import bench
+from engine.doctor import examine
+from engine.dub import dub
+from engine.media import FPS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dub:
+    """Speak a sound file with an avatar, offline: the engine and the pictures are those of a live session."""
+
+    avatar: tyro.conf.Positional[Path]
+    speech: tyro.conf.Positional[Path]
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out.mp4")
+
+    def run(self) -> int:
+        began = time.perf_counter()
+        frames = dub(self.avatar, self.speech, self.output)
+        print(f"{self.output}: {frames / FPS:.1f} s of video in {time.perf_counter() - began:.1f} s")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Measure what every stage costs on this machine with this avatar."""
+
+    avatar: tyro.conf.Positional[Path]
+    speech: Path | None = None
+    """Speech to drive it with; noise where none is given."""
+    seconds: float = 10.0
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+    def run(self) -> int:
+        figures = bench(self.avatar, self.speech, self.seconds)
+        if self.json:
+            print(json.dumps(figures, indent=2))
+            return 0
+        table = Table("stage", "p50 ms", "p99 ms", title=f"{figures['device']}, {figures['threads']} threads")
+        for stage, (median, worst) in figures["stage_ms"].items():
+            table.add_row(stage, f"{median:.1f}", f"{worst:.1f}")
+        Console().print(table)
+        print(f"{figures['fps']:.1f} new pictures a second, {figures['memory_mb']:.0f} MB at the most")
+        latency = f"after the first {figures['algorithmic_ms']} ms of speech"
+        print(f"first frame {figures['first_frame_ms']:.0f} ms (p95) {latency}")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Say what works on this machine, and what to do about the rest."""
+
+    def run(self) -> int:
+        findings = list(examine())
+        table = Table("", "what", "found", "to do")
+        for finding in findings:
+            table.add_row("ok" if finding.ok else "[red]no", finding.name, finding.detail, finding.remedy)
+        Console().print(table)
+        return 0 if all(finding.ok for finding in findings) else 1

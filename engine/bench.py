@@ -1,0 +1,83 @@
+"""Measures the engine on this machine: what each stage costs, and what that allows."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import torch
+
+from engine.avatar import Avatar
+from engine.backend import TorchBackend
+from engine.config import SessionConfig
+from engine.dub import read_speech, speak
+from engine.media import FPS, SAMPLE_RATE_HZ, float_to_pcm
+from engine.metrics import StageTimes
+from engine.models.morphable import load_face_model
+from engine.performer import Performer, finish
+from engine.timeline import PaintJob, Timeline
+
+TRIALS = 10
+
+
+class Figures(TypedDict):
+    """`fps`: new pictures a second with all stages counted; `first_frame_ms`: from the arrival of the speech that
+    the first frame needs (`algorithmic_ms` of it) to its picture, p95; `stage_ms`: p50 and p99 of each stage."""
+
+    device: str
+    threads: int
+    fps: float
+    first_frame_ms: float
+    algorithmic_ms: int
+    sessions_at_25_fps: int
+    memory_mb: float
+    stage_ms: dict[str, tuple[float, float]]
+
+
+def bench(avatar: Path, speech: Path | None, seconds: float) -> Figures:
+    """Drive `avatar` with `speech` (or noise: the cost does not depend on what is said) as fast as it goes."""
+    backend, model = TorchBackend.embedded(), load_face_model()
+    performer = Performer(backend, Avatar.open(avatar), model)
+    performer.perform(PaintJob(performer.avatar.loop.start, performer.rest, 0, 0))
+    performer.times = StageTimes()
+    if speech is None:
+        pcm = float_to_pcm(np.random.default_rng(0).normal(0, 0.1, round(seconds * SAMPLE_RATE_HZ)).astype(np.float32))
+    else:
+        pcm = np.resize(read_speech(speech), round(seconds * SAMPLE_RATE_HZ))
+    began = time.perf_counter()
+    frames = sum(1 for _ in speak(performer, pcm))
+    fps = frames / (time.perf_counter() - began)
+    times = performer.times
+    return Figures(
+        device=f"CPU, {os.cpu_count()} cores",
+        threads=torch.get_num_threads(),
+        fps=fps,
+        first_frame_ms=float(np.percentile([_first_frame_s(performer, pcm) for _ in range(TRIALS)], 95)) * 1000,
+        algorithmic_ms=SessionConfig().window.algorithmic_latency_ms,
+        sessions_at_25_fps=int(fps // FPS),
+        memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        stage_ms={s: (times.percentile_ms(s, 50), times.percentile_ms(s, 99)) for s in times.stages},
+    )
+
+
+def _first_frame_s(performer: Performer, pcm: np.ndarray) -> float:
+    """Seconds from pushing the first windows' speech to the first picture with moving lips."""
+    timeline = Timeline(SessionConfig(), performer.avatar.loop, performer.rest, performer.new_line)
+    timeline.start_utterance("speech", SAMPLE_RATE_HZ, 1)
+    latency_ms = SessionConfig().window.algorithmic_latency_ms + 40  # and the resampler's own delay
+    began = time.perf_counter()
+    timeline.push_audio("speech", pcm[: latency_ms * SAMPLE_RATE_HZ // 1000].tobytes())
+    while True:
+        job = timeline.next_job(timeline.next_frame, 0)
+        if job is None:
+            timeline.emit()
+            continue
+        job = timeline.take(job)
+        finish(timeline, job, performer.perform(job), 0)
+        if isinstance(job, PaintJob) and job.lips is not None:
+            break
+    return time.perf_counter() - began

@@ -1,0 +1,81 @@
+"""What works on this machine, and what to do about the rest."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from engine import weights
+from engine.backend import TorchBackend
+from engine.config import SessionConfig
+from engine.errors import WeightsError
+from engine.models.morphable import load_face_model
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`ok` False means that the main job does not work; `remedy` says what to do, also for what is merely missing."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+
+def examine() -> Iterator[Finding]:
+    """Look at everything that the engine needs, one finding after the other."""
+    yield _python()
+    yield _library("av", "decoding and encoding")
+    yield _library("mediapipe", "enrolment")
+    yield _library("aiortc", "WebRTC")
+    yield _networks()
+    yield _device()
+    window = SessionConfig().window
+    yield Finding(
+        "latency",
+        window.algorithmic_latency_ms <= 280,
+        f"{window.algorithmic_latency_ms} ms of speech for the first frame "
+        f"(step {window.step_frames}, lookahead {window.lookahead_frames} frames)",
+        "make WindowConfig's step or lookahead shorter and train again",
+    )
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    return Finding("python", version.startswith(("3.11.", "3.12.")), version, "install Python 3.11 or 3.12")
+
+
+def _library(name: str, purpose: str) -> Finding:
+    if importlib.util.find_spec(name) is None:
+        return Finding(name, False, f"not installed, needed for {purpose}", "run `make setup`")
+    return Finding(name, True, f"{importlib.metadata.version(name)} ({purpose})")
+
+
+def _attempt(name: str, action: Callable[[], str], remedy: str) -> Finding:
+    try:
+        return Finding(name, True, action())
+    except (WeightsError, OSError) as error:
+        return Finding(name, False, str(error), remedy)
+
+
+def _networks() -> Finding:
+    def load() -> str:
+        TorchBackend.embedded()
+        load_face_model()
+        paths = [weights.default_path(name) for name in ("face_model", "speech", "geometry", "renderer")]
+        return ", ".join(f"{path.stem} {path.stat().st_size / 1e6:.1f} MB" for path in paths)
+
+    return _attempt("networks", load, "reinstall the package, or train them with `python -m training`")
+
+
+def _device() -> Finding:
+    if torch.cuda.is_available():
+        detail = f"{torch.cuda.get_device_name()}: found, not used yet by this release"
+        return Finding("device", True, detail, "none: the CPU path runs")
+    return Finding("device", True, f"CPU, {os.cpu_count()} cores, torch {torch.__version__}")

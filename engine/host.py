@@ -1,0 +1,91 @@
+"""Host: the loaded avatars, the networks and the inference thread; opens and supervises sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from pathlib import Path
+from types import TracebackType
+
+from engine.avatar import Avatar
+from engine.backend import Backend, TorchBackend
+from engine.config import SessionConfig
+from engine.errors import CapacityError, UnknownAvatarError
+from engine.models.morphable import load_face_model
+from engine.performer import Performer
+from engine.scheduler import Scheduler
+from engine.session import Session
+from engine.timeline import PaintJob
+
+log = logging.getLogger(__name__)
+
+
+class Host:
+    """Use as `async with Host(...) as host`. Sessions live in its TaskGroup and end with it."""
+
+    def __init__(
+        self,
+        avatars: dict[str, Path],
+        config: SessionConfig | None = None,
+        max_sessions: int = 4,
+        backend: Backend | None = None,
+    ):
+        self._paths = avatars
+        self._config = config or SessionConfig()
+        self._max_sessions = max_sessions
+        self._backend = backend
+        self._performers: dict[str, Performer] = {}
+        self._tasks = asyncio.TaskGroup()
+        self.sessions: dict[str, Session] = {}
+
+    @property
+    def avatars(self) -> dict[str, Avatar]:
+        return {name: performer.avatar for name, performer in self._performers.items()}
+
+    @property
+    def performers(self) -> dict[str, Performer]:
+        """By avatar name; their `times` say how long the stages take."""
+        return self._performers
+
+    async def __aenter__(self) -> Host:
+        self._scheduler = Scheduler()
+        await self._tasks.__aenter__()
+        backend, model = self._backend or TorchBackend.embedded(), load_face_model()
+        for name, path in self._paths.items():
+            performer = Performer(backend, Avatar.open(path), model)
+            for _ in range(2):  # compile the rasteriser and fill the allocator before anybody waits for it
+                performer.perform(PaintJob(performer.avatar.loop.start, performer.rest, 0, 0))
+            self._performers[name] = performer
+            log.info("avatar %s from %s", name, path)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for session in list(self.sessions.values()):
+            await session.close()
+        try:
+            await self._tasks.__aexit__(kind, error, trace)
+        finally:
+            await self._scheduler.close()
+
+    def open_session(self, avatar: str) -> Session:
+        """A new session, already running. Raises UnknownAvatarError, CapacityError."""
+        if avatar not in self._performers:
+            raise UnknownAvatarError(f"no avatar {avatar!r}; this server has {', '.join(sorted(self._performers))}")
+        if len(self.sessions) >= self._max_sessions:
+            raise CapacityError(f"{len(self.sessions)} sessions are open, the limit is {self._max_sessions}; try later")
+        session = Session(secrets.token_hex(8), self._performers[avatar], self._scheduler, self._config)
+        self.sessions[session.id] = session
+        self._tasks.create_task(self._supervise(session), name=f"session {session.id}")
+        return session
+
+    async def _supervise(self, session: Session) -> None:
+        """One session's failure must not touch the others."""
+        try:
+            await session.run()
+        except Exception:
+            log.exception("session %s failed", session.id)
+        finally:
+            self.sessions.pop(session.id, None)

@@ -1,0 +1,157 @@
+"""Line: consecutive frames of speech, from the first sound after silence until the mouth has closed again."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from engine.media import (
+    SAMPLE_RATE_HZ,
+    SAMPLES_PER_FRAME,
+    SPEECH_RATE_HZ,
+    SPEECH_SAMPLES_PER_FRAME,
+    PcmResampler,
+    PlaybackEvent,
+    PlaybackFinished,
+    PlaybackStarted,
+)
+from engine.models.geometry import GeometryState
+from engine.models.speech import SpeechState
+
+
+def empty() -> np.ndarray:
+    return np.zeros(0, np.float32)
+
+
+@dataclass(eq=False)
+class Utterance:
+    """Speech under one id: what was received at its own rate, and its sound at 48 kHz that waits for its turn."""
+
+    name: str
+    sample_rate_hz: int
+    channels: int
+    to_playback_rate: PcmResampler
+    sound: np.ndarray = field(default_factory=empty)
+    received_samples: int = 0
+    played_samples: int = 0  # at 48 kHz
+    started: bool = False
+    ended: bool = False
+
+    @property
+    def position_samples(self) -> int:
+        """How much was played, at the utterance's own rate."""
+        return min(self.received_samples, self.played_samples * self.sample_rate_hz // SAMPLE_RATE_HZ)
+
+    def finished(self, *, interrupted: bool) -> PlaybackFinished:
+        position = self.position_samples if interrupted else self.received_samples
+        return PlaybackFinished(self.name, position, interrupted)
+
+
+@dataclass
+class _Piece:
+    """So many samples (48 kHz) of a Line's sound belong to `utterance`; with `last` it ends there."""
+
+    utterance: Utterance
+    samples: int
+    last: bool = False
+
+
+@dataclass(eq=False)
+class Line:
+    """Sound is taken from the front, frame by frame; `lips` holds the computed frames that were not yet emitted."""
+
+    speech: SpeechState
+    geometry: GeometryState
+    step_frames: int
+    lookahead_frames: int
+    lips: dict[int, Tensor] = field(default_factory=dict)
+    made: int = 0  # frames whose lips are known
+    emitted: int = 0
+    start: int | None = None  # output frame of the first frame, once anchored
+    length: int | None = None  # frames in all, once closed
+    hearing: bool = False  # a step is being computed
+
+    def __post_init__(self) -> None:
+        self._sound = empty()
+        self._pieces: deque[_Piece] = deque()
+        self._to_speech_rate = PcmResampler(SAMPLE_RATE_HZ, SPEECH_RATE_HZ)
+        self._unheard = empty()
+        self._heard_samples = 0
+
+    @property
+    def utterances(self) -> list[Utterance]:
+        """Those that are not played to their end, in order."""
+        return list(dict.fromkeys(piece.utterance for piece in self._pieces))
+
+    @property
+    def buffered_samples(self) -> int:
+        return len(self._sound)
+
+    def append(self, utterance: Utterance, sound: np.ndarray, *, last: bool) -> None:
+        """Continue with sound [n] at 48 kHz."""
+        self._pieces.append(_Piece(utterance, len(sound), last))
+        self._extend(sound)
+
+    def _extend(self, sound: np.ndarray) -> None:
+        self._sound = np.concatenate([self._sound, sound])
+        self._unheard = np.concatenate([self._unheard, self._to_speech_rate.push(sound)])
+
+    def close(self, release_frames: int) -> None:
+        """No more speech: silence until the mouth has closed, and behind it what the last step looks ahead to."""
+        tail = -len(self._sound) % SAMPLES_PER_FRAME + release_frames * SAMPLES_PER_FRAME
+        self._extend(np.zeros(tail, np.float32))
+        self.length = self.emitted + len(self._sound) // SAMPLES_PER_FRAME
+        self._unheard = np.concatenate([self._unheard, self._to_speech_rate.push(empty(), last=True)])
+        spare = (2 * self.step_frames + self.lookahead_frames) * SPEECH_SAMPLES_PER_FRAME
+        self._unheard = np.concatenate([self._unheard, np.zeros(spare, np.float32)])
+
+    @property
+    def can_hear(self) -> bool:
+        """Enough sound has come for the next step."""
+        complete = self.length is not None and self.made >= self.length
+        return not self.hearing and not complete and len(self._unheard) >= self._needed
+
+    @property
+    def _needed(self) -> int:
+        frames = self.made + self.step_frames + self.lookahead_frames
+        return frames * SPEECH_SAMPLES_PER_FRAME - self._heard_samples
+
+    def hear(self) -> np.ndarray:
+        """The pcm [n] at 16 kHz that completes exactly one step."""
+        pcm, self._unheard = np.split(self._unheard, [self._needed])
+        self._heard_samples += len(pcm)
+        self.hearing = True
+        return pcm
+
+    def heard(self, speech: SpeechState, geometry: GeometryState, lips: Tensor) -> None:
+        """The step's outcome: lips [step, V_low, 3]."""
+        self.speech, self.geometry, self.hearing = speech, geometry, False
+        self.lips.update(enumerate(lips, self.made))
+        self.made += len(lips)
+
+    def take(self, pts: int) -> tuple[np.ndarray, bool, list[PlaybackEvent]]:
+        """The sound of the next frame [1920], whether it is somebody's speech, and what begins and ends in it."""
+        sound, self._sound = np.split(self._sound, [SAMPLES_PER_FRAME])
+        self.lips.pop(self.emitted, None)
+        self.emitted += 1
+        events: list[PlaybackEvent] = []
+        position, speaking = 0, False
+        while self._pieces and (position < SAMPLES_PER_FRAME or self._pieces[0].samples == 0):
+            piece = self._pieces[0]
+            taken = min(piece.samples, SAMPLES_PER_FRAME - position)
+            if taken and not piece.utterance.started:
+                piece.utterance.started = True
+                events.append(PlaybackStarted(piece.utterance.name, pts + position))
+            speaking |= taken > 0
+            position += taken
+            piece.samples -= taken
+            piece.utterance.played_samples += taken
+            if piece.samples:
+                break
+            self._pieces.popleft()
+            if piece.last:
+                events.append(piece.utterance.finished(interrupted=False))
+        return sound, speaking, events

@@ -1,0 +1,47 @@
+"""How long the stages take: counts and recent durations, cheap enough for every frame."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+RECENT = 512
+
+
+class StageTimes:
+    """Durations by stage name; percentiles are over the last 512 of each."""
+
+    def __init__(self) -> None:
+        self._recent: dict[str, deque[float]] = {}
+        self._count: dict[str, int] = {}
+        self._total_s: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.observe(stage, time.perf_counter() - began)
+
+    def observe(self, stage: str, seconds: float) -> None:
+        self._recent.setdefault(stage, deque(maxlen=RECENT)).append(seconds)
+        self._count[stage] = self._count.get(stage, 0) + 1
+        self._total_s[stage] = self._total_s.get(stage, 0.0) + seconds
+
+    @property
+    def stages(self) -> list[str]:
+        return sorted(self._recent)
+
+    def percentile_ms(self, stage: str, percent: float) -> float:
+        """0 for a stage that has not run."""
+        recent = list(self._recent.get(stage, ()))
+        return float(np.percentile(recent, percent)) * 1000 if recent else 0.0
+
+    def count(self, stage: str) -> int:
+        return self._count.get(stage, 0)
+
+    def total_s(self, stage: str) -> float:
+        return self._total_s.get(stage, 0.0)

@@ -1,0 +1,199 @@
+"""One conversation: speech in, MediaUnits out at 25 a second from open to close, whether it speaks or idles."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from dataclasses import dataclass
+
+from engine.avatar import Avatar
+from engine.config import SessionConfig
+from engine.errors import SessionClosedError
+from engine.media import FPS, MediaUnit, PlaybackEvent
+from engine.performer import Outcome, Performer, finish
+from engine.queues import MediaQueue, Policy
+from engine.scheduler import Scheduler
+from engine.timeline import Job, PaintJob, Timeline, frames_late
+
+log = logging.getLogger(__name__)
+
+FRAME_S = 1 / FPS
+RESYNC_S = 1.0  # a machine that slept does not replay what it missed
+COST_SMOOTHING = 0.2
+COST_MARGIN = 1.2
+
+
+@dataclass
+class SessionCounters:
+    """What happened so far."""
+
+    units: int = 0
+    speaking: int = 0
+    fresh_speaking: int = 0  # new pictures while speaking
+    late: int = 0  # ticks that came more than half a frame after their time
+
+
+class Session:
+    """Create through `Host.open_session`. Every method is for the event loop."""
+
+    def __init__(self, name: str, performer: Performer, scheduler: Scheduler, config: SessionConfig):
+        self.id = name
+        self.avatar: Avatar = performer.avatar
+        self.counters = SessionCounters()
+        self._config, self._performer, self._scheduler = config, performer, scheduler
+        self._timeline = Timeline(config, performer.avatar.loop, performer.rest, performer.new_line)
+        self._viewers: list[MediaQueue[MediaUnit]] = []
+        self._listeners: list[MediaQueue[PlaybackEvent]] = []
+        self._room = asyncio.Condition()
+        self._closed = asyncio.Event()
+        self._began = 0.0
+        self._paint_s = 0.03
+        self._job: Job | None = None
+        self._failure: Exception | None = None
+
+    # ---- viewers
+
+    @property
+    def epoch(self) -> int:
+        return self._timeline.epoch
+
+    def subscribe(self, capacity: int = 4) -> MediaQueue[MediaUnit]:
+        """A queue of all units from now on; a slow reader loses the oldest."""
+        self._need_open()
+        queue: MediaQueue[MediaUnit] = MediaQueue(capacity, Policy.DROP_OLDEST)
+        self._viewers.append(queue)
+        return queue
+
+    def unsubscribe(self, queue: MediaQueue[MediaUnit]) -> None:
+        if queue in self._viewers:
+            self._viewers.remove(queue)
+
+    def subscribe_events(self, capacity: int = 256) -> MediaQueue[PlaybackEvent]:
+        """A queue of playback events, put there when the sound they speak of goes out."""
+        self._need_open()
+        queue: MediaQueue[PlaybackEvent] = MediaQueue(capacity, Policy.DROP_OLDEST)
+        self._listeners.append(queue)
+        return queue
+
+    # ---- speech
+
+    def start_utterance(self, utterance: str, sample_rate_hz: int, channels: int) -> None:
+        """Raises ProtocolError (id in use), SpeechFormatError (rate), SessionClosedError."""
+        self._need_open()
+        self._timeline.start_utterance(utterance, sample_rate_hz, channels)
+
+    async def push_audio(self, utterance: str, pcm: bytes) -> None:
+        """Continue with s16le; waits while `buffered_speech_ms` are buffered. Ignored after a barge-in."""
+        async with self._room:
+            await self._room.wait_for(
+                lambda: self._closed.is_set() or self._timeline.buffered_ms < self._config.buffered_speech_ms
+            )
+        self._need_open()
+        self._timeline.push_audio(utterance, pcm)
+        self._scheduler.wake()
+
+    def end_utterance(self, utterance: str) -> None:
+        self._need_open()
+        self._timeline.end_utterance(utterance)
+        self._scheduler.wake()
+
+    def cancel(self) -> None:
+        """Barge-in: from the next frame on there is silence and the mouth closes."""
+        self._timeline.cancel()
+        self._scheduler.wake()
+
+    def _need_open(self) -> None:
+        if self._closed.is_set():
+            raise SessionClosedError(f"session {self.id} is closed; open a new one")
+
+    # ---- the clock
+
+    async def run(self) -> None:
+        """Emit units until `close`. Raises what made the session fail."""
+        loop = asyncio.get_running_loop()
+        self._began = loop.time()
+        self._scheduler.add(self)
+        try:
+            while not self._closed.is_set():
+                await self._until(self._due(self._timeline.next_frame))
+                late_s = loop.time() - self._due(self._timeline.next_frame)
+                self.counters.late += late_s > FRAME_S / 2
+                if late_s > RESYNC_S:
+                    self._began += late_s
+                await self._emit()
+        finally:
+            self._scheduler.remove(self)
+            self._closed.set()
+            for viewer in self._viewers:
+                await viewer.close()
+            for listener in self._listeners:
+                await listener.close()
+            async with self._room:
+                self._room.notify_all()
+        if self._failure is not None:
+            raise self._failure
+
+    def _due(self, frame: int) -> float:
+        """Loop time at which a frame is emitted."""
+        return self._began + (frame + 1) * FRAME_S
+
+    async def _until(self, moment: float) -> None:
+        try:
+            async with asyncio.timeout_at(moment):
+                await self._closed.wait()
+        except TimeoutError:
+            pass
+
+    async def _emit(self) -> None:
+        unit, events = self._timeline.emit()
+        if unit is not None:
+            self.counters.units += 1
+            self.counters.speaking += unit.speaking
+            self.counters.fresh_speaking += unit.speaking and unit.fresh
+            for viewer in list(self._viewers):
+                await viewer.put(unit)
+        for event in events:
+            for listener in self._listeners:
+                await listener.put(event)
+        async with self._room:
+            self._room.notify_all()
+        self._scheduler.wake()
+
+    async def close(self) -> None:
+        """Stop; idempotent. Queues close when `run` has ended."""
+        self._closed.set()
+
+    # ---- the scheduler's client
+
+    def _start_lead(self) -> int:
+        return 1 + math.ceil(self._paint_s * COST_MARGIN / FRAME_S)
+
+    def deadline(self) -> float | None:
+        if self._closed.is_set():
+            return None
+        frame = self._timeline.next_frame
+        slack = self._due(frame) - asyncio.get_running_loop().time()
+        first = frame + frames_late(self._paint_s * COST_MARGIN, slack, FRAME_S)
+        self._job = self._timeline.next_job(first, self._start_lead())
+        return None if self._job is None else self._due(self._job.due)
+
+    def begin(self) -> Job:
+        assert self._job is not None
+        return self._timeline.take(self._job)
+
+    def perform(self, work: Job) -> tuple[Outcome, float]:
+        began = time.perf_counter()
+        outcome = self._performer.perform(work)
+        return outcome, time.perf_counter() - began
+
+    def finish(self, work: Job, outcome: tuple[Outcome, float]) -> None:
+        result, seconds = outcome
+        if isinstance(work, PaintJob) and work.lips is not None:
+            self._paint_s += COST_SMOOTHING * (seconds - self._paint_s)
+        finish(self._timeline, work, result, self._start_lead())
+
+    def fail(self, error: Exception) -> None:
+        self._failure = error
+        self._closed.set()

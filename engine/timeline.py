@@ -1,0 +1,278 @@
+"""What is said and shown at every frame: the pure part of a session. No clock, no thread and no network here.
+
+Speech forms Lines. A Line is anchored to an output frame once its first lips are known; until then, and between
+Lines, the avatar idles. A sender that falls behind is no special case: the Line is closed with silence, so that the
+mouth closes, and what arrives later begins a new Line.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from engine.config import SessionConfig
+from engine.errors import ProtocolError
+from engine.line import Line, Utterance
+from engine.media import (
+    SAMPLE_RATE_HZ,
+    SAMPLES_PER_FRAME,
+    MediaUnit,
+    PcmResampler,
+    PlaybackEvent,
+    float_to_pcm,
+    frame_pts,
+    pcm_to_float,
+)
+from engine.models.geometry import GeometryState
+from engine.models.speech import SpeechState
+from engine.motion import Loop
+
+SILENCE = np.zeros(SAMPLES_PER_FRAME, np.int16)
+CLOSING_LEAD_FRAMES = 4  # a Line is closed when so few finished frames are left: time for one more step
+IDLE_LEAD_FRAMES = 3
+
+
+@dataclass(frozen=True)
+class HearJob:
+    """Compute the lips of the next step of `line` from pcm [n] at 16 kHz; wanted by output frame `due`."""
+
+    line: Line
+    pcm: np.ndarray
+    due: int
+
+
+@dataclass(frozen=True)
+class PaintJob:
+    """Make the picture of output frame `due`: base frame `base` with lips [V_low, 3], or its idle picture."""
+
+    base: int
+    lips: Tensor | None
+    due: int
+    epoch: int
+
+
+Job = HearJob | PaintJob
+
+
+class Timeline:
+    """One session's speech, lips and pictures. `rest` [V_low, 3] are the quiet lips; `new_line` makes an empty Line."""
+
+    def __init__(self, config: SessionConfig, loop: Loop, rest: Tensor, new_line: Callable[[], Line]):
+        self._config, self._loop, self._rest, self._new_line = config, loop, rest, new_line
+        self._utterances: dict[str, Utterance] = {}  # open or waiting, in order of their start
+        self._cancelled: deque[str] = deque(maxlen=64)
+        self._lines: deque[Line] = deque()
+        self._asked: set[int] = set()
+        self._pictures: dict[int, tuple[np.ndarray, Tensor | None]] = {}
+        self._image: np.ndarray | None = None
+        self._shown_lips: Tensor | None = None
+        self._events: list[PlaybackEvent] = []
+        self.next_frame = 0
+        self.epoch = 0
+
+    # ---- speech in
+
+    def start_utterance(self, name: str, sample_rate_hz: int, channels: int) -> None:
+        """Raises ProtocolError for an id in use, SpeechFormatError for an unknown format."""
+        if name in self._utterances:
+            raise ProtocolError(f"utterance {name!r} is already open; give each utterance its own id")
+        if channels not in (1, 2):
+            raise ProtocolError(f"{channels} channels; expected 1 or 2")
+        self._utterances[name] = Utterance(name, sample_rate_hz, channels, PcmResampler(sample_rate_hz, SAMPLE_RATE_HZ))
+
+    def push_audio(self, name: str, pcm: bytes) -> None:
+        """Continue an utterance with s16le; silently nothing if it was cancelled. Raises ProtocolError otherwise."""
+        utterance = self._utterance(name)
+        if utterance is not None:
+            samples = pcm_to_float(pcm, utterance.channels)
+            utterance.received_samples += len(samples)
+            utterance.sound = np.concatenate([utterance.sound, utterance.to_playback_rate.push(samples)])
+            self._feed()
+
+    def end_utterance(self, name: str) -> None:
+        utterance = self._utterance(name)
+        if utterance is not None:
+            rest = utterance.to_playback_rate.push(np.zeros(0, np.float32), last=True)
+            utterance.sound = np.concatenate([utterance.sound, rest])
+            utterance.ended = True
+            self._feed()
+
+    def _utterance(self, name: str) -> Utterance | None:
+        utterance = self._utterances.get(name)
+        if utterance is None and name in self._cancelled:
+            return None
+        if utterance is None or utterance.ended:
+            raise ProtocolError(f"utterance {name!r} is not open; send speech.start with this id first")
+        return utterance
+
+    def _feed(self) -> None:
+        """Move sound into the open Line in the order of the utterances; a later one waits until the earlier ended."""
+        for utterance in list(self._utterances.values()):
+            sound, utterance.sound = utterance.sound, np.zeros(0, np.float32)
+            if len(sound) or (utterance.ended and utterance.received_samples):
+                self._open_line().append(utterance, sound, last=utterance.ended)
+            if not utterance.ended:
+                break
+            del self._utterances[utterance.name]
+            if not utterance.received_samples:
+                self._events.append(utterance.finished(interrupted=False))
+
+    def _open_line(self) -> Line:
+        if not self._lines or self._lines[-1].length is not None:
+            self._lines.append(self._new_line())
+        return self._lines[-1]
+
+    def cancel(self) -> None:
+        """Barge-in: all speech ends with the frame last emitted, and the mouth closes from where it is."""
+        self.epoch += 1
+        cut_short = [u for line in self._lines for u in line.utterances] + list(self._utterances.values())
+        for utterance in dict.fromkeys(cut_short):
+            self._events.append(utterance.finished(interrupted=True))
+            self._cancelled.append(utterance.name)
+        self._lines.clear()
+        self._utterances.clear()
+        self._forget_pictures(self.next_frame)
+        if self._shown_lips is not None:
+            self._lines.append(self._closing(self._shown_lips))
+
+    def _closing(self, lips: Tensor) -> Line:
+        """A silent Line from `lips` to rest, already made."""
+        frames = self._config.crossfade_frames
+        line = self._new_line()
+        line.close(frames)
+        line.lips = {m: lips.lerp(self._rest, (m + 1) / (frames + 1)) for m in range(frames)}
+        line.made, line.start = frames, self.next_frame
+        return line
+
+    @property
+    def buffered_ms(self) -> int:
+        """Speech that was received and not yet played."""
+        waiting = sum(len(u.sound) for u in self._utterances.values())
+        return (waiting + sum(line.buffered_samples for line in self._lines)) * 1000 // SAMPLE_RATE_HZ
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is being said and nothing waits to be."""
+        return not self._lines and not self._utterances
+
+    # ---- work to do
+
+    def next_job(self, first_paint: int, start_lead: int) -> Job | None:
+        """The most urgent work, or None; `take` it before doing it. Frames before `first_paint` could not be painted
+        in time and are skipped; a new Line will start at least `start_lead` frames from now."""
+        for line in self._lines:
+            self._close_if_starved(line)
+        hear = self._hear_job(start_lead)
+        paint = self._paint_job(first_paint)
+        return paint if hear is None or (paint is not None and paint.due < hear.due) else hear
+
+    def take(self, job: Job) -> Job:
+        """Begin a job; its outcome goes to `heard` or `painted`."""
+        if isinstance(job, HearJob):
+            return replace(job, pcm=job.line.hear())
+        self._asked.add(job.due)
+        return job
+
+    def _close_if_starved(self, line: Line) -> None:
+        if line.length is not None or line.can_hear or line.hearing:
+            return
+        waiting = line is self._lines[-1] and bool(self._utterances)
+        if line.made - line.emitted <= CLOSING_LEAD_FRAMES and (line.made > 0 or not waiting):
+            line.close(self._config.release_frames)
+
+    def _hear_job(self, start_lead: int) -> HearJob | None:
+        for line in self._lines:
+            if line.can_hear and line.made - line.emitted < self._config.lead_frames:
+                due = self.next_frame + start_lead if line.start is None else line.start + line.made
+                return HearJob(line, np.zeros(0, np.float32), due)
+        return None
+
+    def _paint_job(self, first_paint: int) -> PaintJob | None:
+        for n in range(self.next_frame, self.next_frame + self._config.lead_frames):
+            if n in self._asked:
+                continue
+            line = self._line_at(n)
+            if line is None:
+                if n >= self.next_frame + IDLE_LEAD_FRAMES:
+                    return None
+                lips = None
+            elif n < first_paint:
+                continue
+            else:
+                assert line.start is not None
+                if n - line.start >= line.made:
+                    return None
+                lips = self._blended(line, n - line.start)
+            return PaintJob(self._loop.frame_at(n), lips, n, self.epoch)
+        return None
+
+    def _line_at(self, n: int) -> Line | None:
+        for line in self._lines:
+            if line.start is not None and line.start <= n and (line.length is None or n < line.start + line.length):
+                return line
+        return None
+
+    def _blended(self, line: Line, m: int) -> Tensor:
+        """Lips of frame m of a Line, led in from rest and out to it."""
+        share = min(1.0, (m + 1) / (self._config.attack_frames + 1))
+        if line.length is not None:
+            share = min(share, (line.length - m) / (self._config.crossfade_frames + 1))
+        return self._rest.lerp(line.lips[m], share) if share < 1 else line.lips[m]
+
+    def heard(self, job: HearJob, speech: SpeechState, geometry: GeometryState, lips: Tensor, start_lead: int) -> None:
+        """A HearJob's outcome; lips [step, V_low, 3]. The first one anchors the Line."""
+        line = job.line
+        line.heard(speech, geometry, lips)
+        if line.start is None and line in self._lines:
+            before = self._lines[self._lines.index(line) - 1] if line is not self._lines[0] else None
+            free = 0 if before is None or before.start is None else before.start + (before.length or 0)
+            line.start = max(self.next_frame + start_lead, free)
+            self._forget_pictures(line.start)
+
+    def painted(self, job: PaintJob, image: np.ndarray) -> None:
+        """A PaintJob's outcome; dropped if it was made for speech that has been cancelled."""
+        if job.epoch == self.epoch and job.due in self._asked:
+            self._pictures[job.due] = (image, job.lips)
+
+    def _forget_pictures(self, start: int) -> None:
+        self._asked = {n for n in self._asked if n < start}
+        self._pictures = {n: picture for n, picture in self._pictures.items() if n < start}
+
+    # ---- frames out
+
+    @property
+    def ready(self) -> bool:
+        """The next frame's picture is there."""
+        return self.next_frame in self._pictures
+
+    def emit(self) -> tuple[MediaUnit | None, list[PlaybackEvent]]:
+        """The next frame, with the last picture again where its own is late; None before the very first picture."""
+        n = self.next_frame
+        line = self._line_at(n)
+        samples, speaking = SILENCE, False
+        if line is not None:
+            sound, speaking, events = line.take(frame_pts(n))
+            self._events += events
+            samples = float_to_pcm(sound)
+            if line.length is not None and line.emitted >= line.length:
+                self._lines.remove(line)
+        fresh = any(k <= n for k in self._pictures)
+        for late in sorted(k for k in self._pictures if k <= n):
+            self._image, self._shown_lips = self._pictures.pop(late)
+        self._asked = {k for k in self._asked if k >= n - self._config.lead_frames}  # late ones may still come
+        events, self._events = self._events, []
+        self.next_frame = n + 1
+        if self._image is None:
+            return None, events
+        return MediaUnit(n, self._image, samples, self.epoch, speaking, fresh), events
+
+
+def frames_late(cost_s: float, slack_s: float, frame_s: float) -> int:
+    """How many of the coming frames are due too soon for work that takes `cost_s`, the next one being due in
+    `slack_s`."""
+    return max(0, math.ceil((cost_s - slack_s) / frame_s))
