@@ -1,6 +1,9 @@
 // One conversation with the server: a session, its picture and sound (WHEP), and the speech websocket.
 
 const RETRIES_MS = [500, 1000, 2000, 4000];
+// The same buffer for sound and picture from the first frame on. Left alone, a browser starts with whatever each
+// happened to gather, and takes ten seconds and more to bring the lips back to the voice.
+const BUFFER_MS = 80;
 
 /** The server's refusal, as its problem document explains it. */
 export class Refusal extends Error {
@@ -96,7 +99,8 @@ export class Conversation extends EventTarget {
     const stream = new MediaStream();
     peer.addTransceiver("video", { direction: "recvonly" });
     peer.addTransceiver("audio", { direction: "recvonly" });
-    peer.ontrack = ({ track }) => {
+    peer.ontrack = ({ track, receiver }) => {
+      receiver.jitterBufferTarget = BUFFER_MS;
       stream.addTrack(track);
       if (stream.getTracks().length === 2) this.dispatchEvent(new CustomEvent("stream", { detail: stream }));
     };

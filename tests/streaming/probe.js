@@ -7,6 +7,7 @@ window.probe = {
   told: [], // [time, message]
   frames: [], // [time, expected display time, change of the mouth against the frame before, brightness of the corner]
   sound: [], // [time, level]
+  skews: [], // [time, how far the browser says that picture is ahead of sound, in ms]
   problems: [],
 };
 
@@ -105,6 +106,13 @@ window.probe = {
     }
     return found;
   };
+
+  setInterval(async () => {
+    if (!probe.peer || probe.peer.connectionState !== "connected") return;
+    const { video, audio } = await probe.stats();
+    const skew = video?.estimatedPlayoutTimestamp - audio?.estimatedPlayoutTimestamp;
+    if (Number.isFinite(skew)) probe.skews.push([performance.now(), skew]);
+  }, 1000);
 
   addEventListener("error", (event) => probe.problems.push(String(event.message)));
   addEventListener("unhandledrejection", (event) => probe.problems.push(String(event.reason)));
