@@ -80,12 +80,20 @@ Command = (
 def main() -> None:
     """Run one command; an error that we raise on purpose is one red line, and exit code 2."""
     command: Serve | Dub | Bench | Doctor = tyro.cli(Command, prog="personastream")
+    code = USAGE_ERROR
     try:
         code = command.run()
-    except PersonaStreamError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[red]{escape(str(error))}[/red]")
-        code = USAGE_ERROR
+    except* PersonaStreamError as group:  # a task group on its way may have wrapped it
+        for error in leaves(group):
+            Console(stderr=True, soft_wrap=True).print(f"[red]{escape(str(error))}[/red]")
     sys.exit(code)
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """The errors in an exception group, however deep."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+    return [error]
 
 
 if __name__ == "__main__":

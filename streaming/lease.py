@@ -12,13 +12,15 @@ from types import TracebackType
 from typing import Self
 
 from engine.config import ServerConfig
-from engine.errors import SessionClosedError
+from engine.errors import CapacityError, SessionClosedError
 from engine.host import Host
 from engine.session import Session
 from streaming.metrics import Metrics
 from streaming.peer import Viewer
 
 log = logging.getLogger(__name__)
+
+MAX_VIEWERS = 8  # of one session: each has an encoder of its own, a tenth of a core at 512x512
 
 
 class Lease:
@@ -70,6 +72,8 @@ class Lease:
 
     async def add_viewer(self, offer: str) -> tuple[Viewer, str]:
         """A new viewer and the SDP answer for it."""
+        if len(self.viewers) >= MAX_VIEWERS:
+            raise CapacityError(f"{MAX_VIEWERS} viewers watch this session; put an SFU in front of it for more")
         viewer = Viewer(self.session, self._metrics, self._config.video_bitrate_bps)
         try:
             answer = await viewer.answer(offer)

@@ -85,9 +85,16 @@ class Metrics:
         )
     )
 
-    def render(self, gauges: dict[str, int]) -> str:
-        """The page that Prometheus reads; `gauges` are the numbers that hold right now, by name."""
+    def render(self, gauges: dict[str, int], stages: dict[str, tuple[int, float]]) -> str:
+        """The page that Prometheus reads. `gauges`: the numbers that hold right now, by name; `stages`: how often each
+        stage of the engine ran and the seconds that it took in all."""
         lines = [line for name in self.__dataclass_fields__ for line in getattr(self, name).lines()]
+        lines += ["# HELP personastream_stage_seconds Time that the engine's stages took."]
+        lines += ["# TYPE personastream_stage_seconds summary"]
+        for stage, (count, total_s) in sorted(stages.items()):
+            labels = _labels(("stage",), (stage,))
+            lines += [f"personastream_stage_seconds_sum{labels} {total_s:.6f}"]
+            lines += [f"personastream_stage_seconds_count{labels} {count}"]
         for name, value in gauges.items():
             lines += [f"# TYPE {name} gauge", f"{name} {value}"]
         return "\n".join(lines) + "\n"

@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from engine.config import ServerConfig
-from engine.errors import CapacityError, ProtocolError, UnknownAvatarError
+from engine.errors import CapacityError, PersonaStreamError, ProtocolError, UnknownAvatarError
 from engine.host import Host
 from streaming import whep
 from streaming.lease import Lease, Leases
@@ -63,10 +63,12 @@ class Server:
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def __aenter__(self) -> Self:
-        await self._runner.setup()
-        self._stack.push_async_callback(self._runner.cleanup)
-        await self._stack.enter_async_context(self.leases)
-        await web.TCPSite(self._runner, self._config.host, self._config.port).start()
+        async with AsyncExitStack() as stack:
+            await self._runner.setup()
+            stack.push_async_callback(self._runner.cleanup)
+            await stack.enter_async_context(self.leases)
+            await self._listen()
+            self._stack = stack.pop_all()
         return self
 
     async def __aexit__(
@@ -74,6 +76,15 @@ class Server:
     ) -> None:
         self._draining = True
         await self._stack.__aexit__(kind, error, trace)
+
+    async def _listen(self) -> None:
+        host, port = self._config.host, self._config.port
+        try:
+            await web.TCPSite(self._runner, host, port).start()
+        except OSError as error:
+            raise PersonaStreamError(
+                f"{host} port {port} cannot be opened ({error.strerror or error}); choose others with --host and --port"
+            ) from error
 
     def _make_app(self) -> web.Application:
         app = web.Application(middlewares=[self._count_requests, problem_middleware], client_max_size=MAX_BODY_BYTES)
@@ -147,8 +158,17 @@ class Server:
             "personastream_viewers": sum(len(lease.viewers) for lease in self.leases),
             "personastream_speech_sockets": sum(lease.sockets for lease in self.leases),
         }
-        page = self.metrics.render(gauges)
+        page = self.metrics.render(gauges, self._stages())
         return web.Response(body=page.encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    def _stages(self) -> dict[str, tuple[int, float]]:
+        """Runs and seconds of the engine's stages, over all avatars."""
+        found: dict[str, tuple[int, float]] = {}
+        for times in (performer.times for performer in self._host.performers.values()):
+            for stage in times.stages:
+                count, total_s = found.get(stage, (0, 0.0))
+                found[stage] = (count + times.count(stage), total_s + times.total_s(stage))
+        return found
 
     async def _list_avatars(self, request: web.Request) -> web.Response:
         avatars = [

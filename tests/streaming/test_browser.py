@@ -43,6 +43,7 @@ MIN_DISTINCT_FPS = 12.5
 MAX_FIRST_FRAME_MS = 1_000
 MAX_BARGE_IN_MS = 400
 FRAME_MS = 40
+SETTLE_MS = 12_000
 # WebAudio hears a remote track this much later than the loudspeaker plays it: its buffer, and the sink of a machine
 # without a sound card. Measured against the browser's own estimate of both playout times.
 TAP_MS = 40
@@ -217,7 +218,7 @@ async def test_a_minute_in_a_browser(avatar_path: Path, samples: Path) -> None:
 async def test_sound_and_picture_stay_together(avatar_path: Path) -> None:
     command = (str(HERE / "marked_server.py"), "serve", str(avatar_path), "--port", "0")
     async with server(*command) as url, live_page(url) as page:
-        await asyncio.sleep(25)
+        await asyncio.sleep(32)
         frames = np.array(await page.evaluate("probe.frames"))
         sound = np.array(await page.evaluate("probe.sound"))
         skews = np.array(await page.evaluate("probe.skews"))
@@ -226,16 +227,18 @@ async def test_sound_and_picture_stay_together(avatar_path: Path) -> None:
     beeps = sound[1:][(sound[1:, 1] > 0.05) & (sound[:-1, 1] <= 0.05), 0]
     beeps = beeps[np.diff(beeps, prepend=-np.inf) > 500]
     ahead = np.array([beeps[np.abs(beeps - flash).argmin()] - flash for flash in flashes])
+    # A browser that starts on a busy machine gathers sound before its loudspeaker runs, and plays it off over seconds.
+    settled = ahead[flashes > flashes[0] + SETTLE_MS]
     figures = {
-        "marks": len(ahead),
-        "mark_picture_ahead_median_ms": float(np.median(ahead)),
-        "mark_spread_ms": float(np.percentile(ahead, 95) - np.percentile(ahead, 5)),
-        "mark_trend_ms": float(np.median(ahead[len(ahead) // 2 :]) - np.median(ahead[: len(ahead) // 2])),
-        "mark_playout_median_ms": float(np.median(skews[:, 1])),
+        "marks": len(settled),
+        "mark_picture_ahead_median_ms": float(np.median(settled)),
+        "mark_spread_ms": float(np.percentile(settled, 95) - np.percentile(settled, 5)),
+        "mark_trend_ms": float(np.median(settled[len(settled) // 2 :]) - np.median(settled[: len(settled) // 2])),
+        "mark_playout_median_ms": float(np.median(skews[skews[:, 0] > flashes[0] + SETTLE_MS, 1])),
         "mark_picture_ahead_all_ms": [round(value) for value in ahead],
     }
     show(figures)
-    assert len(ahead) >= 15
+    assert len(settled) >= 15
     assert abs(figures["mark_playout_median_ms"]) <= MAX_SKEW_MS
     assert abs(figures["mark_picture_ahead_median_ms"] - TAP_MS) <= MAX_SKEW_MS
     assert figures["mark_spread_ms"] <= FRAME_MS
