@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
-
 from speech import SAMPLE_RATE_HZ, Phoneme
 
 FPS = 25

@@ -12,10 +12,9 @@ os.environ.setdefault("LP_NUM_THREADS", "1")  # llvmpipe would take every core
 
 import av
 import numpy as np
-from PIL import Image
-
 from head import Head, Part
 from performance import FPS, Frame, perform
+from PIL import Image
 from speech import SAMPLE_RATE_HZ, Voices, write_wav
 from studio import Studio
 

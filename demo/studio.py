@@ -7,9 +7,8 @@ from pathlib import Path
 
 import moderngl
 import numpy as np
-from PIL import Image, ImageFilter
-
 from head import Part
+from PIL import Image, ImageFilter
 
 SIZE_PX = 512
 OVERSAMPLE = 2
