@@ -125,7 +125,7 @@ def assess(
     """
     if len(scan) < MIN_FRAMES:
         raise ClipTooShortError(
-            f"the clip lasts {len(scan) / FPS:.2f} s; at least {MIN_FRAMES / FPS:.0f} s are needed and 15 to 60 s are best"
+            f"the clip lasts {len(scan) / FPS:.2f} s; at least {MIN_FRAMES / FPS:.0f} s are needed, 15 to 60 s are best"
         )
     yaw, opening = yaw_and_opening(scan, model)
     shots = find_shots(scan)
@@ -156,7 +156,7 @@ def assess(
 
 
 def _first_s(mask: np.ndarray) -> float:
-    return float(np.argmax(mask)) / FPS
+    return int(np.argmax(mask)) / FPS
 
 
 def _share(mask: np.ndarray) -> str:
@@ -174,7 +174,7 @@ def _refuse_if_mostly(problem: np.ndarray, scan: Scan, yaw: np.ndarray, source_s
         )
     if several.mean() > RIVAL_FRAMES_SHARE:
         raise SeveralFacesError(
-            f"several faces of similar size in {_share(several)}; crop or cut the video so that only the speaker is seen",
+            f"several faces of similar size in {_share(several)}; crop or cut the video down to the speaker",
             at_s=_first_s(several),
         )
     if small.mean() > 0.5:
@@ -234,7 +234,7 @@ def _clip_remarks(verdict: Verdict, scan: Scan, max_frames: int, has_audio: bool
         out.append(
             Remark(
                 "short",
-                f"{verdict.usable_s:.1f} s are few: the loop repeats visibly and mouth shapes are missing; film 15 to 60 s",
+                f"{verdict.usable_s:.1f} s are few: the loop repeats visibly, mouth shapes are missing; film 15 to 60 s",
             )
         )
     if not has_audio:
@@ -243,7 +243,7 @@ def _clip_remarks(verdict: Verdict, scan: Scan, max_frames: int, has_audio: bool
         )
     small = (scan.second_px[use] > 0).mean()
     if small > 0.02:
-        text = f"another, smaller face in {100 * small:.0f} % of the frames stays in the picture and moves on while the avatar speaks"
+        text = f"another, smaller face is seen in {100 * small:.0f} % of the frames; it will move on behind the avatar"
         out.append(Remark("bystander", text))
     return out
 
@@ -270,7 +270,9 @@ def _look_remarks(verdict: Verdict) -> list[Remark]:
         )
         out.append(Remark("small", text))
     if verdict.sharpness < MIN_SHARPNESS:
-        text = f"the face is blurred (sharpness {verdict.sharpness:.0f}, good from {MIN_SHARPNESS:.0f}): the mouth will be as soft"
+        text = (
+            f"the face is blurred ({verdict.sharpness:.0f}, good from {MIN_SHARPNESS:.0f}): the mouth will be as soft"
+        )
         out.append(Remark("blur", text))
     if verdict.brightness < MIN_BRIGHTNESS:
         out.append(

@@ -61,6 +61,12 @@ def _face_look(image: np.ndarray, points: np.ndarray) -> tuple[float, float]:
     return float(cv2.Laplacian(grey, cv2.CV_32F).var()), float(grey.mean())
 
 
+def _apart(face: np.ndarray, other: np.ndarray) -> bool:
+    """The tracker sometimes puts two meshes on one face."""
+    distance = np.linalg.norm(face[:, :2].mean(0) - other[:, :2].mean(0))
+    return bool(distance > 0.5 * max(face_height(face), face_height(other)))
+
+
 def scan(frames: Iterable[np.ndarray], *, on_frame: Callable[[int], None] = lambda _: None) -> Scan:
     """Look at every frame [H, W, 3] uint8 RGB once. `on_frame` is told how many have been seen."""
     points, counts, rows, thumbnails = [], [], [], []
@@ -74,9 +80,10 @@ def scan(frames: Iterable[np.ndarray], *, on_frame: Callable[[int], None] = lamb
             before, colours = colours, _colours(small)
             change = 0.0 if before is None else float(np.abs(colours - before).sum() / 2)
             look = _face_look(image, faces[0]) if faces else (np.nan, np.nan)
-            second = float(face_height(faces[1])) if len(faces) > 1 else 0.0
+            others = [face for face in faces[1:] if _apart(face, faces[0])]
+            second = float(face_height(others[0])) if others else 0.0
             points.append(faces[0] if faces else np.full((POINTS, 3), np.nan, np.float32))
-            counts.append(len(faces))
+            counts.append(min(1, len(faces)) + len(others))
             rows.append((second, change, *look))
             thumbnails.append(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
             on_frame(number + 1)

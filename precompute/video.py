@@ -44,7 +44,7 @@ def _open(path: Path) -> av.container.InputContainer:
     except (av.error.FFmpegError, IsADirectoryError, PermissionError) as error:
         if path.is_file() and _has_video_signature(path):
             raise CorruptVideoError(
-                f"{path}: begins like a video but cannot be opened ({error}); it is probably cut off: copy or export it again"
+                f"{path}: begins like a video but cannot be opened ({error}); it is cut off: copy or export it again"
             ) from error
         raise NotAVideoError(
             f"{path}: cannot be read as a video ({error}); expected a file such as MP4, MOV, MKV or WebM"
@@ -67,7 +67,7 @@ def _video_stream(container: av.container.InputContainer, path: Path) -> av.Vide
 
 
 class _Upright:
-    """Decoded frames to RGB as displayed: pixel shape, rotation and, where asked for, `size` (width, height) applied."""
+    """Decoded frames to RGB as displayed: with pixel shape, rotation and, if given, `size` (width, height) applied."""
 
     def __init__(self, sample_aspect: float, size: tuple[int, int] | None = None):
         self._aspect, self._size = sample_aspect, size

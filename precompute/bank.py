@@ -1,0 +1,63 @@
+"""The lip references (§3.2): frames spread evenly over the mouth openings that the clip shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.compose import cut
+from engine.models.morphable import MorphableModel, project
+from precompute.fit import FaceFit
+
+REFERENCES = 25  # N_l of the paper
+MIN_SHARPNESS = 0.7  # of the clip's median: less is motion blur
+MAX_ERROR = 1.8  # of the clip's median reprojection error of the lips
+MAX_TURN_DEG = 25.0  # from the usual direction of the head
+
+
+def good_frames(fit: FaceFit, found: np.ndarray, sharpness: np.ndarray, yaw_deg: np.ndarray) -> np.ndarray:
+    """Frames [T] bool that are sharp, well tracked and not turned away; at least enough for a bank."""
+    with np.errstate(invalid="ignore"):
+        sharp = sharpness > MIN_SHARPNESS * np.nanmedian(sharpness)
+        frontal = np.abs(yaw_deg - np.nanmedian(yaw_deg)) < MAX_TURN_DEG
+    tracked = fit.lip_error_px < MAX_ERROR * np.median(fit.lip_error_px)
+    for good in (found & sharp & frontal & tracked, found & tracked, found):
+        if good.sum() >= REFERENCES:
+            return good
+    return np.ones(len(found), bool)
+
+
+def choose(opening: np.ndarray, good: np.ndarray, count: int = REFERENCES) -> np.ndarray:
+    """`count` frames, evenly spaced in the order of mouth opening [T], from the most closed to the most open."""
+    candidates = np.flatnonzero(good)
+    ordered = candidates[np.argsort(opening[candidates], kind="stable")]
+    return ordered[np.rint(np.linspace(0, len(ordered) - 1, count)).astype(int)]
+
+
+def build(
+    frames: np.ndarray,
+    fit: FaceFit,
+    read: Callable[[int], np.ndarray],
+    model: MorphableModel,
+    encode: Callable[[np.ndarray, np.ndarray], dict[str, Tensor]],
+) -> dict[str, Tensor]:
+    """The members of bank.safetensors for base frames `frames` [N]; read(i) is base frame i [H, W, 3] uint8.
+
+    encode(crops [N, 256, 256, 3] uint8, meshes [N, V, 3] in crop pixels) gives the renderer's own tensors.
+    """
+    crops = np.empty((len(frames), 256, 256, 3), np.uint8)
+    for place in np.argsort(frames):  # forwards through the video
+        crops[place] = cut(read(int(frames[place])), fit.crop[frames[place]])
+    alpha, beta, pose = (torch.from_numpy(x[frames]) for x in (fit.alpha, fit.beta, fit.pose))
+    meshes = project(model.vertices(alpha, beta), pose).numpy()
+    return {
+        "crops": torch.from_numpy(crops),
+        "alpha": alpha,
+        "beta": beta,
+        "pose": pose,
+        "frames": torch.from_numpy(frames.astype(np.int32)),
+        **{f"renderer.{name}": tensor for name, tensor in encode(crops, meshes).items()},
+    }

@@ -1,0 +1,54 @@
+"""The joint of the base loop: two frames between which the jump is not seen."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+from scipy.spatial.transform import Rotation
+
+from engine.media import FPS
+from engine.models.morphable import CROP_PX
+from engine.motion import Loop
+
+MIN_FRAMES = 4 * FPS  # a shorter loop is recognised as one
+MIN_SHARE = 0.4  # of the clip, or turning round at both ends is the better loop
+# What a joint may differ by, relative to the height of the face (position) or of the face per frame (velocity).
+POSITION, VELOCITY = 0.012, 0.008
+PICTURE = 6.0  # grey levels: shoulders, hands and background
+ANCHORS = ((-0.6, 0.0, 0.0), (0.6, 0.0, 0.0), (0.0, 0.8, -0.2), (0.0, -0.6, 0.0))  # model units, around the head
+
+
+def anchor_track(pose: np.ndarray, crop: np.ndarray) -> np.ndarray:
+    """Where four points of the head lie, [T, 8], in face heights, from pose [T, 6] and crop [T, 3]."""
+    turned = np.einsum("tij,aj->tai", Rotation.from_rotvec(pose[:, :3]).as_matrix(), ANCHORS)[..., :2]
+    in_crop = (turned * pose[:, None, 3:4] + pose[:, None, 4:6]) * CROP_PX
+    in_frame = in_crop * (crop[:, None, 2:] / CROP_PX) + crop[:, None, :2]
+    height = np.median(pose[:, 3] * crop[:, 2]) * 1.4  # a face is 1.4 model units high
+    return in_frame.reshape(len(pose), -1) / height
+
+
+def find_loop(pose: np.ndarray, crop: np.ndarray, thumbnails: np.ndarray) -> Loop:
+    """The longest loop whose joint matches in position and velocity of the head and in the whole picture.
+
+    pose [T, 6], crop [T, 3], thumbnails [T, h, w] uint8. Falls back to a ping-pong through the whole clip.
+    """
+    total = len(pose)
+    place = gaussian_filter1d(anchor_track(pose, crop), 1.0, axis=0, mode="nearest")
+    speed = np.gradient(place, axis=0)
+    picture = thumbnails.reshape(total, -1).astype(np.float32)
+    shortest = max(MIN_FRAMES, int(MIN_SHARE * total))
+    best: tuple[int, int] | None = None
+    # `stop` is not played: its place is taken by `start`, which it must therefore resemble.
+    for start in range(0, total - shortest):
+        least = shortest if best is None else best[1] - best[0] + 1
+        stops = np.arange(start + least, total)
+        if not len(stops):
+            break
+        apart = np.sqrt(np.square(place[stops] - place[start]).mean(1)) / POSITION
+        pull = np.sqrt(np.square(speed[stops] - speed[start]).mean(1)) / VELOCITY
+        close = stops[(apart < 1) & (pull < 1)]
+        for stop in close[::-1]:
+            if np.abs(picture[stop] - picture[start]).mean() < PICTURE:
+                best = (start, int(stop))
+                break
+    return Loop("ping_pong", 0, total) if best is None else Loop("wrap", *best)
