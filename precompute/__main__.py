@@ -78,8 +78,6 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def run(config: Precompute, console: Console) -> None:
     """Enrol, with progress on `console`."""
-    from engine.backend import TorchBackend  # loads transformers: not before the arguments are known to be right
-
     output = config.output or config.video.with_suffix(SUFFIX)
     start = time.perf_counter()
     columns = (
@@ -90,7 +88,7 @@ def run(config: Precompute, console: Console) -> None:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console) as bars:
-        made = enroll(config.video, output, TorchBackend.embedded(), config.options, progress=_Stages(bars))
+        made = enroll(config.video, output, options=config.options, progress=_Stages(bars))
     console.print(_summary(made, time.perf_counter() - start))
     for remark in made.verdict.remarks:
         console.print(f"[yellow]![/] {remark.text}", highlight=False)

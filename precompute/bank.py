@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from engine.compose import cut
-from engine.models.morphable import MorphableModel, project
 from precompute.fit import FaceFit
 
 REFERENCES = 25  # N_l of the paper
@@ -41,23 +40,16 @@ def build(
     frames: np.ndarray,
     fit: FaceFit,
     read: Callable[[int], np.ndarray],
-    model: MorphableModel,
-    encode: Callable[[np.ndarray, np.ndarray], dict[str, Tensor]],
 ) -> dict[str, Tensor]:
-    """The members of bank.safetensors for base frames `frames` [N]; read(i) is base frame i [H, W, 3] uint8.
-
-    encode(crops [N, 256, 256, 3] uint8, meshes [N, V, 3] in crop pixels) gives the renderer's own tensors.
-    """
+    """The members of bank.safetensors for base frames `frames` [N]; read(i) is base frame i [H, W, 3] uint8."""
     crops = np.empty((len(frames), 256, 256, 3), np.uint8)
     for place in np.argsort(frames):  # forwards through the video
         crops[place] = cut(read(int(frames[place])), fit.crop[frames[place]])
     alpha, beta, pose = (torch.from_numpy(x[frames]) for x in (fit.alpha, fit.beta, fit.pose))
-    meshes = project(model.vertices(alpha, beta), pose).numpy()
     return {
         "crops": torch.from_numpy(crops),
         "alpha": alpha,
         "beta": beta,
         "pose": pose,
         "frames": torch.from_numpy(frames.astype(np.int32)),
-        **{f"renderer.{name}": tensor for name, tensor in encode(crops, meshes).items()},
     }

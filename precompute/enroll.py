@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,13 @@ import torch
 from torch import Tensor
 
 from engine.avatar import SUFFIX, AvatarContents, Manifest, network_fingerprints, write_avatar
-from engine.backend import Backend
+from engine.backend import Backend, TorchBackend
 from engine.errors import AvatarFileError, CorruptVideoError
 from engine.footage import VideoStore
 from engine.media import FPS
 from engine.models.morphable import MorphableModel, load_face_model, mouth_opening
-from engine.models.renderer import Reference
 from engine.motion import Loop
-from engine.painter import Footage, Painter, encode_bank
+from engine.painter import Footage, LipBank, Painter
 from precompute import bank
 from precompute.encode import FootageWriter
 from precompute.fit import FaceFit, fit
@@ -229,7 +227,7 @@ def _painter(
         pose=torch.from_numpy(person.fit.pose),
         crop=torch.from_numpy(person.fit.crop),
     )
-    lips = Reference(*(references[f"renderer.{name}"].float()[None] for name in ("keys", "values")))
+    lips = LipBank(**{name: references[name] for name in ("crops", "alpha", "beta", "pose")})
     return Painter(backend, footage, lips, model)
 
 
@@ -258,18 +256,18 @@ def _quality(seen: Scan, verdict: Verdict, person: _Person, face_px: float) -> d
 def enroll(
     video: Path,
     output: Path,
-    backend: Backend,
+    backend: Backend | None = None,
     options: EnrollOptions | None = None,
     *,
     networks: dict[str, str] | None = None,
     progress: Progress = lambda *_: None,
 ) -> Enrolled:
-    """Make `output` from `video`. `networks` names the weights in `backend` (default: the embedded ones).
+    """Make `output` from `video` with the networks of `backend`, which `networks` names (default: the embedded ones).
 
     Raises MediaError and its children for a clip that cannot be used, AvatarFileError for an output that cannot be
     written. On any failure an older `output` stays as it was and nothing else is left behind.
     """
-    options = options or EnrollOptions()
+    options, backend = options or EnrollOptions(), backend or TorchBackend.embedded()
     _check_output(output)
     info, model, clock = probe(video), load_face_model(), _Clock()
     with clock.stage("face"):
@@ -330,7 +328,7 @@ def _make_file(
         with clock.stage("references"):
             progress("references", 0, 1)
             frames = bank.choose(person.opening, person.good)
-            references = bank.build(frames, person.fit, footage.read, model, partial(encode_bank, backend, model))
+            references = bank.build(frames, person.fit, footage.read)
             progress("references", 1, 1)
         with clock.stage("idle"):
             lower = resting_lower_face(model, person.alpha, person.rest_beta)

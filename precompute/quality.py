@@ -138,7 +138,8 @@ def assess(
     use = max(runs, key=lambda run: run.stop - run.start)
     if use.stop - use.start < MIN_FRAMES:
         raise _too_little(problem, shots, use)
-    use = slice(use.start, min(use.stop, use.start + max_frames))
+    if use.stop - use.start > max_frames:  # the last frame must show the face, as the end of a run does
+        use = slice(use.start, use.start + int(np.flatnonzero(scan.landmarks.found[use][:max_frames])[-1]) + 1)
     height = face_height(scan.landmarks.points[use]) * source_scale
     verdict = Verdict(
         use=use,
@@ -156,7 +157,7 @@ def assess(
 
 
 def _first_s(mask: np.ndarray) -> float:
-    return int(np.argmax(mask)) / FPS
+    return int(mask.argmax()) / FPS
 
 
 def _share(mask: np.ndarray) -> str:
@@ -224,7 +225,7 @@ def _clip_remarks(verdict: Verdict, scan: Scan, max_frames: int, has_audio: bool
         reasons = [f"{code} in {100 * share:.0f} %" for code, share in why.items() if share >= 0.01]
         if len(verdict.shots) > 1:
             reasons.insert(0, "cuts at " + ", ".join(f"{shot.start / FPS:.2f} s" for shot in verdict.shots[1:6]))
-        if use.stop - use.start == max_frames:
+        if use.stop - use.start > max_frames - 4:
             reasons.append(f"no more than {max_frames / FPS:.0f} s are kept")
         text = (
             f"{use.start / FPS:.2f} to {use.stop / FPS:.2f} s of {length / FPS:.2f} s are used ({'; '.join(reasons)})"
@@ -234,7 +235,7 @@ def _clip_remarks(verdict: Verdict, scan: Scan, max_frames: int, has_audio: bool
         out.append(
             Remark(
                 "short",
-                f"{verdict.usable_s:.1f} s are few: the loop repeats visibly, mouth shapes are missing; film 15 to 60 s",
+                f"{verdict.usable_s:.1f} s are few: the loop is noticed and mouth shapes are missing; film 15 to 60 s",
             )
         )
     if not has_audio:
