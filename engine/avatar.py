@@ -35,7 +35,6 @@ from engine.motion import LOOP_MODES, Loop
 FORMAT = 1
 SUFFIX = ".avatar"
 NETWORKS = ("face_model", "geometry", "renderer")  # whose numbers are inside the file
-RENDERER_PREFIX = "renderer."
 MAX_SIDE_PX = 4096
 MAX_FRAMES = 90_000  # an hour
 _MIB = 1 << 20
@@ -84,8 +83,8 @@ class AvatarContents:
 
     alpha [T, K_s], beta [T, K_e], pose [T, 6] float32; crop [T, 3] int32 (left, top, size) in base pixels;
     style [D] float32; rest_beta [K_e] float32: expression of the closed, quiet mouth.
-    bank: crops [N, 256, 256, 3] uint8, alpha, beta, pose [N, K] float32, frames [N] int32, and the renderer's own
-    tensors under `renderer.*`.  base, idle: finished MP4 files with the same T frames.
+    bank: crops [N, 256, 256, 3] uint8, alpha, beta, pose [N, K] float32, frames [N] int32.
+    base, idle: finished MP4 files with the same T frames.
     """
 
     manifest: Manifest
@@ -105,14 +104,13 @@ class AvatarContents:
 @dataclass(frozen=True, kw_only=True)
 class Bank:
     """The lip references, sorted by mouth opening: crops [N, 256, 256, 3] uint8; alpha [N, K_s], beta [N, K_e],
-    pose [N, 6] float32; frames [N] int32, their places in the base video; renderer: what the renderer made of them."""
+    pose [N, 6] float32; frames [N] int32, their places in the base video."""
 
     crops: Tensor
     alpha: Tensor
     beta: Tensor
     pose: Tensor
     frames: Tensor
-    renderer: dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -367,9 +365,4 @@ def _bank(tensors: Mapping[str, Tensor], k_s: int, k_e: int, frames: int) -> Ban
         beta=_tensor(tensors, "beta", (len(crops), k_e), torch.float32),
         pose=_tensor(tensors, "pose", (len(crops), 6), torch.float32),
         frames=places,
-        renderer={
-            name.removeprefix(RENDERER_PREFIX): tensor
-            for name, tensor in tensors.items()
-            if name.startswith(RENDERER_PREFIX)
-        },
     )

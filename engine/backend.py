@@ -9,10 +9,8 @@ from torch import Tensor
 
 from engine import weights
 from engine.models.geometry import GeometryConfig, GeometryGenerator, GeometryState
-from engine.models.renderer import DualAttentionRenderer, Reference, RendererConfig
+from engine.models.renderer import DualAttentionRenderer, References, RendererConfig
 from engine.models.speech import SpeechConfig, SpeechEncoder
-
-FaceLatents = tuple[Tensor, Tensor]
 
 
 class Backend(Protocol):
@@ -38,18 +36,7 @@ class Backend(Protocol):
     def style(self, expression_vertices: Tensor) -> Tensor:
         """Expression-only vertices [B, T, V, 3] to S [B, D]."""
 
-    def encode(self, pncc: Tensor, pixels: Tensor) -> FaceLatents:
-        """Images [B, 3, H, W] to latents of geometry and texture, a quarter of the size."""
-
-    def lips(self, geometry: Tensor, texture: Tensor) -> Reference:
-        """Latents of N lip windows [B, N, ...] to keys and values."""
-
-    def faces(self, geometry: Tensor, texture: Tensor) -> Reference:
-        """Latents of N face windows [B, N, ...] to keys and values."""
-
-    def render(
-        self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, cells: Tensor, lips: Reference, faces: Reference
-    ) -> Tensor:
+    def render(self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, lips: References, faces: References) -> Tensor:
         """`DualAttentionRenderer.forward`: face window [B, 3, H, W] in [-1, 1]."""
 
 
@@ -95,20 +82,6 @@ class TorchBackend:
         return self._geometry.style(expression_vertices)
 
     @torch.inference_mode()
-    def encode(self, pncc: Tensor, pixels: Tensor) -> FaceLatents:
-        return self._renderer.latents(pncc, pixels)
-
-    @torch.inference_mode()
-    def lips(self, geometry: Tensor, texture: Tensor) -> Reference:
-        return self._renderer.reference(self._renderer.lip, geometry, texture)
-
-    @torch.inference_mode()
-    def faces(self, geometry: Tensor, texture: Tensor) -> Reference:
-        return self._renderer.reference(self._renderer.face, geometry, texture)
-
-    @torch.inference_mode()
-    def render(
-        self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, cells: Tensor, lips: Reference, faces: Reference
-    ) -> Tensor:
-        pixels: Tensor = self._renderer(pncc, lip_mask, lip_cell, cells, lips, faces)
+    def render(self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, lips: References, faces: References) -> Tensor:
+        pixels: Tensor = self._renderer(pncc, lip_mask, lip_cell, lips, faces)
         return pixels

@@ -19,7 +19,7 @@ from engine.media import FPS, SAMPLE_RATE_HZ, float_to_pcm
 from engine.metrics import StageTimes
 from engine.models.morphable import load_face_model
 from engine.performer import Performer, finish
-from engine.timeline import PaintJob, Timeline
+from engine.timeline import PaintJob
 
 TRIALS = 10
 
@@ -66,9 +66,9 @@ def bench(avatar: Path, speech: Path | None, seconds: float) -> Figures:
 
 def _first_frame_s(performer: Performer, pcm: np.ndarray) -> float:
     """Seconds from pushing the first windows' speech to the first picture with moving lips."""
-    timeline = Timeline(SessionConfig(), performer.avatar.loop, performer.rest, performer.new_line)
+    timeline = performer.new_timeline(SessionConfig())
     timeline.start_utterance("speech", SAMPLE_RATE_HZ, 1)
-    latency_ms = SessionConfig().window.algorithmic_latency_ms + 40  # and the resampler's own delay
+    latency_ms = SessionConfig().window.algorithmic_latency_ms + 10  # and the resampler's own delay
     began = time.perf_counter()
     timeline.push_audio("speech", pcm[: latency_ms * SAMPLE_RATE_HZ // 1000].tobytes())
     while True:

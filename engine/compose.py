@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 
 from engine.models.morphable import CROP_PX, FACE_OVAL, LIPS_OUTER
-from engine.models.renderer import CELL_PX, GRID, MARGIN_PX, RendererConfig
+from engine.models.renderer import CELL_PX, RendererConfig
 
+GRID = CROP_PX // CELL_PX
 LIP_GROWTH = 1.25  # the lip mask reaches this much beyond the outer contour: the rim of the lips moves with them
 FEATHER_PX = 5.0
 # The pasted region reaches beyond the chin, where a moving jaw uncovers the neck, and stays on the cheeks elsewhere.
@@ -30,10 +31,10 @@ def cut(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 def _window(points: np.ndarray, rows: int, columns: int) -> tuple[int, int]:
-    """Row and column (in cells) of a window centred on points [n, 2] px that stays inside the crop with its margin."""
+    """Row and column (in cells) of a window centred on points [n, 2] px that stays inside the crop."""
     middle = (points.min(0) + points.max(0)) / 2 / CELL_PX
-    row = int(np.clip(round(float(middle[1]) - rows / 2), 1, GRID - 1 - rows))
-    column = int(np.clip(round(float(middle[0]) - columns / 2), 1, GRID - 1 - columns))
+    row = int(np.clip(round(float(middle[1]) - rows / 2), 0, GRID - rows))
+    column = int(np.clip(round(float(middle[0]) - columns / 2), 0, GRID - columns))
     return row, column
 
 
@@ -45,12 +46,6 @@ def face_window(mesh: np.ndarray, config: RendererConfig) -> tuple[int, int]:
 def lip_window(mesh: np.ndarray, config: RendererConfig) -> tuple[int, int]:
     """Cell of the lip window of mesh [V, 3] in crop pixels."""
     return _window(mesh[list(LIPS_OUTER), :2], config.lip_rows, config.lip_columns)
-
-
-def pixels_of(image: np.ndarray, cell: tuple[int, int], rows: int, columns: int) -> np.ndarray:
-    """The window at `cell` with its margin, [..., 4 rows + 8, 4 columns + 8], of an image [..., 256, 256]."""
-    top, left = cell[0] * CELL_PX - MARGIN_PX, cell[1] * CELL_PX - MARGIN_PX
-    return image[..., top : top + rows * CELL_PX + 2 * MARGIN_PX, left : left + columns * CELL_PX + 2 * MARGIN_PX]
 
 
 def _polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -97,14 +92,6 @@ def paste_mask(target: np.ndarray, base: np.ndarray, cell: tuple[int, int], conf
     mask[:border] = mask[-border:] = 0
     mask[:, :border] = mask[:, -border:] = 0
     return cv2.GaussianBlur(mask, (0, 0), FEATHER_PX / 2)
-
-
-def face_cells(mask: np.ndarray, lips: np.ndarray) -> np.ndarray:
-    """Cells [q] int64 (row-major) whose face texture shows: pasted in part by mask [4 rows, 4 columns], and not lips
-    alone by the lip mask [rows, columns]."""
-    rows, columns = lips.shape
-    pasted = mask.reshape(rows, CELL_PX, columns, CELL_PX).max((1, 3)) > 0.01
-    return np.flatnonzero(pasted & (lips < 1))
 
 
 def paste(

@@ -16,7 +16,6 @@ from engine.errors import SpeechFormatError
 from engine.media import FPS, SAMPLE_RATE_HZ, MediaUnit, float_to_pcm
 from engine.models.morphable import load_face_model
 from engine.performer import Performer, finish
-from engine.timeline import Timeline
 
 CRF = "17"
 
@@ -40,7 +39,7 @@ def read_speech(path: Path) -> np.ndarray:
 
 def speak(performer: Performer, pcm: np.ndarray, config: SessionConfig | None = None) -> Iterator[MediaUnit]:
     """The units of a session that says pcm [N] int16 (48 kHz) from its first frame until the mouth has closed."""
-    timeline = Timeline(config or SessionConfig(), performer.avatar.loop, performer.rest, performer.new_line)
+    timeline = performer.new_timeline(config or SessionConfig())
     timeline.start_utterance("speech", SAMPLE_RATE_HZ, 1)
     timeline.push_audio("speech", pcm.tobytes())
     timeline.end_utterance("speech")
@@ -48,9 +47,7 @@ def speak(performer: Performer, pcm: np.ndarray, config: SessionConfig | None = 
         while (job := timeline.next_job(timeline.next_frame, 0)) is not None:
             job = timeline.take(job)
             finish(timeline, job, performer.perform(job), 0)
-        unit, _ = timeline.emit()
-        assert unit is not None
-        yield unit
+        yield timeline.emit()[0]
 
 
 def dub(avatar: Path, speech: Path, output: Path, backend: Backend | None = None) -> int:

@@ -17,13 +17,10 @@ from engine.media import (
     PlaybackEvent,
     PlaybackFinished,
     PlaybackStarted,
+    SampleQueue,
 )
 from engine.models.geometry import GeometryState
 from engine.models.speech import SpeechState
-
-
-def empty() -> np.ndarray:
-    return np.zeros(0, np.float32)
 
 
 @dataclass(eq=False)
@@ -34,7 +31,7 @@ class Utterance:
     sample_rate_hz: int
     channels: int
     to_playback_rate: PcmResampler
-    sound: np.ndarray = field(default_factory=empty)
+    sound: SampleQueue = field(default_factory=SampleQueue)
     received_samples: int = 0
     played_samples: int = 0  # at 48 kHz
     started: bool = False
@@ -73,18 +70,24 @@ class Line:
     start: int | None = None  # output frame of the first frame, once anchored
     length: int | None = None  # frames in all, once closed
     hearing: bool = False  # a step is being computed
+    led_in: bool = True  # its first frames are blended from rest
 
     def __post_init__(self) -> None:
-        self._sound = empty()
+        self._sound = SampleQueue()
         self._pieces: deque[_Piece] = deque()
         self._to_speech_rate = PcmResampler(SAMPLE_RATE_HZ, SPEECH_RATE_HZ)
-        self._unheard = empty()
+        self._unheard = SampleQueue()
         self._heard_samples = 0
 
     @property
     def utterances(self) -> list[Utterance]:
         """Those that are not played to their end, in order."""
         return list(dict.fromkeys(piece.utterance for piece in self._pieces))
+
+    @property
+    def awaits_more(self) -> bool:
+        """Its last utterance was not ended."""
+        return bool(self._pieces) and not self._pieces[-1].utterance.ended
 
     @property
     def buffered_samples(self) -> int:
@@ -95,18 +98,26 @@ class Line:
         self._pieces.append(_Piece(utterance, len(sound), last))
         self._extend(sound)
 
+    def end(self, utterance: Utterance) -> bool:
+        """`utterance` ends with the sound that is already here; False if none of it is left to play."""
+        for piece in reversed(self._pieces):
+            if piece.utterance is utterance:
+                piece.last = True
+                return True
+        return False
+
     def _extend(self, sound: np.ndarray) -> None:
-        self._sound = np.concatenate([self._sound, sound])
-        self._unheard = np.concatenate([self._unheard, self._to_speech_rate.push(sound)])
+        self._sound.append(sound)
+        self._unheard.append(self._to_speech_rate.push(sound))
 
     def close(self, release_frames: int) -> None:
         """No more speech: silence until the mouth has closed, and behind it what the last step looks ahead to."""
         tail = -len(self._sound) % SAMPLES_PER_FRAME + release_frames * SAMPLES_PER_FRAME
         self._extend(np.zeros(tail, np.float32))
         self.length = self.emitted + len(self._sound) // SAMPLES_PER_FRAME
-        self._unheard = np.concatenate([self._unheard, self._to_speech_rate.push(empty(), last=True)])
         spare = (2 * self.step_frames + self.lookahead_frames) * SPEECH_SAMPLES_PER_FRAME
-        self._unheard = np.concatenate([self._unheard, np.zeros(spare, np.float32)])
+        self._unheard.append(self._to_speech_rate.push(np.zeros(0, np.float32), last=True))
+        self._unheard.append(np.zeros(spare, np.float32))
 
     @property
     def can_hear(self) -> bool:
@@ -121,20 +132,23 @@ class Line:
 
     def hear(self) -> np.ndarray:
         """The pcm [n] at 16 kHz that completes exactly one step."""
-        pcm, self._unheard = np.split(self._unheard, [self._needed])
+        pcm = self._unheard.take(self._needed)
         self._heard_samples += len(pcm)
         self.hearing = True
         return pcm
 
     def heard(self, speech: SpeechState, geometry: GeometryState, lips: Tensor) -> None:
-        """The step's outcome: lips [step, V_low, 3]."""
+        """The step's outcome: lips [step, V_low, 3]. Those of frames that went out without them are not kept."""
         self.speech, self.geometry, self.hearing = speech, geometry, False
-        self.lips.update(enumerate(lips, self.made))
+        self.lips.update((m, frame) for m, frame in enumerate(lips, self.made) if m >= self.emitted)
         self.made += len(lips)
 
     def take(self, pts: int) -> tuple[np.ndarray, bool, list[PlaybackEvent]]:
-        """The sound of the next frame [1920], whether it is somebody's speech, and what begins and ends in it."""
-        sound, self._sound = np.split(self._sound, [SAMPLES_PER_FRAME])
+        """The sound of the next frame [1920], whether it is somebody's speech, and what begins and ends in it.
+
+        A whole frame of sound has to be there: a Line that runs out is closed before.
+        """
+        sound = self._sound.take(SAMPLES_PER_FRAME)
         self.lips.pop(self.emitted, None)
         self.emitted += 1
         events: list[PlaybackEvent] = []

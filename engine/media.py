@@ -6,10 +6,11 @@ Media time (`pts`) counts samples at 48 kHz; frame n starts at 1920 n.
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-import soxr
 
 from engine.errors import SpeechFormatError
 
@@ -17,6 +18,7 @@ FPS = 25
 SAMPLE_RATE_HZ = 48_000
 SAMPLES_PER_FRAME = SAMPLE_RATE_HZ // FPS
 SPEECH_RATE_HZ = 16_000
+SOURCE_RATES_HZ = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 SPEECH_SAMPLES_PER_FRAME = SPEECH_RATE_HZ // FPS
 
 
@@ -64,33 +66,99 @@ class PlaybackFinished:
 PlaybackEvent = PlaybackStarted | PlaybackFinished
 
 
+ZERO_CROSSINGS = 48  # of the sinc on each side: flat up to 0.9 of the lower rate's Nyquist frequency
+STOPBAND_DB = 80.0
+BLOCK_SAMPLES = 1_024  # output made at once: what it reads stays in the cache
+
+
+@lru_cache
+def _polyphase(up: int, down: int) -> tuple[np.ndarray, int]:
+    """Kaiser-windowed sinc for `up` / `down`: taps [up, n] float32, oldest sample first, and its half length at the
+    rate that both divide."""
+    widest = max(up, down)
+    half = ZERO_CROSSINGS * widest
+    transition = (STOPBAND_DB - 8) / (2.285 * 2 * math.pi * 2 * ZERO_CROSSINGS)  # Kaiser; cycles a sample, lower rate
+    at = np.arange(-half, half + 1) / widest
+    cutoff = 1 - transition
+    kernel = np.sinc(at * cutoff) * np.kaiser(2 * half + 1, 0.1102 * (STOPBAND_DB - 8.7)) * cutoff * up / widest
+    count = -(-len(kernel) // up)
+    taps = np.pad(kernel, (0, count * up - len(kernel))).reshape(count, up).T[:, ::-1]
+    taps = taps / taps.sum(1, keepdims=True)  # silence stays silence, a constant stays that constant
+    return np.ascontiguousarray(taps, np.float32), half
+
+
 class PcmResampler:
     """One utterance's PCM to another rate; the same samples come out however the input is cut.
 
-    The input is fed to the filter in blocks of 10 ms (the next whole number of samples up to 40 ms) whatever
-    arrives, so that its arithmetic never depends on the sender's packets.
+    Every output sample is one dot product around its own time, so its value cannot depend on the sender's packets,
+    and only 48 samples of the lower rate (2 ms at 24 kHz, 3 ms at 16 kHz, 6 ms at 8 kHz) have to come before it. A
+    library's filter by Fourier blocks was measured to hold back 37 ms at 24 kHz and 175 ms at 8 kHz.
     """
 
     def __init__(self, source_hz: int, target_hz: int):
-        if source_hz % FPS or not 8_000 <= source_hz <= 48_000:
+        if source_hz not in SOURCE_RATES_HZ:
             raise SpeechFormatError(
-                f"sample rate {source_hz} Hz; expected 8000, 11025, 16000, 22050, 24000, 32000, 44100 or 48000"
+                f"sample rate {source_hz} Hz; expected one of {', '.join(str(rate) for rate in SOURCE_RATES_HZ)}"
             )
-        self._block = source_hz // math.gcd(source_hz, 100)
-        self._stream = None if source_hz == target_hz else soxr.ResampleStream(source_hz, target_hz, 1, "float32")
-        self._pending = np.zeros(0, np.float32)
+        common = math.gcd(source_hz, target_hz)
+        self._up, self._down = target_hz // common, source_hz // common
+        self._taps, self._half = _polyphase(self._up, self._down)
+        self._first = -self._taps.shape[1]  # index of the oldest source sample that is kept; silence before the start
+        self._kept = np.zeros(-self._first, np.float32)
+        self._made = 0
 
     def push(self, samples: np.ndarray, *, last: bool = False) -> np.ndarray:
         """Continue with float32 [N]; returns what is ready at the target rate, all of it when `last`."""
-        if self._stream is None:
+        if self._up == self._down:
             return samples
-        data = np.concatenate([self._pending, samples])
-        whole = len(data) // self._block * self._block
-        out = [self._stream.resample_chunk(block) for block in data[:whole].reshape(-1, self._block)]
-        self._pending = data[whole:]
-        if last:
-            out.append(self._stream.resample_chunk(self._pending, last=True))
-        return np.concatenate(out) if out else np.zeros(0, np.float32)
+        received = self._first + len(self._kept) + len(samples)
+        behind = 0 if last else self._half
+        ready = max(self._made, -(-(received * self._up - behind) // self._down))
+        tail = np.zeros(self._taps.shape[1] if last else 0, np.float32)
+        self._kept = np.concatenate([self._kept, samples, tail])
+        parts = [self._make(n, min(n + BLOCK_SAMPLES, ready)) for n in range(self._made, ready, BLOCK_SAMPLES)]
+        self._made = ready
+        drop = (ready * self._down + self._half) // self._up + 1 - self._taps.shape[1] - self._first
+        self._first, self._kept = self._first + drop, self._kept[drop:]
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def _make(self, start: int, stop: int) -> np.ndarray:
+        """Output samples start <= k < stop."""
+        newest, phase = np.divmod(np.arange(start, stop) * self._down + self._half, self._up)
+        windows = np.lib.stride_tricks.sliding_window_view(self._kept, self._taps.shape[1])
+        oldest = newest + 1 - self._taps.shape[1] - self._first
+        made: np.ndarray = np.einsum("kt,kt->k", windows[oldest], self._taps[phase])
+        return made
+
+
+class SampleQueue:
+    """Float32 samples in order: pieces come in at the end, any number is taken from the front, nothing is moved."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[np.ndarray] = deque()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, samples: np.ndarray) -> None:
+        if len(samples):
+            self._pieces.append(samples)
+            self._count += len(samples)
+
+    def take(self, count: int | None = None) -> np.ndarray:
+        """The first `count` samples, or all of them; `count` of them have to be there."""
+        missing = self._count if count is None else count
+        self._count -= missing
+        parts = [np.zeros(0, np.float32)]
+        while missing:
+            piece = self._pieces.popleft()
+            if len(piece) > missing:
+                self._pieces.appendleft(piece[missing:])
+                piece = piece[:missing]
+            parts.append(piece)
+            missing -= len(piece)
+        return np.concatenate(parts)
 
 
 def pcm_to_float(pcm: bytes, channels: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from engine.avatar import Avatar
 from engine.backend import Backend
+from engine.config import SessionConfig
 from engine.line import Line
 from engine.metrics import StageTimes
 from engine.models.geometry import GeometryState
@@ -33,7 +34,8 @@ Outcome = Lips | np.ndarray
 
 
 class Performer:
-    """The networks, set up for one avatar. `rest` [V_low, 3]: its closed, quiet lips."""
+    """The networks, set up for one avatar. `rest` [V_low, 3]: its closed, quiet lips; `first` [H, W, 3] uint8: what a
+    session shows before its first picture."""
 
     def __init__(self, backend: Backend, avatar: Avatar, model: MorphableModel):
         self.avatar = avatar
@@ -44,12 +46,16 @@ class Performer:
         self._template = (model.mean + model.shape(alpha))[None]
         self._style = avatar.style[None]
         self.rest = model.vertices(alpha, avatar.rest_beta)[model.lower]
+        self.first = self._idle.read(avatar.loop.start)
         self.times = StageTimes()
 
     def new_line(self) -> Line:
         """A Line that has heard nothing yet."""
         config = self._backend.speech_config
         return Line(init_state(config), self._backend.start(1), config.step_frames, config.lookahead_frames)
+
+    def new_timeline(self, config: SessionConfig) -> Timeline:
+        return Timeline(config, self.avatar.loop, self.rest, self.new_line, self.first)
 
     def perform(self, job: Job) -> Outcome:
         """Do `job`: lips for a HearJob, a picture [H, W, 3] uint8 for a PaintJob."""
@@ -71,11 +77,11 @@ class Performer:
             return self._painter.paint(job.base, job.lips)
 
 
-def finish(timeline: Timeline, job: Job, outcome: Outcome, start_lead: int) -> None:
+def finish(timeline: Timeline, job: Job, outcome: Outcome, lead: int) -> None:
     """Give a job's outcome back to the timeline that it came from."""
     if isinstance(job, HearJob):
         assert isinstance(outcome, Lips)
-        timeline.heard(job, outcome.speech, outcome.geometry, outcome.lips, start_lead)
+        timeline.heard(job, outcome.speech, outcome.geometry, outcome.lips, lead)
     else:
         assert isinstance(outcome, np.ndarray)
         timeline.painted(job, outcome)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.avatar import Avatar
@@ -13,9 +14,9 @@ from engine.config import SessionConfig
 from engine.errors import SessionClosedError
 from engine.media import FPS, MediaUnit, PlaybackEvent
 from engine.performer import Outcome, Performer, finish
-from engine.queues import MediaQueue, Policy
+from engine.queues import Item, MediaQueue, Policy, QueueClosed
 from engine.scheduler import Scheduler
-from engine.timeline import Job, PaintJob, Timeline, frames_late
+from engine.timeline import HearJob, Job, PaintJob, frames_late
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +44,14 @@ class Session:
         self.avatar: Avatar = performer.avatar
         self.counters = SessionCounters()
         self._config, self._performer, self._scheduler = config, performer, scheduler
-        self._timeline = Timeline(config, performer.avatar.loop, performer.rest, performer.new_line)
+        self._timeline = performer.new_timeline(config)
         self._viewers: list[MediaQueue[MediaUnit]] = []
         self._listeners: list[MediaQueue[PlaybackEvent]] = []
         self._room = asyncio.Condition()
         self._closed = asyncio.Event()
+        self._clock: Callable[[], float] = time.monotonic  # the loop's, once it runs
         self._began = 0.0
+        self._hear_s = 0.02
         self._paint_s = 0.03
         self._job: Job | None = None
         self._failure: Exception | None = None
@@ -71,7 +74,7 @@ class Session:
             self._viewers.remove(queue)
 
     def subscribe_events(self, capacity: int = 256) -> MediaQueue[PlaybackEvent]:
-        """A queue of playback events, put there when the sound they speak of goes out."""
+        """A queue of playback events, put there when the sound they speak of goes out; close it to leave."""
         self._need_open()
         queue: MediaQueue[PlaybackEvent] = MediaQueue(capacity, Policy.DROP_OLDEST)
         self._listeners.append(queue)
@@ -113,6 +116,7 @@ class Session:
     async def run(self) -> None:
         """Emit units until `close`. Raises what made the session fail."""
         loop = asyncio.get_running_loop()
+        self._clock = loop.time
         self._began = loop.time()
         self._scheduler.add(self)
         try:
@@ -148,15 +152,12 @@ class Session:
 
     async def _emit(self) -> None:
         unit, events = self._timeline.emit()
-        if unit is not None:
-            self.counters.units += 1
-            self.counters.speaking += unit.speaking
-            self.counters.fresh_speaking += unit.speaking and unit.fresh
-            for viewer in list(self._viewers):
-                await viewer.put(unit)
+        self.counters.units += 1
+        self.counters.speaking += unit.speaking
+        self.counters.fresh_speaking += unit.speaking and unit.fresh
+        await _deliver(unit, self._viewers)
         for event in events:
-            for listener in self._listeners:
-                await listener.put(event)
+            await _deliver(event, self._listeners)
         async with self._room:
             self._room.notify_all()
         self._scheduler.wake()
@@ -167,16 +168,18 @@ class Session:
 
     # ---- the scheduler's client
 
-    def _start_lead(self) -> int:
-        return 1 + math.ceil(self._paint_s * COST_MARGIN / FRAME_S)
+    @property
+    def _lead(self) -> int:
+        """Frames from speech being there to its first picture being shown."""
+        return 1 + min(self._config.lead_frames, math.ceil((self._hear_s + self._paint_s) * COST_MARGIN / FRAME_S))
 
     def deadline(self) -> float | None:
         if self._closed.is_set():
             return None
         frame = self._timeline.next_frame
-        slack = self._due(frame) - asyncio.get_running_loop().time()
+        slack = self._due(frame) - self._clock()
         first = frame + frames_late(self._paint_s * COST_MARGIN, slack, FRAME_S)
-        self._job = self._timeline.next_job(first, self._start_lead())
+        self._job = self._timeline.next_job(first, self._lead)
         return None if self._job is None else self._due(self._job.due)
 
     def begin(self) -> Job:
@@ -184,16 +187,27 @@ class Session:
         return self._timeline.take(self._job)
 
     def perform(self, work: Job) -> tuple[Outcome, float]:
-        began = time.perf_counter()
+        began = self._clock()
         outcome = self._performer.perform(work)
-        return outcome, time.perf_counter() - began
+        return outcome, self._clock() - began
 
     def finish(self, work: Job, outcome: tuple[Outcome, float]) -> None:
         result, seconds = outcome
-        if isinstance(work, PaintJob) and work.lips is not None:
+        if isinstance(work, HearJob):
+            self._hear_s += COST_SMOOTHING * (seconds - self._hear_s)
+        elif work.lips is not None:
             self._paint_s += COST_SMOOTHING * (seconds - self._paint_s)
-        finish(self._timeline, work, result, self._start_lead())
+        finish(self._timeline, work, result, self._lead)
 
     def fail(self, error: Exception) -> None:
         self._failure = error
         self._closed.set()
+
+
+async def _deliver(item: Item, queues: list[MediaQueue[Item]]) -> None:
+    """Put `item` into all the queues; one that its reader has closed is forgotten."""
+    for queue in list(queues):
+        try:
+            await queue.put(item)
+        except QueueClosed:
+            queues.remove(queue)

@@ -33,7 +33,7 @@ from engine.models.speech import SpeechState
 from engine.motion import Loop
 
 SILENCE = np.zeros(SAMPLES_PER_FRAME, np.int16)
-CLOSING_LEAD_FRAMES = 4  # a Line is closed when so few finished frames are left: time for one more step
+JITTER_FRAMES = 2  # how late a sender in real time may be before the mouth closes for want of speech
 IDLE_LEAD_FRAMES = 3
 
 
@@ -60,17 +60,25 @@ Job = HearJob | PaintJob
 
 
 class Timeline:
-    """One session's speech, lips and pictures. `rest` [V_low, 3] are the quiet lips; `new_line` makes an empty Line."""
+    """One session's speech, lips and pictures.
 
-    def __init__(self, config: SessionConfig, loop: Loop, rest: Tensor, new_line: Callable[[], Line]):
+    rest: the quiet lips [V_low, 3].  new_line: makes an empty Line.  first: what is shown until a picture was made.
+    Where a method takes `lead`, it is the number of frames that pass from speech being there to its first picture
+    being shown: what hearing and painting cost; 0 offline, where time waits.
+    """
+
+    def __init__(
+        self, config: SessionConfig, loop: Loop, rest: Tensor, new_line: Callable[[], Line], first: np.ndarray
+    ):
         self._config, self._loop, self._rest, self._new_line = config, loop, rest, new_line
         self._utterances: dict[str, Utterance] = {}  # open or waiting, in order of their start
         self._cancelled: deque[str] = deque(maxlen=64)
         self._lines: deque[Line] = deque()
         self._asked: set[int] = set()
         self._pictures: dict[int, tuple[np.ndarray, Tensor | None]] = {}
-        self._image: np.ndarray | None = None
+        self._image = first
         self._shown_lips: Tensor | None = None
+        self._shown_frame = -1  # the frame that the picture on show was made for
         self._events: list[PlaybackEvent] = []
         self.next_frame = 0
         self.epoch = 0
@@ -79,8 +87,8 @@ class Timeline:
 
     def start_utterance(self, name: str, sample_rate_hz: int, channels: int) -> None:
         """Raises ProtocolError for an id in use, SpeechFormatError for an unknown format."""
-        if name in self._utterances:
-            raise ProtocolError(f"utterance {name!r} is already open; give each utterance its own id")
+        if name in self._utterances or any(u.name == name for line in self._lines for u in line.utterances):
+            raise ProtocolError(f"utterance {name!r} is open or not yet played; give each utterance its own id")
         if channels not in (1, 2):
             raise ProtocolError(f"{channels} channels; expected 1 or 2")
         self._utterances[name] = Utterance(name, sample_rate_hz, channels, PcmResampler(sample_rate_hz, SAMPLE_RATE_HZ))
@@ -91,14 +99,13 @@ class Timeline:
         if utterance is not None:
             samples = pcm_to_float(pcm, utterance.channels)
             utterance.received_samples += len(samples)
-            utterance.sound = np.concatenate([utterance.sound, utterance.to_playback_rate.push(samples)])
+            utterance.sound.append(utterance.to_playback_rate.push(samples))
             self._feed()
 
     def end_utterance(self, name: str) -> None:
         utterance = self._utterance(name)
         if utterance is not None:
-            rest = utterance.to_playback_rate.push(np.zeros(0, np.float32), last=True)
-            utterance.sound = np.concatenate([utterance.sound, rest])
+            utterance.sound.append(utterance.to_playback_rate.push(np.zeros(0, np.float32), last=True))
             utterance.ended = True
             self._feed()
 
@@ -113,14 +120,13 @@ class Timeline:
     def _feed(self) -> None:
         """Move sound into the open Line in the order of the utterances; a later one waits until the earlier ended."""
         for utterance in list(self._utterances.values()):
-            sound, utterance.sound = utterance.sound, np.zeros(0, np.float32)
-            if len(sound) or (utterance.ended and utterance.received_samples):
-                self._open_line().append(utterance, sound, last=utterance.ended)
+            if len(utterance.sound):
+                self._open_line().append(utterance, utterance.sound.take(), last=utterance.ended)
+            elif utterance.ended and not any(line.end(utterance) for line in self._lines):
+                self._events.append(utterance.finished(interrupted=False))
             if not utterance.ended:
                 break
             del self._utterances[utterance.name]
-            if not utterance.received_samples:
-                self._events.append(utterance.finished(interrupted=False))
 
     def _open_line(self) -> Line:
         if not self._lines or self._lines[-1].length is not None:
@@ -136,17 +142,18 @@ class Timeline:
             self._cancelled.append(utterance.name)
         self._lines.clear()
         self._utterances.clear()
-        self._forget_pictures(self.next_frame)
+        self._asked.clear()
+        self._pictures.clear()
         if self._shown_lips is not None:
             self._lines.append(self._closing(self._shown_lips))
 
     def _closing(self, lips: Tensor) -> Line:
-        """A silent Line from `lips` to rest, already made."""
+        """A silent Line that holds `lips`, already made: its way out leads them to rest."""
         frames = self._config.crossfade_frames
         line = self._new_line()
         line.close(frames)
-        line.lips = {m: lips.lerp(self._rest, (m + 1) / (frames + 1)) for m in range(frames)}
-        line.made, line.start = frames, self.next_frame
+        line.lips = dict.fromkeys(range(frames), lips)
+        line.made, line.start, line.led_in = frames, self.next_frame, False
         return line
 
     @property
@@ -162,12 +169,12 @@ class Timeline:
 
     # ---- work to do
 
-    def next_job(self, first_paint: int, start_lead: int) -> Job | None:
+    def next_job(self, first_paint: int, lead: int) -> Job | None:
         """The most urgent work, or None; `take` it before doing it. Frames before `first_paint` could not be painted
-        in time and are skipped; a new Line will start at least `start_lead` frames from now."""
+        in time and are skipped where a later one can be."""
         for line in self._lines:
-            self._close_if_starved(line)
-        hear = self._hear_job(start_lead)
+            self._close_if_starved(line, lead)
+        hear = self._hear_job(lead)
         paint = self._paint_job(first_paint)
         return paint if hear is None or (paint is not None and paint.due < hear.due) else hear
 
@@ -178,38 +185,39 @@ class Timeline:
         self._asked.add(job.due)
         return job
 
-    def _close_if_starved(self, line: Line) -> None:
+    def _close_if_starved(self, line: Line, lead: int) -> None:
+        """Close a Line that has no sound for another step, just in time to make one more of silence."""
         if line.length is not None or line.can_hear or line.hearing:
             return
-        waiting = line is self._lines[-1] and bool(self._utterances)
-        if line.made - line.emitted <= CLOSING_LEAD_FRAMES and (line.made > 0 or not waiting):
+        if not line.awaits_more if line.start is None else line.start + line.made - self.next_frame <= lead:
             line.close(self._config.release_frames)
 
-    def _hear_job(self, start_lead: int) -> HearJob | None:
+    def _hear_job(self, lead: int) -> HearJob | None:
         for line in self._lines:
             if line.can_hear and line.made - line.emitted < self._config.lead_frames:
-                due = self.next_frame + start_lead if line.start is None else line.start + line.made
+                due = self.next_frame + lead if line.start is None else line.start + line.made
                 return HearJob(line, np.zeros(0, np.float32), due)
         return None
 
     def _paint_job(self, first_paint: int) -> PaintJob | None:
+        late: PaintJob | None = None
         for n in range(self.next_frame, self.next_frame + self._config.lead_frames):
             if n in self._asked:
+                late = None  # a later picture is there
                 continue
             line = self._line_at(n)
             if line is None:
-                if n >= self.next_frame + IDLE_LEAD_FRAMES:
-                    return None
-                lips = None
-            elif n < first_paint:
+                if n < self.next_frame + IDLE_LEAD_FRAMES:
+                    return PaintJob(self._loop.frame_at(n), None, n, self.epoch)
                 continue
-            else:
-                assert line.start is not None
-                if n - line.start >= line.made:
-                    return None
-                lips = self._blended(line, n - line.start)
-            return PaintJob(self._loop.frame_at(n), lips, n, self.epoch)
-        return None
+            assert line.start is not None
+            if n - line.start >= line.made:
+                break
+            job = PaintJob(self._loop.frame_at(n), self._blended(line, n - line.start), n, self.epoch)
+            if n >= first_paint:
+                return job
+            late = job
+        return late  # better late than frozen
 
     def _line_at(self, n: int) -> Line | None:
         for line in self._lines:
@@ -219,24 +227,26 @@ class Timeline:
 
     def _blended(self, line: Line, m: int) -> Tensor:
         """Lips of frame m of a Line, led in from rest and out to it."""
-        share = min(1.0, (m + 1) / (self._config.attack_frames + 1))
+        share = min(1.0, (m + 1) / (self._config.attack_frames + 1)) if line.led_in else 1.0
         if line.length is not None:
             share = min(share, (line.length - m) / (self._config.crossfade_frames + 1))
         return self._rest.lerp(line.lips[m], share) if share < 1 else line.lips[m]
 
-    def heard(self, job: HearJob, speech: SpeechState, geometry: GeometryState, lips: Tensor, start_lead: int) -> None:
-        """A HearJob's outcome; lips [step, V_low, 3]. The first one anchors the Line."""
+    def heard(self, job: HearJob, speech: SpeechState, geometry: GeometryState, lips: Tensor, lead: int) -> None:
+        """A HearJob's outcome; lips [step, V_low, 3]. The first one anchors the Line: as early as can be if its next
+        step is there too, else with some room for a sender that is not quite in time."""
         line = job.line
         line.heard(speech, geometry, lips)
         if line.start is None and line in self._lines:
             before = self._lines[self._lines.index(line) - 1] if line is not self._lines[0] else None
             free = 0 if before is None or before.start is None else before.start + (before.length or 0)
-            line.start = max(self.next_frame + start_lead, free)
+            margin = 0 if line.can_hear or line.length is not None else JITTER_FRAMES
+            line.start = max(self.next_frame + lead + margin, free)
             self._forget_pictures(line.start)
 
     def painted(self, job: PaintJob, image: np.ndarray) -> None:
-        """A PaintJob's outcome; dropped if it was made for speech that has been cancelled."""
-        if job.epoch == self.epoch and job.due in self._asked:
+        """A PaintJob's outcome; dropped if it was made for speech that has been cancelled, or a later one is shown."""
+        if job.epoch == self.epoch and job.due in self._asked and job.due > self._shown_frame:
             self._pictures[job.due] = (image, job.lips)
 
     def _forget_pictures(self, start: int) -> None:
@@ -245,31 +255,27 @@ class Timeline:
 
     # ---- frames out
 
-    @property
-    def ready(self) -> bool:
-        """The next frame's picture is there."""
-        return self.next_frame in self._pictures
-
-    def emit(self) -> tuple[MediaUnit | None, list[PlaybackEvent]]:
-        """The next frame, with the last picture again where its own is late; None before the very first picture."""
+    def emit(self) -> tuple[MediaUnit, list[PlaybackEvent]]:
+        """The next frame, with the last picture again where its own is late."""
         n = self.next_frame
         line = self._line_at(n)
         samples, speaking = SILENCE, False
         if line is not None:
+            if line.length is None and line.buffered_samples < SAMPLES_PER_FRAME:
+                line.close(self._config.release_frames)
             sound, speaking, events = line.take(frame_pts(n))
             self._events += events
             samples = float_to_pcm(sound)
             if line.length is not None and line.emitted >= line.length:
                 self._lines.remove(line)
-        fresh = any(k <= n for k in self._pictures)
-        for late in sorted(k for k in self._pictures if k <= n):
+        here = sorted(k for k in self._pictures if k <= n)
+        for late in here:
             self._image, self._shown_lips = self._pictures.pop(late)
+            self._shown_frame = late
         self._asked = {k for k in self._asked if k >= n - self._config.lead_frames}  # late ones may still come
         events, self._events = self._events, []
         self.next_frame = n + 1
-        if self._image is None:
-            return None, events
-        return MediaUnit(n, self._image, samples, self.epoch, speaking, fresh), events
+        return MediaUnit(n, self._image, samples, self.epoch, speaking, bool(here)), events
 
 
 def frames_late(cost_s: float, slack_s: float, frame_s: float) -> int:

@@ -11,53 +11,46 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from engine.compose import face_cells, face_window, lip_mask, lip_window, lip_window_in, paste_mask, pixels_of
-from engine.models.morphable import MorphableModel, mouth_opening, project
+from engine.align import Aligner, Reference, Shape
+from engine.models.morphable import MorphableModel, mouth_opening
 from engine.models.renderer import CELL_PX, RendererConfig
-from engine.raster import rasterise
 from training.data import Clip, crops_path, fit_path, load_fit
-
-
-QUERIES = 704  # of 1280 face cells; 99 % of the samples need fewer, the rest lose cells below the chin
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One training example; windows as `DualAttentionRenderer` takes them. Pixels are float32 in [-1, 1].
+    """One training example, as `DualAttentionRenderer` takes it. Pixels are float32 in [-1, 1].
 
-    pncc [3, H+8, W+8]; lip_mask [1, rows, columns]; lip_cell [2]; cells [QUERIES]; lip_pncc, lip_pixels [N_l, 3, h+8, w+8];
-    face_pncc, face_pixels [N_f, 3, H+8, W+8]; truth [3, H, W]; paste [1, H, W] in [0, 1].
+    pncc [3, H, W]; lip_mask [1, rows, columns]; lip_cell [2]; lip_pixels [N_l, 3, h, w], lip_difference;
+    face_pixels [N_f, 3, H, W], face_difference; truth [3, H, W]; paste [1, H, W] in [0, 1]; base [3, H, W]: the base
+    frame as it is, at the target's place.
     """
 
     pncc: Tensor
     lip_mask: Tensor
     lip_cell: Tensor
-    cells: Tensor
-    lip_pncc: Tensor
     lip_pixels: Tensor
-    face_pncc: Tensor
+    lip_difference: Tensor
     face_pixels: Tensor
+    face_difference: Tensor
     truth: Tensor
     paste: Tensor
-
-
-def to_signed(pixels: np.ndarray) -> np.ndarray:
-    """uint8 to float32 in [-1, 1]."""
-    return pixels.astype(np.float32) / 127.5 - 1
+    base: Tensor
 
 
 class ClipFaces:
-    """The crops of one clip with their meshes in crop pixels, `meshes` [n, V, 3]; crops are read when asked for."""
+    """The crops of one clip with their geometry: canonical, neutral [n, V, 3], poses [n, 6]; crops are read when asked
+    for."""
 
     def __init__(self, clip: Clip, runs: Path, model: MorphableModel):
         self.clip = clip
         self._file = safe_open(crops_path(runs, clip), "np")
         self.index: np.ndarray = self._file.get_tensor("index")
         fit, _ = load_fit(fit_path(runs, clip))
-        alpha, beta, pose = (torch.tensor(x[self.index]) for x in (fit.alpha, fit.beta, fit.pose))
-        canonical = model.vertices(alpha, beta)
-        self.meshes: np.ndarray = project(canonical, pose).numpy()
-        self.opening: np.ndarray = mouth_opening(canonical).numpy()
+        alpha, beta, self.poses = (torch.tensor(x[self.index]) for x in (fit.alpha, fit.beta, fit.pose))
+        self.canonical = model.vertices(alpha, beta)
+        self.neutral = model.vertices(alpha, torch.zeros_like(beta))
+        self.opening: np.ndarray = mouth_opening(self.canonical).numpy()
         self.pose = fit.pose[self.index]
 
     def __len__(self) -> int:
@@ -70,7 +63,7 @@ class ClipFaces:
 
 
 class Augmentation:
-    """One random change of colour and of left and right, applied to all images of a sample alike."""
+    """One random change of colour for all images of a sample, and whether left and right are exchanged."""
 
     def __init__(self, rng: np.random.Generator):
         self.mirror = rng.random() < 0.5
@@ -79,57 +72,63 @@ class Augmentation:
 
     def image(self, crop: np.ndarray) -> np.ndarray:
         table = (np.linspace(0, 1, 256)[:, None] ** self._gamma * self._gain * 255).clip(0, 255).astype(np.uint8)
-        changed = cv2.LUT(crop, table[None])
-        return changed[:, ::-1] if self.mirror else changed
+        return cv2.LUT(crop, table[None])
 
 
 class SampleMaker:
-    """Draws windows and masks for chosen frames of a clip."""
+    """Draws windows, masks and aligned references for chosen frames of a clip."""
 
     def __init__(self, model: MorphableModel, config: RendererConfig):
         self._config = config
-        self._triangles = model.triangles.numpy()
-        self._codes = model.codes.numpy()
+        self._aligner = Aligner(model, config)
 
     def make(
         self, faces: ClipFaces, target: int, near: list[int], lips: list[int], change: Augmentation | None
     ) -> Sample:
-        """Frame `target` with face references `near` and lip references `lips`, all rows of `faces`."""
-        config = self._config
+        """Frame `target` with face references `near` (the base frame first) and lip references `lips`, all rows."""
 
-        def image(row: int, cell: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+        def reference(row: int) -> Reference:
             crop = faces.crop(row)
-            changed = crop if change is None else change.image(crop)
-            return to_signed(pixels_of(np.moveaxis(changed, -1, 0), cell, *size))
+            return Reference(crop if change is None else change.image(crop), self._shape(faces, row))
 
-        def pncc(row: int) -> np.ndarray:
-            drawn = rasterise(faces.meshes[row], self._triangles, self._codes, 256, 256)
-            return drawn[..., ::-1] if change is not None and change.mirror else drawn
-
-        def mesh(row: int) -> np.ndarray:
-            points = faces.meshes[row]
-            return points * (-1, 1, 1) + (256, 0, 0) if change is not None and change.mirror else points
-
-        size = (config.face_rows, config.face_columns)
-        lip_size = (config.lip_rows, config.lip_columns)
-        cell = face_window(mesh(target), config)
-        lip_cells = [lip_window(mesh(row), config) for row in lips]
-        lip_share = lip_mask(mesh(target), cell, config)
-        pasted = paste_mask(mesh(target), mesh(near[0]), cell, config)
-        truth = image(target, cell, size)[..., CELL_PX:-CELL_PX, CELL_PX:-CELL_PX]
-        arrays = dict(
-            pncc=pixels_of(pncc(target), cell, *size),
-            lip_mask=lip_share[None],
-            cells=np.resize(face_cells(pasted, lip_share), QUERIES),  # repeated up to a fixed number
-            lip_cell=np.array(lip_window_in(mesh(target), cell, config)),
-            lip_pncc=np.stack([pixels_of(pncc(r), c, *lip_size) for r, c in zip(lips, lip_cells, strict=True)]),
-            lip_pixels=np.stack([image(r, c, lip_size) for r, c in zip(lips, lip_cells, strict=True)]),
-            face_pncc=np.stack([pixels_of(pncc(r), cell, *size) for r in near]),
-            face_pixels=np.stack([image(r, cell, size) for r in near]),
-            truth=truth,
-            paste=pasted[None],
+        base = reference(near[0])
+        aim = self._aligner.target(self._shape(faces, target), base.shape)
+        face = self._aligner.faces(aim, [base, *(reference(row) for row in near[1:])])
+        lip = self._aligner.lips(aim, [reference(row) for row in lips])
+        sample = Sample(
+            pncc=torch.from_numpy(aim.pncc),
+            lip_mask=torch.from_numpy(aim.lip_mask)[None],
+            lip_cell=torch.tensor(aim.lip_cell),
+            lip_pixels=lip.pixels[0],
+            lip_difference=lip.difference[0],
+            face_pixels=face.pixels[0],
+            face_difference=face.difference[0],
+            truth=self._window(reference(target).crop, aim.cell),
+            paste=torch.from_numpy(aim.paste_mask)[None],
+            base=self._window(base.crop, aim.cell),
         )
-        return Sample(**{name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()})
+        return mirrored(sample, self._config) if change is not None and change.mirror else sample
+
+    def _shape(self, faces: ClipFaces, row: int) -> Shape:
+        return self._aligner.shape(faces.canonical[row], faces.neutral[row], faces.poses[row])
+
+    def _window(self, crop: np.ndarray, cell: tuple[int, int]) -> Tensor:
+        top, left = cell[0] * CELL_PX, cell[1] * CELL_PX
+        height, width = self._config.face_rows * CELL_PX, self._config.face_columns * CELL_PX
+        window = np.ascontiguousarray(crop[top : top + height, left : left + width])
+        return torch.from_numpy(window).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def mirrored(sample: Sample, config: RendererConfig) -> Sample:
+    """Left and right exchanged; the code along x and the signs of mirrored offsets and turns with them."""
+    flipped = {name: getattr(sample, name).flip(-1) for name in Sample.__dataclass_fields__ if name != "lip_cell"}
+    covered = flipped["pncc"].sum(0) > 0
+    flipped["pncc"][0] = torch.where(covered, 1 - flipped["pncc"][0], flipped["pncc"][0])
+    sign = torch.tensor([-1.0, 1, 1, 1, -1, -1])[:, None, None]  # x offset; turns about y and z
+    for name in ("lip_difference", "face_difference"):
+        flipped[name] = flipped[name] * sign
+    row, column = sample.lip_cell.tolist()
+    return Sample(**flipped, lip_cell=torch.tensor([row, config.face_columns - config.lip_columns - column]))
 
 
 class TrainingSampler:
@@ -168,9 +167,11 @@ def neighbours(faces: ClipFaces, centre: int, count: int, *, excluded: int) -> l
     return [int(row) for row in order if row != excluded][:count]
 
 
-def sorted_bank(faces: ClipFaces, count: int, *, excluded: int) -> list[int]:
-    """`count` rows spread evenly over the frames sorted by mouth opening (§3.2), without `excluded`."""
-    order = [int(row) for row in np.argsort(faces.opening, kind="stable") if row != excluded]
+def sorted_bank(faces: ClipFaces, count: int, target: int, gap: int) -> list[int]:
+    """`count` rows spread evenly over the frames sorted by mouth opening (§3.2), without those within `gap` frames of
+    row `target`."""
+    far = np.abs(faces.index - faces.index[target]) > gap
+    order = [int(row) for row in np.argsort(faces.opening, kind="stable") if far[row]]
     return [order[i] for i in np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int)]
 
 

@@ -104,7 +104,7 @@ def train(data: Path, runs: Path, *, steps: int = 1500, batch: int = 24, seed: i
     items = heard_items(runs, speech, examples, offsets, model)
     corpus = Corpus(examples, items, model, seed)
     checkpoint = runs / "geometry" / f"train-{fingerprint(speech)}.pt"
-    generator = fit_generator(corpus, model, checkpoint, features=SpeechConfig.features, steps=steps, batch=batch)
+    generator = fit_generator(corpus, model, checkpoint, features=SpeechConfig().features, steps=steps, batch=batch)
     frames = sum(len(item.beta) for item in items)
     facts = {"speech": fingerprint(speech), "clips": str(len(items)), "frames": str(frames), "steps": str(steps)}
     path = runs / "geometry.safetensors"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engine.models.geometry import GeometryConfig, GeometryGenerator
 from engine.models.morphable import LIPS_INNER, LIPS_OUTER, MorphableModel
@@ -22,6 +22,7 @@ CROP_FRAMES = 64
 STYLE_FRAMES = 40  # drawn anew each time: a style has to survive the sampling
 IDENTITY_FRAMES = 1000  # nobody counts for more than 40 s
 GENERATED_WEIGHT = 0.6
+FEATURE_NOISE, CHANNEL_DROPOUT = 0.3, 0.1
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,12 @@ class GeometryLoss:
         return ((position + 0.15 * opening) * known).sum() / known.sum() + 1.0 * still
 
 
+def _roughen(features: Tensor) -> Tensor:
+    """Features [B, T, D] with noise and with some channels silent throughout: there are few voices to learn from."""
+    noisy = features + FEATURE_NOISE * features.std() * torch.randn_like(features)
+    return nn.functional.dropout1d(noisy.transpose(1, 2), CHANNEL_DROPOUT).transpose(1, 2)
+
+
 def fit_generator(
     corpus: Corpus,
     model: MorphableModel,
@@ -167,12 +174,13 @@ def fit_generator(
     """Train a generator on the corpus; resumes from `checkpoint`; returns the averaged weights."""
     generator = GeometryGenerator(GeometryConfig(features=features))
     generator.start_from(model)
-    run = Run(generator, checkpoint, steps=steps, learning_rate=rate, weight_decay=0.05)
+    run = Run(generator, checkpoint, steps=steps, learning_rate=rate, weight_decay=0.05, average_decay=0.99)
     loss_of = GeometryLoss(model)
     for step in run.steps():
         drawn = corpus.draw(batch)
+        heard = _roughen(drawn["features"])
         style = generator.style(drawn["style"]) * drawn["styled"]
-        made = generator(drawn["features"], style, drawn["template"])
+        made = generator(heard, style, drawn["template"])
         loss = loss_of(made, drawn["template"][:, generator.lower], drawn["beta"], drawn["known"])
         run.update(loss)
         if step % 100 == 0:

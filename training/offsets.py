@@ -199,7 +199,7 @@ def find_offsets(data: Path, runs: Path, *, rounds: int = 3, steps: int = 400) -
         return read_offsets(final)
     model = load_face_model()
     examples = [e for e in load_examples(data, runs) if teacher_path(runs, e.clip.name).exists()]
-    target = reduce_teacher(runs, [], SpeechConfig.features)
+    target = reduce_teacher(runs, [], SpeechConfig.frame_features)
     features = [torch.from_numpy(target(load_utterance(runs, e.clip.name).features)) for e in examples]
     offsets = [Offset(0.0, 1.0)] * len(examples)
     for round_ in range(rounds):

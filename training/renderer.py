@@ -14,17 +14,19 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from engine.models.morphable import load_face_model
-from engine.models.renderer import DualAttentionRenderer, RendererConfig
+from engine.models.renderer import DualAttentionRenderer, References, RendererConfig
 from engine.weights import save
 from training.data import crops_path, read_manifest
 from training.faces import ClipFaces, Sample, SampleMaker, TrainingSampler, collate
 from training.loop import Run
+from training.perceptual import Lpips
 
 log = logging.getLogger(__name__)
 
 LIP_WEIGHT = 4.0
 PASTE_WEIGHT = 2.0
 GRADIENT_WEIGHT = 0.5
+PERCEPTUAL_WEIGHT = 0.2
 
 
 class TrainingFaces(IterableDataset[Sample]):
@@ -51,14 +53,14 @@ class TrainingFaces(IterableDataset[Sample]):
 
 def render(network: DualAttentionRenderer, sample: Sample) -> Tensor:
     """Pixels [B, 3, H, W] for a batch."""
-    return network(
+    pixels: Tensor = network(
         sample.pncc,
         sample.lip_mask,
         sample.lip_cell,
-        sample.cells,
-        network.encode_windows(network.lip, sample.lip_pncc, sample.lip_pixels),
-        network.encode_windows(network.face, sample.face_pncc, sample.face_pixels),
+        References(sample.lip_pixels, sample.lip_difference),
+        References(sample.face_pixels, sample.face_difference),
     )
+    return pixels
 
 
 def loss_of(pixels: Tensor, sample: Sample) -> Tensor:
@@ -79,10 +81,10 @@ def train(
     target: Path,
     *,
     name: str = "renderer",
-    steps: int = 5000,
-    batch: int = 4,
+    steps: int = 6000,
+    batch: int = 6,
     near: int = 4,
-    lips: int = 5,
+    lips: int = 8,
     learning_rate: float = 4e-4,
     threads: int = 1,
 ) -> None:
@@ -95,12 +97,14 @@ def train(
         network, runs / f"{name}.pt", steps=steps, learning_rate=learning_rate, weight_decay=0.0, average_decay=0.998
     )
     faces = TrainingFaces(data, runs, config, near=near, lips=lips, seed=run.step)
+    perceptual = Lpips()
     batches = iter(DataLoader(faces, batch_size=batch, num_workers=1, collate_fn=collate, prefetch_factor=4))
     began, shown, recent = time.monotonic(), run.step, []
     with (runs / f"{name}.csv").open("a") as curve:
         for step in run.steps():
             sample = next(batches)
-            loss = loss_of(render(network, sample), sample)
+            pixels = render(network, sample)
+            loss = loss_of(pixels, sample) + PERCEPTUAL_WEIGHT * perceptual(pixels, sample.truth).mean()
             run.update(loss)
             recent.append(float(loss.detach()))
             if len(recent) == 50:

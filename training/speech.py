@@ -259,7 +259,7 @@ def agreement(encoder: SpeechEncoder, utterances: list[Utterance], target: Targe
     error = total = 0.0
     for utterance in utterances:
         truth = target(utterance.features)
-        made = extract(encoder, utterance.pcm.astype(np.float32) / 32768)[: len(truth)].numpy()
+        made = extract(encoder, utterance.pcm.astype(np.float32) / 32768)[: len(truth), : truth.shape[1]].numpy()
         error += float(((made - truth[: len(made)]) ** 2).sum())
         total += float((truth**2).sum())
     return 1 - error / total
@@ -287,7 +287,7 @@ def distil(
     training = [u for u in utterances if u.name not in held_out and len(u.features) > 20]
     validation = [u for u in utterances if u.name in held_out]
     config = SpeechConfig()
-    target = reduce_teacher(runs, training, config.features)
+    target = reduce_teacher(runs, training, config.frame_features)
     run = Run(
         SpeechEncoder(config),
         runs / "speech.pt",

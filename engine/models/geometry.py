@@ -18,15 +18,15 @@ from engine.models.morphable import VERTICES, MorphableModel
 class GeometryConfig:
     """Shape of the network; `features` is the width of the speech features it was trained on."""
 
-    features: int = 128
-    width: int = 160
-    hidden: int = 320
+    features: int = 256
+    width: int = 128
+    hidden: int = 256
     heads: int = 4
-    layers: int = 3
+    layers: int = 2
     window_frames: int = 20  # how far attention looks back: 0.8 s, longer than a syllable
     lower_vertices: int = 166
     components: int = 50
-    dropout: float = 0.1
+    dropout: float = 0.3
 
 
 @dataclass(frozen=True)
@@ -157,10 +157,11 @@ class GeometryGenerator(nn.Module):
         self.template_attention = TemplateAttention(width, heads)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
-        self.decode = nn.Sequential(  # D_vtx
-            nn.Linear(width, config.components),
-            nn.Linear(config.components, 3 * config.lower_vertices, bias=False),
-        )
+        self.coefficients = nn.Linear(width, config.components)  # D_vtx, with the basis below
+        self.amplitude = nn.Linear(width, config.components)  # how far this speaker goes, from the style
+        nn.init.zeros_(self.amplitude.weight)
+        nn.init.zeros_(self.amplitude.bias)
+        self.basis = nn.Linear(config.components, 3 * config.lower_vertices, bias=False)
 
     @torch.no_grad()
     def start_from(self, model: MorphableModel) -> None:
@@ -168,12 +169,12 @@ class GeometryGenerator(nn.Module):
         self.mean.copy_(model.mean)
         self.lower.copy_(model.lower.nonzero().flatten())
         bases = torch.cat([model.expression_basis, model.shape_basis]).flatten(1)
-        first, last = self.encode[0], self.decode[1]
-        assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
+        first = self.encode[0]
+        assert isinstance(first, nn.Linear)
         ridge = 1e-2 * torch.eye(len(bases))
         first.weight.copy_(torch.linalg.solve(bases @ bases.T + ridge, bases))
         first.bias.zero_()
-        last.weight.copy_(model.expression_basis[:, self.lower].flatten(1).T)
+        self.basis.weight.copy_(model.expression_basis[:, self.lower].flatten(1).T)
 
     def style(self, expression_vertices: Tensor) -> Tensor:
         """Style S [B, D] from expression-only vertices mean + B_expr beta, [B, T, V, 3]: how this person moves."""
@@ -208,7 +209,9 @@ class GeometryGenerator(nn.Module):
             assert isinstance(layer, Layer)
             x, *kept = layer.step(x, state.keys[:, i], state.values[:, i])
             past.append(kept)
-        offsets = self.decode(self.norm(x)).unflatten(-1, (-1, 3))
+        # A multiplication, since attention and residuals add: without it the style hardly changes how wide mouths open.
+        coefficients = self.coefficients(self.norm(x)) * self.amplitude(style).exp()[:, None]
+        offsets = self.basis(coefficients).unflatten(-1, (-1, 3))
         keys, values = (torch.stack(parts, 1) for parts in zip(*past, strict=True))
         return template[:, None, self.lower] + offsets, GeometryState(keys, values)
 

@@ -38,7 +38,12 @@ class SpeechConfig:
     hidden: int = 768
     heads: int = 4
     layers: int = 5
-    features: int = 128
+    frame_features: int = 128
+
+    @property
+    def features(self) -> int:
+        """D: a frame's own features and those of the frame `lookahead_frames` later."""
+        return 2 * self.frame_features
 
     @property
     def window_frames(self) -> int:
@@ -98,7 +103,7 @@ class SpeechEncoder(nn.Module):
             TransformerLayer(config.width, config.hidden, config.heads) for _ in range(config.layers)
         )
         self.norm = nn.LayerNorm(config.width)
-        self.project = nn.Linear(config.width, config.features)
+        self.project = nn.Linear(config.width, config.frame_features)
 
     def log_mel(self, windows: Tensor) -> Tensor:
         """windows [B, N] in [-1, 1] to [B, mel_bins, N / 160]; about -2 (silence) to 2 (full scale)."""
@@ -109,7 +114,7 @@ class SpeechEncoder(nn.Module):
         return (decades + 1).transpose(1, 2) / 2
 
     def all_frames(self, windows: Tensor) -> Tensor:
-        """windows [B, N] to the features of every frame of theirs, [B, window_frames, D]; training learns from all."""
+        """windows [B, N] to the features of every frame of theirs, [B, window_frames, D / 2]: what training teaches."""
         x = nn.functional.gelu(self.conv1(self.log_mel(windows)))
         x = nn.functional.gelu(self.conv2(x)).transpose(1, 2) + self.position
         for layer in self.layers:
@@ -118,9 +123,14 @@ class SpeechEncoder(nn.Module):
         return features
 
     def forward(self, windows: Tensor) -> Tensor:
-        """windows [B, N] float32 in [-1, 1] at 16 kHz to the features of their new frames, [B, step, D]."""
-        left = self.config.left_frames
-        return self.all_frames(windows)[:, left : left + self.config.step_frames]
+        """windows [B, N] float32 in [-1, 1] at 16 kHz to the features of their new frames, [B, step, D].
+
+        Lips move ahead of the sound, so a frame's features are joined with those of the last frame that it may hear.
+        """
+        features = self.all_frames(windows)
+        now, step = self.config.left_frames, self.config.step_frames
+        ahead = now + self.config.lookahead_frames
+        return torch.cat([features[:, now : now + step], features[:, ahead : ahead + step]], -1)
 
 
 @dataclass(frozen=True)

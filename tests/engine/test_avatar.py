@@ -65,7 +65,6 @@ def contents(tmp_path_factory):
             "beta": noise(ENTRIES, 50),
             "pose": noise(ENTRIES, 6),
             "frames": torch.tensor([1, 5, 8, 29], dtype=torch.int32),
-            "renderer.keys": noise(ENTRIES, 6, 8).half(),
         },
         base=write_video(folder / "base.mp4", 20),
         idle=write_video(folder / "idle.mp4", 100),
@@ -101,8 +100,6 @@ def test_what_was_written_is_read_back(good, contents):
         assert torch.equal(getattr(avatar, name), getattr(contents, name)), name
     for name in ("crops", "alpha", "beta", "pose", "frames"):
         assert torch.equal(getattr(avatar.bank, name), contents.bank[name]), name
-    assert list(avatar.bank.renderer) == ["keys"]
-    assert torch.equal(avatar.bank.renderer["keys"], contents.bank["renderer.keys"])
     assert avatar.thumbnail_jpeg == contents.thumbnail_jpeg
     assert avatar.report_html() == contents.report_html
 
