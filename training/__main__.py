@@ -1,0 +1,143 @@
+"""`python -m training COMMAND`: from a folder of clips to the weights that the engine ships with.
+
+In order: prepare, speech, geometry, renderer, evaluate. Every command resumes where it was stopped. Results go to --runs;
+--install copies weights into the engine.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+from rich.logging import RichHandler
+
+from engine.errors import PersonaStreamError
+from engine.weights import default_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Command:
+    data: Path
+    """Folder with manifest.csv and the clips that it lists."""
+    runs: Path = Path("runs")
+    """Where everything made on the way is kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare(_Command):
+    """Landmarks, sound, fits (with the engine's face model) and crops of every clip."""
+
+    processes: int = 2
+
+    def run(self) -> None:
+        from training.prepare import prepare
+
+        prepare(self.data, self.runs, processes=self.processes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Morphable(_Command):
+    """Learn the face model from the tracks. What was made with the old one (fits, crops, weights) must be made again."""
+
+    shape_components: int = 50
+    expression_components: int = 50
+    install: bool = False
+
+    def run(self) -> None:
+        from training.morphable import learn
+
+        target = default_path("face_model") if self.install else self.runs / "face_model.safetensors"
+        learn(
+            self.data,
+            self.runs,
+            target,
+            shape_components=self.shape_components,
+            expression_components=self.expression_components,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speech(_Command):
+    """Distil the speech encoder from a teacher."""
+
+    teacher: Path
+    """ONNX file of a Whisper encoder; training/speech.py says where to get one."""
+    steps: int = 2000
+    install: bool = False
+
+    def run(self) -> None:
+        from training.speech import distil
+
+        _install(distil(self.data, self.runs, teacher=self.teacher, steps=self.steps), "speech", self.install)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry(_Command):
+    """Estimate the clips' audio offsets and train the geometry generator."""
+
+    steps: int = 1500
+    install: bool = False
+
+    def run(self) -> None:
+        from training.geometry import train
+
+        _install(train(self.data, self.runs, steps=self.steps), "geometry", self.install)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renderer(_Command):
+    """Train the dual-attention renderer."""
+
+    steps: int = 3600
+    batch: int = 6
+    threads: int = 1
+    install: bool = False
+
+    def run(self) -> None:
+        from training.renderer import train
+
+        target = self.runs / "renderer.safetensors"
+        train(self.data, self.runs, target, steps=self.steps, batch=self.batch, threads=self.threads)
+        _install(target, "renderer", self.install)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(_Command):
+    """Measure a stage on the people of the split `val`: one JSON and one picture under --out."""
+
+    stage: tyro.conf.Positional[Literal["geometry", "renderer"]]
+    out: Path = Path("build/evaluation")
+
+    def run(self) -> None:
+        from training import evaluate_geometry, evaluate_renderer
+
+        evaluate = {"geometry": evaluate_geometry.evaluate, "renderer": evaluate_renderer.evaluate}[self.stage]
+        Console().print_json(json.dumps(evaluate(self.data, self.runs, self.out)))
+
+
+def _install(path: Path, name: str, install: bool) -> None:
+    if install:
+        shutil.copyfile(path, default_path(name))
+
+
+COMMANDS = Prepare | Morphable | Speech | Geometry | Renderer | Evaluate
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
+    try:
+        tyro.cli(COMMANDS, prog="python -m training", description=__doc__).run()  # type: ignore[arg-type]
+    except PersonaStreamError as error:
+        Console(stderr=True).print(f"[red]{error}[/red]", highlight=False)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
