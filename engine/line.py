@@ -67,6 +67,7 @@ class Line:
     lips: dict[int, Tensor] = field(default_factory=dict)
     made: int = 0  # frames whose lips are known
     emitted: int = 0
+    wanted: int | None = None  # output frame by which its first picture could be shown
     start: int | None = None  # output frame of the first frame, once anchored
     length: int | None = None  # frames in all, once closed
     hearing: bool = False  # a step is being computed

@@ -16,7 +16,7 @@ from engine.media import FPS, MediaUnit, PlaybackEvent
 from engine.performer import Outcome, Performer, finish
 from engine.queues import Item, MediaQueue, Policy, QueueClosed
 from engine.scheduler import Scheduler
-from engine.timeline import HearJob, Job, PaintJob, frames_late
+from engine.timeline import HearJob, Job, frames_late
 
 log = logging.getLogger(__name__)
 

@@ -195,7 +195,9 @@ class Timeline:
     def _hear_job(self, lead: int) -> HearJob | None:
         for line in self._lines:
             if line.can_hear and line.made - line.emitted < self._config.lead_frames:
-                due = self.next_frame + lead if line.start is None else line.start + line.made
+                if line.wanted is None:  # fixed once: a moving one would let other sessions go first for ever
+                    line.wanted = self.next_frame + lead
+                due = line.wanted if line.start is None else line.start + line.made
                 return HearJob(line, np.zeros(0, np.float32), due)
         return None
 
@@ -272,7 +274,7 @@ class Timeline:
         for late in here:
             self._image, self._shown_lips = self._pictures.pop(late)
             self._shown_frame = late
-        self._asked = {k for k in self._asked if k >= n - self._config.lead_frames}  # late ones may still come
+        self._asked = {k for k in self._asked if k > self._shown_frame}  # late ones may still come
         events, self._events = self._events, []
         self.next_frame = n + 1
         return MediaUnit(n, self._image, samples, self.epoch, speaking, bool(here)), events
