@@ -16,11 +16,13 @@ from av.audio.codeccontext import AudioCodecContext
 from av.frame import Frame
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
+from av.video.reformatter import ColorRange, Colorspace
 
 from engine.media import FPS, SAMPLE_RATE_HZ
 
 MIN_VIDEO_BITRATE_BPS = 300_000  # what a poor link's bandwidth estimate may push us down to
 SOUND_BITRATE_BPS = 64_000  # one channel of full-band speech, transparent in Opus
+BT709 = 1  # ITU-T H.273: the same number for matrix, primaries and transfer
 TWO_THREAD_PIXELS = 1_000_000  # above this one thread takes too much of a frame's 40 ms
 
 
@@ -46,8 +48,9 @@ class PictureEncoder(H264Encoder):
             codec = self.codec = open_h264(frame.width, frame.height, self._most_bps)
         if codec.bit_rate != self._wanted_bps:
             codec.bit_rate = self._wanted_bps  # x264 takes a new rate between two frames, without a key frame
-        frame.pict_type = PictureType.I if force_keyframe else PictureType.NONE
-        yield from self._split_bitstream(b"".join(bytes(packet) for packet in codec.encode(frame)))
+        picture = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)
+        picture.pict_type = PictureType.I if force_keyframe else PictureType.NONE
+        yield from self._split_bitstream(b"".join(bytes(packet) for packet in codec.encode(picture)))
 
 
 class SoundEncoder(OpusEncoder):
@@ -73,12 +76,16 @@ def open_h264(width: int, height: int, bitrate_bps: int) -> VideoCodecContext:
     codec.framerate = Fraction(FPS)
     codec.time_base = Fraction(1, FPS)
     codec.profile = "Baseline"
+    # Browsers take BT.709 where a stream names no matrix; the stream names it for all others.
+    codec.colorspace = codec.color_primaries = codec.color_trc = BT709
+    codec.color_range = ColorRange.MPEG
     codec.options = {
         "preset": "veryfast",
         "tune": "zerolatency",
         "threads": "2" if width * height > TWO_THREAD_PIXELS else "1",
-        # A key frame on demand (PLI) and every ten seconds; half a second of buffer keeps it from flooding the link.
+        # Key frames on demand (PLI) and every ten seconds, not at cuts; half a second of buffer keeps it from flooding the link.
         "g": str(10 * FPS),
+        "sc_threshold": "0",
         "maxrate": str(bitrate_bps),
         "bufsize": str(bitrate_bps // 2),
     }

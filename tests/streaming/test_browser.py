@@ -215,6 +215,28 @@ async def test_a_minute_in_a_browser(avatar_path: Path, samples: Path) -> None:
     assert abs(figures["picture_ahead_median_ms"]) <= MAX_SKEW_MS
 
 
+async def test_every_source_of_speech_is_heard(avatar_path: Path, samples: Path) -> None:
+    """Typed text, a chosen file, and the microphone, which is Chromium's beeping stand-in."""
+    command = ("-m", "streaming", "serve", str(avatar_path), "--port", "0")
+    async with server(*command) as url, live_page(url) as page:
+        root = (await page.call("DOM.getDocument"))["root"]["nodeId"]
+        node = await page.call("DOM.querySelector", nodeId=root, selector="#file")
+        type_it = "document.querySelector('#text').value = 'Hello.'; document.querySelector('#say').requestSubmit()"
+        for begin in (
+            lambda: page.evaluate(type_it),
+            lambda: page.call("DOM.setFileInputFiles", nodeId=node["nodeId"], files=[str(samples / "speech.wav")]),
+            lambda: page.evaluate("document.querySelector('#microphone').click()"),
+        ):
+            at = await page.evaluate("performance.now()")
+            await begin()
+            await until(page, f"probe.sound.some(([time, level]) => time > {at} && level > {LOUD})", 10)
+            await until(page, "!document.querySelector('#speaking').hidden", 10)
+            await page.evaluate("document.querySelector('#interrupt').click()")
+            await until(page, "document.querySelector('#speaking').hidden", 10)
+            await asyncio.sleep(0.5)
+        assert await page.evaluate("document.querySelector('#microphone').getAttribute('aria-pressed')") == "false"
+
+
 async def test_sound_and_picture_stay_together(avatar_path: Path) -> None:
     command = (str(HERE / "marked_server.py"), "serve", str(avatar_path), "--port", "0")
     async with server(*command) as url, live_page(url) as page:
