@@ -83,7 +83,8 @@ def open_h264(width: int, height: int, bitrate_bps: int) -> VideoCodecContext:
         "preset": "veryfast",
         "tune": "zerolatency",
         "threads": "2" if width * height > TWO_THREAD_PIXELS else "1",
-        # Key frames on demand (PLI) and every ten seconds, not at cuts; half a second of buffer keeps it from flooding the link.
+        # Key frames on demand (PLI) and every ten seconds, not at cuts; the half-second buffer keeps them small enough
+        # for the link.
         "g": str(10 * FPS),
         "sc_threshold": "0",
         "maxrate": str(bitrate_bps),
