@@ -1,7 +1,7 @@
 """`python -m training COMMAND`: from a folder of clips to the weights that the engine ships with.
 
-In order: prepare, speech, geometry, renderer, evaluate. Every command resumes where it was stopped. Results go to --runs;
---install copies weights into the engine.
+In order: prepare, speech, geometry, renderer, evaluate. Every command resumes where it was stopped. Results go to
+--runs; --install copies weights into the engine.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Prepare(_Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Morphable(_Command):
-    """Learn the face model from the tracks. What was made with the old one (fits, crops, weights) must be made again."""
+    """Learn the face model from the tracks. Fits, crops and weights made with the old one must be made again."""
 
     shape_components: int = 50
     expression_components: int = 50
