@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from engine.compose import face_window, lip_mask, lip_window_in, paste_mask
-from engine.models.morphable import FACE_OVAL, VERTICES, MorphableModel, project
+from engine.models.morphable import FACE_OVAL, LIPS_INNER, LIPS_OUTER, VERTICES, MorphableModel, project
 from engine.models.renderer import CELL_PX, DIFFERENCE, References, RendererConfig
 from engine.raster import Coverage, locate, spread
 
 CONTOUR = FACE_OVAL[8:29]  # from ear to ear, along the chin
 RING_GROWTH = 1.4
+LIPS = [*LIPS_OUTER, *LIPS_INNER]
+TURN_WEIGHT = 0.05  # squared model units for a squared radian: 10 degrees count like a lip offset of 0.04
 BEHIND_PX = 1000.0  # the ring never hides the face
 
 
@@ -64,6 +66,11 @@ class Target:
     pncc: np.ndarray
 
 
+def _lip_distance(a: Shape, b: Shape) -> float:
+    offset = a.canonical[LIPS] - b.canonical[LIPS]
+    return float((offset**2).sum(1).mean() + TURN_WEIGHT * ((a.rotation - b.rotation) ** 2).sum())
+
+
 class Aligner:
     """Makes shapes, targets and aligned references. `vertices` below are [V, 3] in model units, `pose` [6]."""
 
@@ -103,10 +110,12 @@ class Aligner:
         config = self._config
         return self._align(target, references, (0, 0), config.face_rows, config.face_columns)
 
-    def lips(self, target: Target, references: list[Reference]) -> References:
-        """References over the lip window."""
+    def lips(self, target: Target, references: list[Reference], count: int) -> References:
+        """The `count` references with the most similar lips and turn of the head, over the lip window; Lip-Attention
+        gives the others next to no weight."""
         config = self._config
-        return self._align(target, references, target.lip_cell, config.lip_rows, config.lip_columns)
+        chosen = sorted(references, key=lambda reference: _lip_distance(target.shape, reference.shape))[:count]
+        return self._align(target, chosen, target.lip_cell, config.lip_rows, config.lip_columns)
 
     def _align(
         self, target: Target, references: list[Reference], cell: tuple[int, int], rows: int, columns: int

@@ -17,6 +17,7 @@ from engine.compose import cut, paste
 from engine.models.morphable import MorphableModel
 
 NEIGHBOURS = 2  # face references are the base frame and so many on each side: N_f = 5
+LIP_REFERENCES = 10  # of the bank and the face references
 CACHED_FRAMES = 8
 
 
@@ -89,7 +90,8 @@ class Painter:
             torch.from_numpy(target.pncc)[None],
             torch.from_numpy(target.lip_mask)[None, None],
             torch.tensor([target.lip_cell]),
-            self._aligner.lips(target, self._lips + faces),  # their lips may be the right ones, in the right light
+            # The lips of the base frames themselves may be the right ones, and they are in the right light.
+            self._aligner.lips(target, self._lips + faces, LIP_REFERENCES),
             self._aligner.faces(target, faces),
         )
         painted = ((pixels[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()

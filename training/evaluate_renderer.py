@@ -18,6 +18,7 @@ from engine import weights
 from engine.compose import face_window
 from engine.models.morphable import LIPS_OUTER, load_face_model, project
 from engine.models.renderer import DualAttentionRenderer, RendererConfig
+from engine.painter import LIP_REFERENCES
 from training.data import crops_path, read_manifest
 from training.faces import ClipFaces, Sample, SampleMaker, collate, neighbours, sorted_bank
 from training.perceptual import Lpips
@@ -81,7 +82,7 @@ def cases(data: Path, runs: Path, config: RendererConfig) -> Iterator[Case]:
             distance[np.abs(faces.index - faces.index[target]) <= GAP_FRAMES] = np.inf
             for crossed, base in ((False, target), (True, int(np.argmin(distance)))):
                 near = neighbours(faces, base, NEAR, excluded=target)
-                sample = maker.make(faces, target, near, lips + near, None)  # as engine.painter does
+                sample = maker.make(faces, target, near, lips + near, None, LIP_REFERENCES)  # as engine.painter does
                 yield Case(clip.name, sample, _copies(faces, sample, target, near, lips), crossed)
 
 

@@ -83,9 +83,16 @@ class SampleMaker:
         self._aligner = Aligner(model, config)
 
     def make(
-        self, faces: ClipFaces, target: int, near: list[int], lips: list[int], change: Augmentation | None
+        self,
+        faces: ClipFaces,
+        target: int,
+        near: list[int],
+        lips: list[int],
+        change: Augmentation | None,
+        count: int | None = None,
     ) -> Sample:
-        """Frame `target` with face references `near` (the base frame first) and lip references `lips`, all rows."""
+        """Frame `target` with face references `near` (the base frame first) and lip references `lips` (the nearest
+        `count` of them), all rows of `faces`."""
 
         def reference(row: int) -> Reference:
             crop = faces.crop(row)
@@ -94,7 +101,7 @@ class SampleMaker:
         base = reference(near[0])
         aim = self._aligner.target(self._shape(faces, target), base.shape)
         face = self._aligner.faces(aim, [base, *(reference(row) for row in near[1:])])
-        lip = self._aligner.lips(aim, [reference(row) for row in lips])
+        lip = self._aligner.lips(aim, [reference(row) for row in lips], count or len(lips))
         sample = Sample(
             pncc=torch.from_numpy(aim.pncc),
             lip_mask=torch.from_numpy(aim.lip_mask)[None],
