@@ -118,7 +118,7 @@ def _look(video: Path, info: VideoInfo, progress: Progress) -> Scan:
     total = min(MAX_SCAN_S, info.video_s or info.duration_s) * FPS
     frames = itertools.islice(read_frames(video, size=scaled(info, _fit_factor(info))), MAX_SCAN_S * FPS)
     seen = scan(frames, on_frame=lambda done: progress("face", done, max(done, round(total))))
-    if info.video_s and len(seen) < 0.8 * total - FPS:
+    if info.video_s and len(seen) < 0.85 * total - 10:
         raise CorruptVideoError(
             f"the file ends early: {info.video_s:.1f} s of video are announced; copy or export it again",
             at_s=len(seen) / FPS,
@@ -267,9 +267,10 @@ def enroll(
     Raises MediaError and its children for a clip that cannot be used, AvatarFileError for an output that cannot be
     written. On any failure an older `output` stays as it was and nothing else is left behind.
     """
-    options, backend = options or EnrollOptions(), backend or TorchBackend.embedded()
+    options = options or EnrollOptions()
     _check_output(output)
     info, model, clock = probe(video), load_face_model(), _Clock()
+    backend = backend or TorchBackend.embedded()
     with clock.stage("face"):
         seen = _look(video, info, progress)
     verdict = assess(

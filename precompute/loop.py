@@ -13,8 +13,9 @@ from engine.motion import Loop
 MIN_FRAMES = 4 * FPS  # a shorter loop is recognised as one
 MIN_SHARE = 0.4  # of the clip, or turning round at both ends is the better loop
 # What a joint may differ by, relative to the height of the face (position) or of the face per frame (velocity).
-POSITION, VELOCITY = 0.012, 0.008
+POSITION, VELOCITY = 0.015, 0.006
 PICTURE = 6.0  # grey levels: shoulders, hands and background
+PAD = 6
 ANCHORS = ((-0.6, 0.0, 0.0), (0.6, 0.0, 0.0), (0.0, 0.8, -0.2), (0.0, -0.6, 0.0))  # model units, around the head
 
 
@@ -33,8 +34,10 @@ def find_loop(pose: np.ndarray, crop: np.ndarray, thumbnails: np.ndarray) -> Loo
     pose [T, 6], crop [T, 3], thumbnails [T, h, w] uint8. Falls back to a ping-pong through the whole clip.
     """
     total = len(pose)
-    place = gaussian_filter1d(anchor_track(pose, crop), 1.0, axis=0, mode="nearest")
-    speed = np.gradient(place, axis=0)
+    # Continued in a straight line at both ends, or the filter would make every clip start and end at rest.
+    continued = np.pad(anchor_track(pose, crop), ((PAD, PAD), (0, 0)), "reflect", reflect_type="odd")
+    smooth = gaussian_filter1d(continued, 1.0, axis=0)
+    place, speed = smooth[PAD:-PAD], np.gradient(smooth, axis=0)[PAD:-PAD]
     picture = thumbnails.reshape(total, -1).astype(np.float32)
     shortest = max(MIN_FRAMES, int(MIN_SHARE * total))
     best: tuple[int, int] | None = None
@@ -44,8 +47,8 @@ def find_loop(pose: np.ndarray, crop: np.ndarray, thumbnails: np.ndarray) -> Loo
         stops = np.arange(start + least, total)
         if not len(stops):
             break
-        apart = np.sqrt(np.square(place[stops] - place[start]).mean(1)) / POSITION
-        pull = np.sqrt(np.square(speed[stops] - speed[start]).mean(1)) / VELOCITY
+        apart = np.sqrt(2 * np.square(place[stops] - place[start]).mean(1)) / POSITION
+        pull = np.sqrt(2 * np.square(speed[stops] - speed[start]).mean(1)) / VELOCITY
         close = stops[(apart < 1) & (pull < 1)]
         for stop in close[::-1]:
             if np.abs(picture[stop] - picture[start]).mean() < PICTURE:

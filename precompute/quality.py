@@ -167,11 +167,12 @@ def _share(mask: np.ndarray) -> str:
 def _refuse_if_mostly(problem: np.ndarray, scan: Scan, yaw: np.ndarray, source_scale: float) -> None:
     """Refuse a clip whose main content is the problem, even if a scrap of it might do."""
     missing, several, small, turned = (problem == code for code in ("no face", "several", "small", "yaw"))
-    if missing.all():
+    if missing.mean() > 0.9:
+        where = "any frame" if missing.all() else _share(missing)
         raise NoFaceError(
-            "no face was found in any frame; film one person from the front, the face at least "
+            f"no face was found in {where}; film one person from the front, the face at least "
             f"{GOOD_FACE_PX} px high from forehead to chin",
-            at_s=0.0,
+            at_s=_first_s(missing),
         )
     if several.mean() > RIVAL_FRAMES_SHARE:
         raise SeveralFacesError(

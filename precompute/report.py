@@ -53,7 +53,8 @@ h2{font-size:16px;margin:0 0 12px}p{margin:0}.dim{color:var(--dim)}
 color:var(--card)}.badge.good{background:var(--good)}.badge.fair{background:var(--fair)}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(124px,1fr));gap:12px;margin-bottom:16px}
 .tile,section{background:var(--card);border:1px solid var(--line);border-radius:14px}
-.tile{padding:12px 16px}.tile b{display:block;font-size:24px;line-height:1.3;font-variant-numeric:tabular-nums}
+.tile{padding:12px 14px}.tile b{display:block;font-size:20px;white-space:nowrap;line-height:1.4;
+font-variant-numeric:tabular-nums}
 .tile span{color:var(--dim);font-size:13px}section{padding:18px 20px;margin-bottom:16px}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:16px}@media(max-width:820px){.pair{grid-template-columns:1fr}}
 .pair section{margin:0}.pair{margin-bottom:16px}
@@ -151,7 +152,7 @@ def _pictures(evidence: Evidence, read: Read, idle: Read) -> tuple[str, str]:
     order = np.argsort(evidence.opening, kind="stable")
     chosen = order[np.rint(np.linspace(0.02, 0.98, SHOWN_FRAMES) * (len(order) - 1)).astype(int)]
     drawn, resting = "", ""
-    for n in sorted(int(index) for index in chosen):
+    for n in (int(index) for index in chosen):
         at = f"{(evidence.verdict.use.start + n) / FPS:.2f} s"
         drawn += _figure(_drawn(read(n), evidence.fit.crop[n], evidence.landmarks[n]), at)
         resting += _figure(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from engine.models.morphable import MorphableModel, mouth_opening
@@ -20,7 +21,9 @@ def mirrored(model: MorphableModel) -> Tensor:
     """For every vertex the index [V] of the one across the middle of the face."""
     flipped = model.mean * torch.tensor([-1.0, 1.0, 1.0])
     flipped[:, 0] += 2 * model.mean[[10, 152, 1, 168], 0].mean()
-    return torch.cdist(flipped, model.mean).argmin(1)
+    distance = torch.cdist(flipped, model.mean)
+    pairs = linear_sum_assignment((distance + distance.T).numpy())[1]  # each vertex once: faces are never quite even
+    return torch.from_numpy(pairs)
 
 
 def _least_change(rows: Tensor, wanted: Tensor) -> Tensor:
