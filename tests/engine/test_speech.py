@@ -17,7 +17,7 @@ from engine.models.speech import (
 )
 from engine.weights import default_path, load
 
-SMALL = SpeechConfig(left_frames=9, width=32, hidden=32, heads=2, layers=2, features=8)
+SMALL = SpeechConfig(left_frames=9, width=32, hidden=32, heads=2, layers=2, frame_features=8)
 
 
 @pytest.fixture(scope="module")
