@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from typing import Any, Protocol, TypeVar
-
-log = logging.getLogger(__name__)
 
 
 class Client(Protocol):
@@ -25,18 +23,18 @@ class Client(Protocol):
 
     def finish(self, work: Any, outcome: Any) -> None: ...
 
-    def fail(self, error: Exception) -> None: ...
+    def fail(self, error: Exception) -> None:
+        """Its work or one of the calls above raised this."""
 
 
-C = TypeVar("C", bound=Client)
+T = TypeVar("T")
+C = TypeVar("C")
 
 
-def earliest(clients: Iterable[C]) -> C | None:
-    """The client whose work is due first; among equals the one that comes first."""
-    due = [
-        (deadline, place, client) for place, client in enumerate(clients) if (deadline := client.deadline()) is not None
-    ]
-    return min(due, key=lambda entry: entry[:2])[2] if due else None
+def earliest(due: Iterable[tuple[float | None, C]]) -> C | None:
+    """Of clients with their deadlines the one whose work is due first; among equals the one that comes first."""
+    waiting = [(deadline, client) for deadline, client in due if deadline is not None]
+    return min(waiting, key=itemgetter(0))[1] if waiting else None
 
 
 class Scheduler:
@@ -57,10 +55,10 @@ class Scheduler:
     def wake(self) -> None:
         if self._busy:
             return
-        client = earliest(self._clients)
-        if client is None:
+        client = earliest([(_ask(client, client.deadline), client) for client in self._clients])
+        work = None if client is None else _ask(client, client.begin)
+        if client is None or work is None:
             return
-        work = client.begin()
         self._busy = True
         future = asyncio.get_running_loop().run_in_executor(self._thread, client.perform, work)
         future.add_done_callback(lambda done: self._done(client, work, done))
@@ -68,15 +66,19 @@ class Scheduler:
     def _done(self, client: Client, work: Any, done: asyncio.Future[Any]) -> None:
         self._busy = False
         if client in self._clients and not done.cancelled():
-            error = done.exception()
-            if isinstance(error, Exception):
-                log.error("work of a session failed", exc_info=error)
-                client.fail(error)
-            else:
-                client.finish(work, done.result())
+            _ask(client, lambda: client.finish(work, done.result()))
         self.wake()
 
     async def close(self) -> None:
         """Let the work in progress end; nothing is begun any more."""
         self._clients.clear()
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
+
+
+def _ask(client: Client, question: Callable[[], T]) -> T | None:
+    """The answer; None from a client that breaks over it, which fails alone."""
+    try:
+        return question()
+    except Exception as error:
+        client.fail(error)
+        return None

@@ -1,0 +1,135 @@
+"""One piece of work at a time, of all sessions the most urgent one, and nobody's failure is another's."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from engine.scheduler import Scheduler, earliest
+
+
+class Client:
+    """Has pieces of work, each with its deadline, and notes what becomes of them."""
+
+    def __init__(self, name, deadlines, log, perform=None):
+        self.name, self.deadlines, self.log = name, list(deadlines), log
+        self._perform = perform or (lambda work: work)
+        self.errors = []
+
+    def deadline(self):
+        return self.deadlines[0] if self.deadlines else None
+
+    def begin(self):
+        return self.name, self.deadlines.pop(0)
+
+    def perform(self, work):
+        return self._perform(work)
+
+    def finish(self, work, outcome):
+        assert outcome == work
+        self.log.append(work)
+
+    def fail(self, error):
+        self.errors.append(error)
+
+
+def test_the_earliest_deadline_wins_and_the_idle_are_passed_over():
+    assert earliest([(3.0, "a"), (None, "b"), (2.0, "c"), (2.0, "d")]) == "c"
+    assert earliest([(None, "b")]) is None and earliest([]) is None
+
+
+def test_work_is_done_in_the_order_of_its_deadlines(virtual):
+    async def main(loop):
+        scheduler, log = Scheduler(), []
+        scheduler.add(Client("idle", [], log))
+        scheduler.add(Client("a", [1, 4, 5], log, lambda work: loop.spend(0.01) or work))
+        scheduler.add(Client("b", [2, 3, 6], log))
+        await asyncio.sleep(1)
+        assert [deadline for _, deadline in log] == [1, 2, 3, 4, 5, 6]
+        await scheduler.close()
+
+    virtual(main)
+
+
+def test_a_failure_is_told_to_its_client_and_the_others_go_on(virtual):
+    async def main(loop):
+        def explode(work):
+            raise ValueError("out of paint")
+
+        scheduler, log = Scheduler(), []
+        bad, good = Client("bad", [1], log, explode), Client("good", [2, 3], log)
+        scheduler.add(bad)
+        scheduler.add(good)
+        await asyncio.sleep(1)
+        assert [str(e) for e in bad.errors] == ["out of paint"] and log == [("good", 2), ("good", 3)]
+        await scheduler.close()
+
+    virtual(main)
+
+
+def test_the_outcome_for_a_client_that_left_is_dropped(virtual):
+    async def main(loop):
+        scheduler, log = Scheduler(), []
+        leaver, stayer = Client("leaver", [1], log, lambda w: loop.spend(0.1) or w), Client("stayer", [2], log)
+        scheduler.add(leaver)
+        scheduler.add(stayer)
+        scheduler.remove(leaver)
+        await asyncio.sleep(1)
+        assert log == [("stayer", 2)] and not leaver.errors
+        await scheduler.close()
+
+    virtual(main)
+
+
+async def test_all_work_runs_on_one_thread_that_ends_with_the_scheduler():
+    threads, log = set(), []
+    scheduler = Scheduler()
+    for name in "ab":
+        scheduler.add(Client(name, [1, 2, 3], log, lambda work: threads.add(threading.current_thread()) or work))
+    async with asyncio.timeout(5):
+        while len(log) < 6:
+            await asyncio.sleep(0)
+    await scheduler.close()
+    (thread,) = threads
+    assert thread is not threading.main_thread() and not thread.is_alive()
+
+
+async def test_closing_waits_for_the_work_in_progress():
+    entered, leave, log = threading.Event(), threading.Event(), []
+    scheduler = Scheduler()
+    scheduler.add(Client("a", [1, 2], log, lambda work: entered.set() or leave.wait(5)))
+    while not entered.is_set():
+        await asyncio.sleep(0.001)
+    closing = asyncio.create_task(scheduler.close())
+    await asyncio.sleep(0.02)
+    assert not closing.done()
+    leave.set()
+    await asyncio.wait_for(closing, 5)
+    await asyncio.sleep(0)
+    assert log == []
+
+
+@pytest.mark.parametrize("broken", ["deadline", "begin", "finish"])
+def test_a_client_that_breaks_on_the_loop_fails_alone(virtual, broken):
+    async def main(loop):
+        scheduler, log = Scheduler(), []
+        bad, good = Client("bad", [1], log), Client("good", [2, 3], log)
+
+        def explode(*args):
+            bad.deadlines.clear()
+            bad.deadline = lambda: None
+            raise ValueError(broken)
+
+        setattr(bad, broken, explode)
+        scheduler.add(good)
+        scheduler.add(bad)
+        for _ in range(2):
+            await asyncio.sleep(1)
+            scheduler.wake()  # as every emitted frame does
+        await asyncio.sleep(1)
+        assert [str(e) for e in bad.errors] == [broken] and log == [("good", 2), ("good", 3)]
+        await scheduler.close()
+
+    virtual(main)
