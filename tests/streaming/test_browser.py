@@ -141,9 +141,9 @@ async def barge_in(page: chromium.Page) -> float:
     at = await page.evaluate("(document.querySelector('#interrupt').click(), performance.now())")
     await asyncio.sleep(2.0)
     sound = np.array(await page.evaluate(f"probe.sound.filter(([time]) => time > {at} - 50)"))
-    last = sound[sound[:, 1] > LOUD][-1, 0]
+    last = max([at, *sound[sound[:, 1] > LOUD, 0]])
     assert sound[-1, 0] - last > 1_000, "silence lasts"
-    return float(max(0.0, last - at))
+    return float(last - at)
 
 
 def show(figures: dict[str, Any]) -> None:

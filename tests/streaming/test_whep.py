@@ -154,6 +154,26 @@ async def test_closing_the_session_ends_its_viewers(serving):
                 await frames(whep.tracks["video"], 1_000)
 
 
+async def test_nothing_is_left_running_after_viewers_and_sessions(serving):
+    async with serving() as client:
+        before = asyncio.all_tasks()
+        for _ in range(3):
+            session = await client.open_session()
+            async with viewer(client, session) as whep, client.speech(session) as speech:
+                await speech.send(SpeechText("greeting", "Hello."))
+                await frames(whep.tracks["video"], 5)
+            async with client.http.delete(f"/v1/sessions/{session['id']}", headers=bearer(session)) as reply:
+                assert reply.status == 204
+        async with asyncio.timeout(5):
+            while left := {task for task in asyncio.all_tasks() - before if not keeps_alive(task)}:
+                await asyncio.wait(left, timeout=0.1)
+
+
+def keeps_alive(task):
+    """Whether the task is an HTTP connection that waits for its next request."""
+    return task.get_coro().__qualname__ == "RequestHandler.start"
+
+
 async def test_options_say_what_is_taken(serving):
     async with serving() as client:
         session = await client.open_session()
