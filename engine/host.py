@@ -49,8 +49,6 @@ class Host:
         return self._performers
 
     async def __aenter__(self) -> Host:
-        self._scheduler = Scheduler()
-        await self._tasks.__aenter__()
         backend, model = self._backend or TorchBackend.embedded(), load_face_model()
         for name, path in self._paths.items():
             performer = Performer(backend, Avatar.open(path), model)
@@ -58,6 +56,8 @@ class Host:
                 performer.perform(PaintJob(performer.avatar.loop.start, performer.rest, 0, 0))
             self._performers[name] = performer
             log.info("avatar %s from %s", name, path)
+        self._scheduler = Scheduler()
+        await self._tasks.__aenter__()
         return self
 
     async def __aexit__(

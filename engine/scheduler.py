@@ -1,4 +1,4 @@
-"""The one inference thread and the choice of what it does next: of all sessions' work, the earliest deadline."""
+"""The one inference thread and the choice of what it does next: of all sessions' work, the most urgent."""
 
 from __future__ import annotations
 
@@ -31,9 +31,13 @@ T = TypeVar("T")
 C = TypeVar("C")
 
 
-def earliest(due: Iterable[tuple[float | None, C]]) -> C | None:
-    """Of clients with their deadlines the one whose work is due first; among equals the one that comes first."""
-    waiting = [(deadline, client) for deadline, client in due if deadline is not None]
+def most_urgent(clients: Iterable[tuple[float | None, float, C]]) -> C | None:
+    """Of (deadline, when it was last served, client) the one to serve; the deadline is None where nothing is to do.
+
+    The earliest deadline goes first, and waiting counts like being nearer to it: on a machine that cannot do all of
+    the work, deadlines alone would serve those whose frames happen to fall first and starve the others.
+    """
+    waiting = [(deadline + served, client) for deadline, served, client in clients if deadline is not None]
     return min(waiting, key=itemgetter(0))[1] if waiting else None
 
 
@@ -41,26 +45,27 @@ class Scheduler:
     """Runs one piece of work after the other for any number of clients. `wake` whenever there may be new work."""
 
     def __init__(self) -> None:
-        self._clients: list[Client] = []
+        self._clients: dict[Client, float] = {}  # and when each was last served
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._busy = False
 
     def add(self, client: Client) -> None:
-        self._clients.append(client)
+        self._clients[client] = asyncio.get_running_loop().time()
         self.wake()
 
     def remove(self, client: Client) -> None:
-        self._clients.remove(client)
+        del self._clients[client]
 
     def wake(self) -> None:
         if self._busy:
             return
-        client = earliest([(_ask(client, client.deadline), client) for client in self._clients])
+        loop = asyncio.get_running_loop()
+        client = most_urgent([(_ask(c, c.deadline), served, c) for c, served in self._clients.items()])
         work = None if client is None else _ask(client, client.begin)
         if client is None or work is None:
             return
-        self._busy = True
-        future = asyncio.get_running_loop().run_in_executor(self._thread, client.perform, work)
+        self._busy, self._clients[client] = True, loop.time()
+        future = loop.run_in_executor(self._thread, client.perform, work)
         future.add_done_callback(lambda done: self._done(client, work, done))
 
     def _done(self, client: Client, work: Any, done: asyncio.Future[Any]) -> None:

@@ -120,8 +120,7 @@ class Session:
         self._began = loop.time()
         self._scheduler.add(self)
         try:
-            while not self._closed.is_set():
-                await self._until(self._due(self._timeline.next_frame))
+            while not await self._closed_before(self._due(self._timeline.next_frame)):
                 late_s = loop.time() - self._due(self._timeline.next_frame)
                 self.counters.late += late_s > FRAME_S / 2
                 if late_s > RESYNC_S:
@@ -143,12 +142,13 @@ class Session:
         """Loop time at which a frame is emitted."""
         return self._began + (frame + 1) * FRAME_S
 
-    async def _until(self, moment: float) -> None:
+    async def _closed_before(self, moment: float) -> bool:
+        """Wait for that loop time, or until the session is closed."""
         try:
             async with asyncio.timeout_at(moment):
-                await self._closed.wait()
+                return await self._closed.wait()
         except TimeoutError:
-            pass
+            return False
 
     async def _emit(self) -> None:
         unit, events = self._timeline.emit()

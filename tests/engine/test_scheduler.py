@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from engine.scheduler import Scheduler, earliest
+from engine.scheduler import Scheduler, most_urgent
 
 
 class Client:
@@ -36,8 +36,12 @@ class Client:
 
 
 def test_the_earliest_deadline_wins_and_the_idle_are_passed_over():
-    assert earliest([(3.0, "a"), (None, "b"), (2.0, "c"), (2.0, "d")]) == "c"
-    assert earliest([(None, "b")]) is None and earliest([]) is None
+    assert most_urgent([(3.0, 1.0, "a"), (None, 0.0, "b"), (2.0, 1.0, "c"), (2.0, 1.0, "d")]) == "c"
+    assert most_urgent([(None, 1.0, "b")]) is None and most_urgent([]) is None
+
+
+def test_a_client_that_has_waited_goes_before_one_just_served():
+    assert most_urgent([(3.00, 2.9, "served"), (3.03, 2.8, "waiting")]) == "waiting"
 
 
 def test_work_is_done_in_the_order_of_its_deadlines(virtual):

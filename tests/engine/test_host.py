@@ -1,0 +1,117 @@
+"""The host: opens sessions up to its limit, lets each fail alone, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from engine.errors import AvatarFileError, CapacityError, SessionClosedError, UnknownAvatarError
+from engine.host import Host
+
+
+async def opened(loop, puppet, **settings):
+    """A host whose only avatar is this puppet."""
+    host = await Host({}, backend=object(), **settings).__aenter__()
+    puppet.clock = loop
+    host.performers["puppet"] = puppet
+    return host
+
+
+def test_a_session_runs_until_it_is_closed_and_frees_its_place(virtual, make_puppet):
+    async def main(loop):
+        host = await opened(loop, make_puppet(), max_sessions=1)
+        session = host.open_session("puppet")
+        units = session.subscribe()
+        assert host.sessions == {session.id: session} and (await units.get()).index == 0
+        with pytest.raises(CapacityError, match="1 sessions are open"):
+            host.open_session("puppet")
+        await session.close()
+        await asyncio.sleep(0.1)
+        assert not host.sessions
+        again = host.open_session("puppet")
+        assert again.id != session.id
+        await host.__aexit__(None, None, None)
+        with pytest.raises(SessionClosedError):
+            again.subscribe()
+
+    virtual(main)
+
+
+def test_leaving_the_host_ends_its_sessions_and_queues(virtual, make_puppet):
+    async def main(loop):
+        host = await opened(loop, make_puppet())
+        queues = [host.open_session("puppet").subscribe() for _ in range(3)]
+        await asyncio.sleep(0.1)
+        await host.__aexit__(None, None, None)
+        assert not host.sessions
+        for queue in queues:
+            assert len([unit async for unit in queue]) == 2
+
+    virtual(main)
+
+
+def test_a_failed_session_is_closed_and_the_host_goes_on(virtual, make_puppet, caplog):
+    async def main(loop):
+        bad, good = make_puppet(), make_puppet()
+        host = await opened(loop, bad)
+        host.performers["good"] = good
+        good.clock = loop
+        failing, living = host.open_session("puppet"), host.open_session("good")
+        events, units = failing.subscribe_events(), living.subscribe(capacity=1000)
+        await asyncio.sleep(0.5)
+        bad.failure = RuntimeError("no more paint")
+        assert [event async for event in events] == []
+        assert list(host.sessions.values()) == [living]
+        await asyncio.sleep(1)
+        assert abs(len(units) - loop.time() * 25) <= 1
+        await host.__aexit__(None, None, None)
+
+    virtual(main)
+    assert "failed" in caplog.text and "no more paint" in caplog.text
+
+
+def test_an_unknown_avatar_is_refused_with_the_names_there_are(virtual, make_puppet):
+    async def main(loop):
+        host = await opened(loop, make_puppet())
+        with pytest.raises(UnknownAvatarError, match="no avatar 'mona'; this server has puppet"):
+            host.open_session("mona")
+        assert not host.sessions
+        await host.__aexit__(None, None, None)
+
+    virtual(main)
+
+
+async def test_a_missing_avatar_file_is_told_at_the_start(tmp_path):
+    with pytest.raises(AvatarFileError, match="precompute"):
+        async with Host({"a": tmp_path / "nobody.avatar"}, backend=object()):
+            raise AssertionError("opened")
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_real_avatar_speaks_and_is_interrupted(avatar_path, speech_wav):
+    from engine.dub import read_speech
+    from engine.media import PlaybackFinished, PlaybackStarted
+
+    pcm = read_speech(speech_wav)[: 48_000 * 3]
+    async with Host({"speaker": avatar_path}) as host:
+        session = host.open_session("speaker")
+        units, events = session.subscribe(capacity=1000), session.subscribe_events()
+        session.start_utterance("a", 48_000, 1)
+        await session.push_audio("a", pcm.tobytes())
+        started = await asyncio.wait_for(events.get(), 20)
+        assert isinstance(started, PlaybackStarted)
+        last = await units.get()
+        while not last.speaking or last.pts < started.pts + 10 * 1920:
+            last = await units.get()
+        session.cancel()
+        finished = await asyncio.wait_for(events.get(), 20)
+        assert isinstance(finished, PlaybackFinished) and finished.interrupted
+        assert 11 * 1920 <= finished.position_samples < len(pcm) and finished.position_samples % 1920 == 0
+        await session.close()
+        spoken = [unit async for unit in units]
+        assert all(
+            unit.image.shape == (host.avatars["speaker"].height, host.avatars["speaker"].width, 3) for unit in spoken
+        )
+        assert not any(unit.samples.any() for unit in spoken if unit.epoch == 1)
+    assert not host.sessions
