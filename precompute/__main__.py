@@ -12,6 +12,7 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -91,8 +92,8 @@ def run(config: Precompute, console: Console) -> None:
         made = enroll(config.video, output, options=config.options, progress=_Stages(bars))
     console.print(_summary(made, time.perf_counter() - start))
     for remark in made.verdict.remarks:
-        console.print(f"[yellow]![/] {remark.text}", highlight=False)
-    console.print(f"[green]✓[/] {made.path}", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]![/] {escape(remark.text)}", highlight=False)
+    console.print(f"[green]✓[/] {escape(str(made.path))}", highlight=False, soft_wrap=True)
 
 
 def main() -> int:
@@ -103,9 +104,10 @@ def main() -> int:
         run(config, Console(stderr=True))
     except PersonaStreamError as error:
         message = str(error) if str(config.video) in str(error) else f"{config.video}: {error}"
-        Console(stderr=True).print(
-            f"[red]{type(error).code}[/]: ", message, sep="", markup=True, highlight=False, soft_wrap=True
-        )
+        Console(stderr=True).print(f"[red]{type(error).code}[/]: {escape(message)}", highlight=False, soft_wrap=True)
+        return 2
+    except OSError as error:  # a full disk, a folder that went away
+        Console(stderr=True).print(f"[red]storage[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted; nothing was written", soft_wrap=True)

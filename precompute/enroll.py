@@ -33,7 +33,7 @@ from precompute.encode import FootageWriter
 from precompute.fit import FaceFit, fit
 from precompute.idle import resting_lower_face, write_idle
 from precompute.loop import find_loop
-from precompute.quality import MIN_FACE_PX, Verdict, assess
+from precompute.quality import MIN_FACE_PX, MIN_FRAMES, Verdict, assess
 from precompute.report import Evidence, render_report
 from precompute.scan import Scan, scan
 from precompute.style import rest_expression
@@ -47,6 +47,7 @@ FIT_ITERATIONS = 40
 MAX_SCAN_S = 600  # nobody's avatar needs more, and a film must not be searched for an hour
 BASE_SIZE = (1280, 720)  # longer and shorter side
 THUMBNAIL_PX = 320
+PAINTER_CACHE_BYTES = 16 * 1024 * 1024  # a painter reads forwards and keeps what it needs itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,19 +79,21 @@ def _even(value: float) -> int:
     return max(2, 2 * round(value / 2))
 
 
-def scaled(info: VideoInfo, factor: float) -> tuple[int, int]:
-    """(width, height) of the video times `factor`, both even."""
-    return _even(info.width * factor), _even(info.height * factor)
+def _fit_factor(width: int, height: int) -> float:
+    return min(1.0, BASE_SIZE[0] / max(width, height), BASE_SIZE[1] / min(width, height))
 
 
-def _fit_factor(info: VideoInfo) -> float:
-    long, short = max(info.width, info.height), min(info.width, info.height)
-    return min(1.0, BASE_SIZE[0] / long, BASE_SIZE[1] / short)
+def scan_size(width: int, height: int) -> tuple[int, int]:
+    """Size (width, height) at which a video of `width` x `height` is looked at: scaled down to fit, even."""
+    factor = _fit_factor(width, height)
+    return _even(width * factor), _even(height * factor)
 
 
-def _base_factor(info: VideoInfo, verdict: Verdict, options: EnrollOptions) -> float:
-    """Scaled down to fit, but never so far that the face falls below the least size that a good avatar needs."""
-    return 1.0 if options.keep_size else min(1.0, max(_fit_factor(info), 1.02 * MIN_FACE_PX / verdict.face_px))
+def base_size(width: int, height: int, face_px: float, *, keep_size: bool = False) -> tuple[int, int]:
+    """Size (width, height) of the base video: scaled down to fit, but never so far that a face of face_px source
+    pixels falls below the least height that an avatar needs."""
+    factor = 1.0 if keep_size else min(1.0, max(_fit_factor(width, height), 1.02 * MIN_FACE_PX / face_px))
+    return _even(width * factor), _even(height * factor)
 
 
 @contextmanager
@@ -116,7 +119,7 @@ def _sha256(path: Path) -> str:
 def _look(video: Path, info: VideoInfo, progress: Progress) -> Scan:
     """First pass. A file that ends long before its own header says is refused."""
     total = min(MAX_SCAN_S, info.video_s or info.duration_s) * FPS
-    frames = itertools.islice(read_frames(video, size=scaled(info, _fit_factor(info))), MAX_SCAN_S * FPS)
+    frames = itertools.islice(read_frames(video, size=scan_size(info.width, info.height)), MAX_SCAN_S * FPS)
     seen = scan(frames, on_frame=lambda done: progress("face", done, max(done, round(total))))
     if info.video_s and len(seen) < 0.85 * total - 10:
         raise CorruptVideoError(
@@ -150,8 +153,10 @@ def _thumbnail(image: np.ndarray) -> bytes:
     return cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
 
 
-def _check_output(output: Path) -> None:
-    """Minutes of work must not end at a folder that cannot be written to."""
+def _check_output(output: Path, video: Path) -> None:
+    """Minutes of work must not end at a folder that cannot be written to, nor the video under the avatar."""
+    if output.exists() and video.exists() and output.samefile(video):
+        raise AvatarFileError(f"{output}: is the video itself; choose another -o")
     if not output.parent.is_dir():
         raise AvatarFileError(f"{output}: there is no folder {output.parent}; create it or choose another -o")
     if output.is_dir() or not os.access(output.parent, os.W_OK):
@@ -268,7 +273,7 @@ def enroll(
     written. On any failure an older `output` stays as it was and nothing else is left behind.
     """
     options = options or EnrollOptions()
-    _check_output(output)
+    _check_output(output, video)
     info, model, clock = probe(video), load_face_model(), _Clock()
     backend = backend or TorchBackend.embedded()
     with clock.stage("face"):
@@ -277,10 +282,10 @@ def enroll(
         seen,
         model,
         source_scale=info.height / max(1, seen.height),
-        max_frames=round(options.max_s * FPS),
+        max_frames=max(MIN_FRAMES, round(options.max_s * FPS)),
         has_audio=info.has_audio,
     )
-    size = scaled(info, _base_factor(info, verdict, options))
+    size = base_size(info.width, info.height, verdict.face_px, keep_size=options.keep_size)
     with clock.stage("fit"):
         person = _know(seen, verdict, size, model, progress)
     manifest = Manifest(
@@ -335,7 +340,10 @@ def _make_file(
             lower = resting_lower_face(model, person.alpha, person.rest_beta)
             with ExitStack() as stack, _threads(1):
                 stores = [
-                    stack.enter_context(VideoStore(base, shape=size[::-1], frames=count)) for _ in range(_cores())
+                    stack.enter_context(
+                        VideoStore(base, shape=size[::-1], frames=count, cache_bytes=PAINTER_CACHE_BYTES)
+                    )
+                    for _ in range(_cores())
                 ]
                 painters = [_painter(person, store.read, references, model, backend).paint for store in stores]
                 write_idle(idle, size, lower, painters, lambda done: progress("idle", done, count))

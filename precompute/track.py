@@ -57,6 +57,8 @@ class FaceTracker:
 
             self._mesh = FaceMesh(max_num_faces=max_faces, refine_landmarks=True, min_tracking_confidence=0.5)
             self._distant = FaceDetection(model_selection=1, min_detection_confidence=0.5)
+            for network in (self._mesh, self._distant):  # the first picture starts threads that log
+                network.process(np.zeros((64, 64, 3), np.uint8))
         self._region: tuple[int, int, int, int] | None = None  # left, top, right, bottom
         self._missed = 0
 

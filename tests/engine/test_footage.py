@@ -108,6 +108,21 @@ def test_a_video_that_is_not_what_was_promised_is_refused(packed, wrong):
         open_store(packed, **wrong)
 
 
+def test_a_video_that_breaks_off_is_refused_where_it_does(packed, tmp_path):
+    path, offset, size = packed
+    data = bytearray(path.read_bytes())
+    start = data.index(b"mdat") + size // 3
+    stop = data.index(b"moov")  # the index lies behind the pictures and stays whole
+    data[start:stop] = bytes(stop - start)
+    broken = tmp_path / "broken.bin"
+    broken.write_bytes(data)
+    with open_store((broken, offset, size)) as store:
+        store.read(0)
+        with pytest.raises(AvatarFileError, match=r"precompute"):
+            for index in range(FRAMES):
+                store.read(index)
+
+
 def test_outside_and_after_closing_are_errors(packed):
     store = open_store(packed)
     with pytest.raises(IndexError):

@@ -28,7 +28,7 @@ from engine.models.geometry import GeometryConfig, GeometryGenerator
 from engine.models.morphable import load_face_model, mouth_opening
 from engine.models.renderer import DualAttentionRenderer, RendererConfig
 from engine.models.speech import SpeechConfig, SpeechEncoder
-from precompute.enroll import EnrollOptions, enroll
+from precompute.enroll import EnrollOptions, base_size, enroll
 
 NETWORKS = {"face_model": "f" * 16, "geometry": "a" * 16, "renderer": "b" * 16}
 
@@ -113,6 +113,29 @@ def test_an_output_that_cannot_be_written_is_noticed_at_once(tmp_path, backend):
         enroll(tmp_path / "v.mp4", tmp_path / "nowhere" / "x.avatar", backend, networks=NETWORKS)
     with pytest.raises(AvatarFileError, match="cannot be written"):
         enroll(tmp_path / "v.mp4", tmp_path, backend, networks=NETWORKS)
+
+
+@pytest.mark.parametrize(
+    ("source", "face_px", "keep", "size"),
+    [
+        ((640, 360), 200, False, (640, 360)),
+        ((1920, 1080), 400, False, (1280, 720)),
+        ((1080, 1920), 400, False, (720, 1280)),
+        ((1920, 1080), 400, True, (1920, 1080)),
+        ((3840, 2160), 240, False, (1958, 1102)),  # a third of it would leave 80 px of face
+        ((853, 479), 200, False, (852, 480)),
+    ],
+)
+def test_large_videos_are_scaled_down_but_never_the_face_below_its_least_size(source, face_px, keep, size):
+    assert base_size(*source, face_px, keep_size=keep) == size
+
+
+def test_the_video_is_never_overwritten_by_its_avatar(tmp_path, backend):
+    video = tmp_path / "v.mp4"
+    video.write_bytes(b"precious")
+    with pytest.raises(AvatarFileError, match="is the video itself"):
+        enroll(video, video, backend, networks=NETWORKS)
+    assert video.read_bytes() == b"precious"
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +244,7 @@ def test_an_interruption_leaves_the_old_file_and_nothing_else(tmp_path, write_vi
 
 
 def test_the_command_prints_one_red_line_and_exits_with_2(tmp_path):
-    path = tmp_path / "speaker [1].mp4"
+    path = tmp_path / "speaker [bold].mp4"
     path.write_text("no video")
     command = [sys.executable, "-m", "precompute", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
