@@ -106,8 +106,8 @@ def paste(
     y0, x0 = cell[0] * CELL_PX, cell[1] * CELL_PX
     y1, x1 = y0 + mask.shape[0], x0 + mask.shape[1]
     height, width = frame.shape[:2]
-    rows = slice(max(0, int(np.ceil(top + y0 * scale))), min(height, int(top + y1 * scale)))
-    columns = slice(max(0, int(np.ceil(left + x0 * scale))), min(width, int(left + x1 * scale)))
+    rows = slice(max(0, int(np.ceil(top + y0 * scale))), max(0, min(height, int(top + y1 * scale))))
+    columns = slice(max(0, int(np.ceil(left + x0 * scale))), max(0, min(width, int(left + x1 * scale))))
     out = frame.copy()
     target = out[rows, columns]
     if not target.size:
