@@ -355,7 +355,7 @@ def _make_file(
                 beta=person.beta,
                 pose=torch.from_numpy(person.fit.pose),
                 crop=torch.from_numpy(person.fit.crop),
-                style=backend.style(model.expression(person.beta)[None])[0],
+                style=backend.style((model.mean + model.expression(person.beta))[None])[0],
                 rest_beta=person.rest_beta,
                 bank=references,
                 base=base,
