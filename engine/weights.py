@@ -16,6 +16,7 @@ from engine.errors import WeightsError
 
 FORMAT = 1
 ASSETS = Path(__file__).parent / "assets"
+_REMEDY = "reinstall the package, or train them with `python -m training`"
 
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -50,23 +51,23 @@ def load(network: type[Module], config: type[Any], path: Path) -> Module:
     Raises WeightsError for a missing or damaged file, another network, another format or other tensors.
     """
     if not path.is_file():
-        raise WeightsError(f"{path}: no such weights; train them with `python -m training` or reinstall the package")
+        raise WeightsError(f"{path}: no such weights; {_REMEDY}")
     try:
         with safe_open(path, "pt") as stored:
             metadata = stored.metadata() or {}
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error}); reinstall or train again") from error
+        raise WeightsError(f"{path}: not a readable safetensors file ({error}); {_REMEDY}") from error
     if metadata.get("format") != str(FORMAT) or metadata.get("network") != network.__name__:
         raise WeightsError(
             f"{path}: holds {metadata.get('network')} in format {metadata.get('format')}; "
-            f"expected {network.__name__} in format {FORMAT}"
+            f"expected {network.__name__} in format {FORMAT}; {_REMEDY}"
         )
-    module = network(config(**json.loads(metadata["config"])))
     try:
+        module = network(config(**json.loads(metadata["config"])))
         module.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}, strict=True)
-    except RuntimeError as error:
-        raise WeightsError(f"{path}: does not fit {network.__name__}: {error}") from error
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{path}: does not fit {network.__name__} ({error}); {_REMEDY}") from error
     return module.eval().requires_grad_(False)
 
 
