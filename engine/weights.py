@@ -67,7 +67,8 @@ def load(network: type[Module], config: type[Any], path: Path) -> Module:
         module = network(config(**json.loads(metadata["config"])))
         module.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}, strict=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{path}: does not fit {network.__name__} ({error}); {_REMEDY}") from error
+        reason = " ".join(f"{type(error).__name__} {error}".split())  # torch lists tensors on lines of their own
+        raise WeightsError(f"{path}: does not fit {network.__name__} ({reason:.300}); {_REMEDY}") from error
     return module.eval().requires_grad_(False)
 
 
