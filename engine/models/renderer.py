@@ -121,9 +121,10 @@ class DualAttentionRenderer(nn.Module):
     def _sample(self, attention: ReferenceAttention, geometry: Tensor, references: References) -> Tensor:
         """Texture latents and raw cells, [B, C + 48, h, w], mixed over the references."""
         weights = attention(geometry, references.difference)
-        pixels = references.pixels.flatten(0, 1)
-        values = torch.cat([self.texture(pixels), functional.pixel_unshuffle(pixels, CELL_PX)], 1)
-        return (values.unflatten(0, weights.shape[:2]) * weights).sum(1)
+        latents = self.texture(references.pixels.flatten(0, 1)).unflatten(0, weights.shape[:2])
+        spread = weights.repeat_interleave(CELL_PX, -2).repeat_interleave(CELL_PX, -1)
+        copied = (references.pixels * spread).sum(1)  # the same as mixing raw cells, without moving all of them
+        return torch.cat([(latents * weights).sum(1), functional.pixel_unshuffle(copied, CELL_PX)], 1)
 
     def forward(self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, lips: References, faces: References) -> Tensor:
         """Render the face window [B, 3, H, W] in [-1, 1].
