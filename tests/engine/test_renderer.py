@@ -1,0 +1,208 @@
+"""The renderer before training is a copy, and its attention trusts references by their geometry alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from engine.align import Aligner, Reference
+from engine.models.morphable import load_face_model
+from engine.models.renderer import (
+    CELL_PX,
+    DIFFERENCE,
+    DualAttentionRenderer,
+    ReferenceAttention,
+    References,
+    RendererConfig,
+)
+from engine.weights import default_path, load
+
+CONFIG = RendererConfig()
+POSE = torch.tensor([0.0, 0.0, 0.0, 0.38, 0.5, 0.25])
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_face_model()
+
+
+@pytest.fixture(scope="module")
+def aligner(model):
+    return Aligner(model, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def untrained():
+    torch.manual_seed(0)
+    return DualAttentionRenderer(CONFIG).eval().requires_grad_(False)
+
+
+def photo(seed=0):
+    """A crop with structure down to a few pixels."""
+    y, x = np.mgrid[0:256, 0:256]
+    waves = [np.sin(x / 9 + y / 31 + seed), np.cos(y / 7 - x / 50), np.sin((x + y) / 13 + seed)]
+    return np.stack([127 + 80 * w for w in waves], -1).astype(np.uint8)
+
+
+def shaped(model, aligner, opening=0.0, pose=POSE):
+    vertices = model.mean.clone()
+    for v in (14, 87, 317, 17, 84, 314, 199, 152):
+        vertices[v, 1] += opening
+    return aligner.shape(vertices, model.mean, pose)
+
+
+def render(network, aligner, target, references, lips=None):
+    pixels = network(
+        torch.from_numpy(target.pncc)[None],
+        torch.from_numpy(target.lip_mask)[None, None],
+        torch.tensor([target.lip_cell]),
+        aligner.lips(target, lips or references, len(lips or references)),
+        aligner.faces(target, references),
+    )
+    return ((pixels[0].permute(1, 2, 0) + 1) * 127.5).numpy()
+
+
+def window(crop, cell):
+    top, left = cell[0] * CELL_PX, cell[1] * CELL_PX
+    return crop[top : top + CONFIG.face_rows * CELL_PX, left : left + CONFIG.face_columns * CELL_PX]
+
+
+def psnr(a, b):
+    return 10 * np.log10(255**2 / max(1e-9, np.mean((a.astype(float) - b) ** 2)))
+
+
+def test_an_untrained_network_copies_the_frame_it_is_shown(untrained, model, aligner):
+    shape = shaped(model, aligner)
+    target = aligner.target(shape, shape)
+    reference = Reference(photo(), shape)
+    out = render(untrained, aligner, target, [reference])
+    assert psnr(out, window(photo(), target.cell)) > 45
+
+
+def test_of_several_references_the_one_with_the_targets_geometry_is_copied(untrained, model, aligner):
+    closed, opened = shaped(model, aligner), shaped(model, aligner, 0.3)
+    target = aligner.target(opened, opened)
+    references = [Reference(photo(1), closed), Reference(photo(2), opened)]
+    out = render(untrained, aligner, target, references)
+    mouth = np.s_[
+        target.lip_cell[0] * 4 + 20 : target.lip_cell[0] * 4 + 44,
+        target.lip_cell[1] * 4 + 36 : target.lip_cell[1] * 4 + 60,
+    ]
+    right, wrong = (window(photo(seed), target.cell)[mouth] for seed in (2, 1))
+    assert psnr(out[mouth], right) > psnr(out[mouth], wrong) + 5
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_showing_every_reference_twice_changes_nothing(untrained, model, aligner, trained):
+    network = load(DualAttentionRenderer, RendererConfig, default_path("renderer")) if trained else untrained
+    shapes = [shaped(model, aligner, opening) for opening in (0.0, 0.1, 0.25)]
+    target = aligner.target(shapes[1], shapes[0])
+    references = [Reference(photo(i), shape) for i, shape in enumerate(shapes)]
+    once, twice = (render(network, aligner, target, references * n) for n in (1, 2))
+    assert np.abs(once - twice).max() < 0.02
+
+
+def test_the_order_of_the_references_does_not_matter(untrained, model, aligner):
+    shapes = [shaped(model, aligner, opening) for opening in (0.0, 0.1, 0.25)]
+    target = aligner.target(shapes[1], shapes[0])
+    references = [Reference(photo(i), shape) for i, shape in enumerate(shapes)]
+    assert (
+        np.abs(
+            render(untrained, aligner, target, references) - render(untrained, aligner, target, references[::-1])
+        ).max()
+        < 0.02
+    )
+
+
+def test_attention_shares_sum_to_one_and_fall_with_the_distance():
+    torch.manual_seed(0)
+    attention = ReferenceAttention(CONFIG)
+    difference = torch.zeros(2, 3, DIFFERENCE, 4, 5)
+    difference[:, 1] = 0.02
+    difference[:, 2] = 0.2
+    weights = attention(torch.randn(2, CONFIG.channels, 4, 5), difference)
+    assert weights.shape == (2, 3, 1, 4, 5)
+    torch.testing.assert_close(weights.sum(1), torch.ones(2, 1, 4, 5))
+    assert (weights[:, 0] > weights[:, 1]).all() and (weights[:, 1] > weights[:, 2]).all()
+
+
+def test_lip_texture_is_used_only_inside_the_lip_mask(untrained, model, aligner):
+    shape = shaped(model, aligner)
+    target = aligner.target(shape, shape)
+    face, lips = Reference(photo(1), shape), Reference(photo(5), shape)
+    out = render(untrained, aligner, target, [face], lips=[lips])
+    mask = target.lip_mask.repeat(CELL_PX, 0).repeat(CELL_PX, 1)
+    assert psnr(out[mask == 0], window(photo(1), target.cell)[mask == 0]) > 45
+    assert (mask == 1).sum() > 100
+    assert psnr(out[mask == 1], window(photo(5), target.cell)[mask == 1]) > 45
+
+
+def test_a_batch_is_its_members_side_by_side(model, aligner):
+    network = load(DualAttentionRenderer, RendererConfig, default_path("renderer"))
+    made = []
+    for i, opening in enumerate((0.0, 0.2)):
+        shapes = [
+            shaped(model, aligner, opening, POSE + torch.tensor([0, 0, 0, 0, 0.02 * i, 0.01])),
+            shaped(model, aligner),
+        ]
+        target = aligner.target(*shapes)
+        references = [Reference(photo(i), shapes[0]), Reference(photo(3), shapes[1])]
+        lips, faces = aligner.lips(target, references, 2), aligner.faces(target, references)
+        made.append(
+            (
+                torch.from_numpy(target.pncc)[None],
+                torch.from_numpy(target.lip_mask)[None, None],
+                torch.tensor([target.lip_cell]),
+                lips,
+                faces,
+            )
+        )
+    joined = [torch.cat(parts) for parts in zip(*(m[:3] for m in made), strict=True)]
+    joined += [
+        References(torch.cat([m[i].pixels for m in made]), torch.cat([m[i].difference for m in made])) for i in (3, 4)
+    ]
+    together = network(*joined)
+    for row, single in zip(together, made, strict=True):
+        torch.testing.assert_close(row[None], network(*single), atol=1e-4, rtol=1e-4)
+
+
+# ---- laying references onto the target
+
+
+def test_a_reference_is_laid_onto_the_targets_place_and_turn(model, aligner):
+    """A texture painted onto one posed face is found again on the other."""
+    here = shaped(model, aligner)
+    there = shaped(model, aligner, pose=torch.tensor([0.0, 0.25, 0.1, 0.42, 0.47, 0.22]))
+
+    def painted(shape):
+        from engine.raster import rasterise
+
+        drawn = rasterise(shape.mesh[:468], model.triangles.numpy(), model.codes.numpy(), 256, 256)
+        return (np.moveaxis(drawn, 0, -1) * 255).astype(np.uint8)
+
+    target = aligner.target(here, here)
+    laid = aligner.faces(target, [Reference(painted(there), there)]).pixels[0, 0]
+    found, expected = (laid.permute(1, 2, 0).numpy() + 1) * 127.5, window(painted(here), target.cell)
+    inside = target.paste_mask > 0.99
+    assert np.median(np.abs(found - expected)[inside]) < 4
+
+
+def test_the_difference_is_zero_for_the_target_itself_and_tells_lips_and_turn(model, aligner):
+    closed, opened = shaped(model, aligner), shaped(model, aligner, 0.3)
+    turned = shaped(model, aligner, pose=POSE + torch.tensor([0.0, 0.2, 0, 0, 0, 0]))
+    target = aligner.target(closed, closed)
+    difference = aligner.lips(target, [Reference(photo(), s) for s in (closed, opened, turned)], 3).difference[0]
+    by_kind = {"same": difference[0], "turned": difference[1], "opened": difference[2]}
+    assert not by_kind["same"].any()
+    assert by_kind["turned"][4].min() == pytest.approx(0.2) and not by_kind["turned"][:3].any()
+    assert by_kind["opened"][1].max() > 0.2 and not by_kind["opened"][3:].any()
+
+
+def test_the_lip_references_chosen_are_those_most_like_the_target(model, aligner):
+    shapes = [shaped(model, aligner, 0.05 * i) for i in range(8)]
+    target = aligner.target(shapes[3], shapes[3])
+    references = [Reference(np.full((256, 256, 3), 30 * i, np.uint8), shape) for i, shape in enumerate(shapes)]
+    chosen = aligner.lips(target, references, 3)
+    levels = {round(float((p.mean() + 1) * 127.5 / 30)) for p in chosen.pixels[0]}
+    assert levels == {2, 3, 4} and chosen.pixels.shape[1] == 3
