@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from safetensors import SafetensorError
 
 from engine import weights
 from engine.backend import TorchBackend
@@ -60,7 +61,7 @@ def _library(name: str, purpose: str) -> Finding:
 def _attempt(name: str, action: Callable[[], str], remedy: str) -> Finding:
     try:
         return Finding(name, True, action())
-    except (WeightsError, OSError) as error:
+    except (WeightsError, SafetensorError, OSError) as error:
         return Finding(name, False, str(error), remedy)
 
 

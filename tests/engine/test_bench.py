@@ -1,0 +1,23 @@
+"""The bench drives the real engine and its figures fit together."""
+
+from __future__ import annotations
+
+import json
+
+from engine.bench import bench
+
+
+def test_the_figures_are_complete_and_consistent(avatar_path):
+    figures = bench(avatar_path, None, 1.0)
+    assert {"fps", "first_frame_ms", "stage_ms"} <= figures.keys()
+    assert {"speech", "geometry", "picture"} <= figures["stage_ms"].keys()
+    assert all(0 < median <= worst for median, worst in figures["stage_ms"].values())
+    assert figures["fps"] > 0 and figures["sessions_at_25_fps"] == int(figures["fps"] // 25)
+    assert figures["algorithmic_ms"] == 280
+    least = sum(figures["stage_ms"][stage][0] for stage in ("speech", "geometry", "picture"))
+    assert figures["first_frame_ms"] > 0.3 * least
+    assert json.loads(json.dumps(figures))["fps"] == figures["fps"]
+
+
+def test_speech_shorter_than_asked_for_is_repeated(avatar_path, speech_wav):
+    assert bench(avatar_path, speech_wav, 0.4)["fps"] > 0

@@ -1,0 +1,45 @@
+"""The doctor finds what works, and says what to do about what does not."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine import weights
+from engine.doctor import examine
+
+
+def by_name():
+    return {finding.name: finding for finding in examine()}
+
+
+def test_a_whole_installation_is_well():
+    findings = by_name()
+    assert all(finding.ok for finding in findings.values()), findings
+    assert {"python", "av", "mediapipe", "aiortc", "networks", "device", "latency"} <= findings.keys()
+    assert "280 ms" in findings["latency"].detail
+    for network in ("face_model", "speech", "geometry", "renderer"):
+        assert network in findings["networks"].detail
+
+
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
+@pytest.mark.parametrize("network", ["speech", "face_model"])
+def test_broken_weights_are_found_and_the_remedy_is_told(monkeypatch, tmp_path, network, damage):
+    from engine.models import morphable
+
+    for path in weights.ASSETS.glob("*.safetensors"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    broken = tmp_path / f"{network}.safetensors"
+    broken.unlink() if damage == "missing" else broken.write_bytes(b"nonsense")
+    monkeypatch.setattr(weights, "ASSETS", tmp_path)
+    monkeypatch.setattr(morphable, "default_face_model_path", lambda: tmp_path / "face_model.safetensors")
+    found = by_name()["networks"]
+    assert not found.ok and "python -m training" in found.remedy
+
+
+def test_a_library_that_is_not_there_is_found(monkeypatch):
+    import importlib.util
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "aiortc" else real(name, *a))
+    found = by_name()["aiortc"]
+    assert not found.ok and found.remedy == "run `make setup`"
