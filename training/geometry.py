@@ -53,22 +53,21 @@ def rest_pose(beta: Tensor, opening: Tensor) -> Tensor:
 def hear(encoder: SpeechEncoder, example: Example, offset_frames: float, model: MorphableModel, which: int) -> Item:
     """A clip as the live encoder hears it, with silence around it, beginning anywhere in a step."""
     rng = np.random.default_rng(which)
-    spoken = aligned_sound(example, offset_frames)
+    spoken, beta = aligned_sound(example, offset_frames), example.beta
     lead = LEAD_FRAMES + int(rng.integers(0, encoder.config.step_frames))
-    release = RELEASE_FRAMES if len(example.beta) > 50 or rng.random() < 0.3 else 0
+    release = RELEASE_FRAMES if len(beta) > 50 or rng.random() < 0.3 else 0
     tone = _room_tone(example.pcm, lead + release, rng)
     pcm = np.concatenate([tone[: lead * FRAME_SAMPLES], spoken, tone[lead * FRAME_SAMPLES :]])
     level = 10 ** (rng.uniform(-30, -16) / 20) / (np.sqrt((spoken**2).mean()) + 1e-4)
     features = extract(encoder, (pcm * level).clip(-1, 1))
-    rest = rest_pose(
-        example.beta, mouth_opening(model.mean + model.shape(example.alpha) + model.expression(example.beta))
-    )
+    vertices = model.mean + model.shape(example.alpha) + model.expression(beta)
+    rest = rest_pose(beta, mouth_opening(vertices))
     ramp = torch.linspace(0, 1, CLOSING_FRAMES + 1)[1:, None]
-    closing = torch.cat([example.beta[-1] + ramp * (rest - example.beta[-1]), rest.expand(release, -1)])[:release]
-    beta = torch.cat([rest.expand(lead, -1), example.beta, closing])
-    known = torch.ones(len(beta))
+    closing = torch.cat([beta[-1] + ramp * (rest - beta[-1]), rest.expand(release, -1)])[:release]
+    targets = torch.cat([rest.expand(lead, -1), beta, closing])
+    known = torch.ones(len(targets))
     known[lead - 3 : lead] = 0  # a mouth opens ahead of the sound, by how much is not known here
-    return Item(features, beta, known, which)
+    return Item(features, targets, known, which)
 
 
 def heard_items(
@@ -83,16 +82,18 @@ def heard_items(
         offset = offsets.get(example.clip.name)
         if example.clip.split != "train" or offset is None or not offset.locked:
             continue
-        path = folder / f"{example.clip.name}.safetensors"
+        place = round(offset.frames, 1)
+        path = folder / f"{example.clip.name}_{place}.safetensors"
         if not path.exists():
-            item = hear(encoder, example, offset.frames, model, which)
-            save_file({name: getattr(item, name) for name in ("features", "beta", "known")}, path.with_suffix(".tmp"))
+            item = hear(encoder, example, place, model, which)
+            rows = {name: getattr(item, name) for name in ("features", "beta", "known")}
+            save_file(rows, path.with_suffix(".tmp"))
             path.with_suffix(".tmp").rename(path)
         items.append(Item(**load_file(path), example=which))
     return items
 
 
-def train(data: Path, runs: Path, *, steps: int = 1500, batch: int = 24, seed: int = 0) -> Path:
+def train(data: Path, runs: Path, *, steps: int = 800, batch: int = 24, seed: int = 0) -> Path:
     """Train the generator on `runs/speech.safetensors`' features; returns `runs/geometry.safetensors`.
 
     Finds the offsets first where `runs/offsets.csv` is missing. Every part resumes where it was stopped.

@@ -192,6 +192,12 @@ def read_offsets(path: Path) -> dict[str, Offset]:
         return {row["clip"]: Offset(float(row["offset_frames"]), float(row["match"])) for row in csv.DictReader(lines)}
 
 
+def _with_future(features: Tensor) -> Tensor:
+    """Features [T, C] joined with those of the frames that the live encoder looks ahead, [T, 2 C]."""
+    ahead = (torch.arange(len(features)) + SpeechConfig.lookahead_frames).clamp_max(len(features) - 1)
+    return torch.cat([features, features[ahead]], 1)
+
+
 def find_offsets(data: Path, runs: Path, *, rounds: int = 3, steps: int = 400) -> dict[str, Offset]:
     """The offset of every clip, in `runs/offsets.csv`; validation people are only measured, never trained on."""
     final = runs / "offsets.csv"
@@ -200,7 +206,7 @@ def find_offsets(data: Path, runs: Path, *, rounds: int = 3, steps: int = 400) -
     model = load_face_model()
     examples = [e for e in load_examples(data, runs) if teacher_path(runs, e.clip.name).exists()]
     target = reduce_teacher(runs, [], SpeechConfig.frame_features)
-    features = [torch.from_numpy(target(load_utterance(runs, e.clip.name).features)) for e in examples]
+    features = [_with_future(torch.from_numpy(target(load_utterance(runs, e.clip.name).features))) for e in examples]
     offsets = [Offset(0.0, 1.0)] * len(examples)
     for round_ in range(rounds):
         path = runs / "geometry" / f"offsets-{round_}.csv"

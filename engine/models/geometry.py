@@ -31,7 +31,7 @@ class GeometryConfig:
 
 @dataclass(frozen=True)
 class GeometryState:
-    """Keys and values of the last frames, [B, 1 + layers, window - 1, C] each: style attention first, then the layers."""
+    """Keys and values of the last frames, [B, 1 + layers, window - 1, C] each: style attention, then the layers."""
 
     keys: Tensor
     values: Tensor
@@ -80,7 +80,7 @@ class WindowAttention(nn.Module):
 class TemplateAttention(nn.Module):
     """Cross-attention of every frame on the encoded template and on nothing (a learned key with value zero).
 
-    With the template as its only key a softmax is always 1; the second key lets the speech decide how much of it to take.
+    With the template as its only key a softmax is always 1; with a second the speech decides how much of it to take.
     """
 
     def __init__(self, width: int, heads: int) -> None:

@@ -55,7 +55,7 @@ class SpeechConfig:
 
 
 def mel_filters(bins: int) -> Tensor:
-    """Triangular filters [FFT_SAMPLES / 2 + 1, bins] on the mel scale (O'Shaughnessy 1987), 0-8 kHz, each of unit sum."""
+    """Triangular filters [FFT_SAMPLES / 2 + 1, bins] on the mel scale (O'Shaughnessy 1987), 0-8 kHz, of unit sum."""
     edges_mel = torch.linspace(0, 2595 * math.log10(1 + RATE_HZ / 2 / 700), bins + 2)
     edges_hz = 700 * (10 ** (edges_mel / 2595) - 1)
     frequency = torch.linspace(0, RATE_HZ / 2, FFT_SAMPLES // 2 + 1)[:, None]
