@@ -80,10 +80,14 @@ class Session:
         self._listeners.append(queue)
         return queue
 
+    def unsubscribe_events(self, queue: MediaQueue[PlaybackEvent]) -> None:
+        if queue in self._listeners:
+            self._listeners.remove(queue)
+
     # ---- speech
 
     def start_utterance(self, utterance: str, sample_rate_hz: int, channels: int) -> None:
-        """Raises ProtocolError (id in use), SpeechFormatError (rate), SessionClosedError."""
+        """Raises ProtocolError (id in use), SpeechFormatError, SessionClosedError."""
         self._need_open()
         self._timeline.start_utterance(utterance, sample_rate_hz, channels)
 

@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from engine.config import SessionConfig
-from engine.errors import ProtocolError
+from engine.errors import ProtocolError, SpeechFormatError
 from engine.line import Line, Utterance
 from engine.media import (
     SAMPLE_RATE_HZ,
@@ -90,7 +90,7 @@ class Timeline:
         if name in self._utterances or any(u.name == name for line in self._lines for u in line.utterances):
             raise ProtocolError(f"utterance {name!r} is open or not yet played; give each utterance its own id")
         if channels not in (1, 2):
-            raise ProtocolError(f"{channels} channels; expected 1 or 2")
+            raise SpeechFormatError(f"{channels} channels; expected 1 or 2")
         self._utterances[name] = Utterance(name, sample_rate_hz, channels, PcmResampler(sample_rate_hz, SAMPLE_RATE_HZ))
 
     def push_audio(self, name: str, pcm: bytes) -> None:

@@ -63,6 +63,7 @@ class SpeechSocket:
                 for task in others:
                     task.cancel()
         finally:
+            self._session.unsubscribe_events(events)
             for utterance in self._open:
                 with contextlib.suppress(PersonaStreamError):  # the session may have ended it, or itself
                     self._session.end_utterance(utterance)
