@@ -322,7 +322,7 @@ def test_an_unknown_rate_is_refused_and_leaves_nothing_open(player, rate_hz, cha
 
 
 def test_more_than_two_channels_are_refused(player):
-    with pytest.raises(ProtocolError, match="channels"):
+    with pytest.raises(SpeechFormatError, match="channels"):
         player.timeline.start_utterance("a", 48_000, 3)
 
 
@@ -357,7 +357,7 @@ def test_the_start_is_exact_to_the_sample(player):
 # ---- barge-in
 
 
-MOMENTS = ["waiting", "anchored", "mid-word", "late-in-speech", "release", "idle"]
+MOMENTS = ["waiting", "arrived", "anchored", "mid-word", "late-in-speech", "release", "idle"]
 
 
 def bring_to(player, moment):
@@ -367,8 +367,10 @@ def bring_to(player, moment):
         player.emit(3)
         return
     player.say("a", speech(0.8, 24_000), 24_000, end=moment != "mid-word")
-    if moment in ("anchored", "mid-word"):
+    if moment in ("arrived", "anchored", "mid-word"):
         player.say("b", speech(0.5, 24_000, seed=3), 24_000, end=False)
+    if moment == "arrived":
+        return
     if moment == "anchored":
         player.work()
         return
@@ -390,7 +392,7 @@ def test_a_cancel_silences_the_very_next_frame_and_closes_the_mouth(make_puppet,
     open_before = opening_of(player.units[-1].image) if player.units else 0.0
     names = {e.utterance for e in player.events if isinstance(e, PlaybackFinished)}
     job = None
-    if in_flight is not None and moment in ("anchored", "mid-word", "late-in-speech"):
+    if in_flight is not None and moment in ("arrived", "anchored", "mid-word", "late-in-speech"):
         job = _begin(player, in_flight)
     played = sum(u.samples.any() for u in player.units)
     for _ in range(times):
@@ -407,7 +409,7 @@ def test_a_cancel_silences_the_very_next_frame_and_closes_the_mouth(make_puppet,
     if open_before > 0.5:
         assert closing[0] > 0.5 * open_before, "it does not snap shut"
     finished = [e for e in player.events if isinstance(e, PlaybackFinished)]
-    expected = {"waiting": {"a"}, "anchored": {"a", "b"}, "mid-word": {"a", "b"}}.get(moment, {"a"})
+    expected = {"arrived": {"a", "b"}, "anchored": {"a", "b"}, "mid-word": {"a", "b"}}.get(moment, {"a"})
     assert {e.utterance for e in finished} == expected and len(finished) == len(expected)
     for event in finished:
         if event.utterance in names:
@@ -456,6 +458,29 @@ def test_no_picture_of_cancelled_speech_is_shown_afterwards(make_puppet):
     finish(player.timeline, job, player.puppet.perform(job), LEAD)
     player.timeline.cancel()
     assert player.emit().image is shown  # a closing picture could not be painted yet
+
+
+def test_a_picture_of_cancelled_speech_is_dropped_though_its_frame_was_asked_for_again(make_puppet):
+    player = Player(make_puppet())
+    player.say("a", speech(1.0))
+    player.emit(LEAD + 4)
+    player.jobs_a_frame = 0
+    while player.timeline.next_frame in player.timeline._pictures:
+        player.emit()
+    old = player.take(PaintJob)
+    player.timeline.cancel()
+    new = player.take(PaintJob)
+    assert new.due == old.due
+    finish(player.timeline, old, player.puppet.perform(old), LEAD)
+    assert not player.emit().fresh
+
+
+def test_speech_takes_the_place_of_idle_pictures_made_ahead(make_puppet):
+    player = Player(make_puppet(), lead=1)
+    player.emit(5)
+    player.say("a", speech(1.0))
+    player.until_idle()
+    assert all(unit.image[0, 0, 1] > 0 for unit in player.units if unit.speaking)
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 11_025, 24_000, 48_000])
