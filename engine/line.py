@@ -95,7 +95,7 @@ class Line:
         return len(self._sound)
 
     def append(self, utterance: Utterance, sound: np.ndarray, *, last: bool) -> None:
-        """Continue with sound [n] at 48 kHz."""
+        """Continue with sound [n] at 48 kHz, n >= 1."""
         self._pieces.append(_Piece(utterance, len(sound), last))
         self._extend(sound)
 
@@ -154,13 +154,13 @@ class Line:
         self.emitted += 1
         events: list[PlaybackEvent] = []
         position, speaking = 0, False
-        while self._pieces and (position < SAMPLES_PER_FRAME or self._pieces[0].samples == 0):
+        while self._pieces and position < SAMPLES_PER_FRAME:
             piece = self._pieces[0]
             taken = min(piece.samples, SAMPLES_PER_FRAME - position)
-            if taken and not piece.utterance.started:
+            if not piece.utterance.started:
                 piece.utterance.started = True
                 events.append(PlaybackStarted(piece.utterance.name, pts + position))
-            speaking |= taken > 0
+            speaking = True
             position += taken
             piece.samples -= taken
             piece.utterance.played_samples += taken

@@ -248,7 +248,7 @@ class Timeline:
 
     def painted(self, job: PaintJob, image: np.ndarray) -> None:
         """A PaintJob's outcome; dropped if it was made for speech that has been cancelled, or a later one is shown."""
-        if job.epoch == self.epoch and job.due in self._asked and job.due > self._shown_frame:
+        if job.epoch == self.epoch and job.due in self._asked:
             self._pictures[job.due] = (image, job.lips)
 
     def _forget_pictures(self, start: int) -> None:

@@ -56,6 +56,13 @@ def test_a_tone_is_the_same_tone(source_hz, target_hz):
     assert np.abs(out[: target_hz // 2] - tone(target_hz)[: len(out)])[inner].max() < 1e-4
 
 
+@pytest.mark.parametrize(("source_hz", "target_hz"), PAIRS)
+def test_silence_stays_silence_and_a_constant_stays_that_constant(source_hz, target_hz):
+    assert not resampled(np.zeros(source_hz, np.float32), source_hz, target_hz).any()
+    out = resampled(np.full(source_hz // 4, 0.5, np.float32), source_hz, target_hz)
+    assert np.abs(out[500:-500] - 0.5).max() < 1e-6
+
+
 def test_what_the_lower_rate_cannot_hold_is_not_folded_back():
     high = np.sin(2 * np.pi * 9_000 * np.arange(48_000) / 48_000).astype(np.float32)
     assert np.abs(resampled(high, 48_000, 16_000))[1000:-1000].max() < 1e-3

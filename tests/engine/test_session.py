@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -173,6 +175,26 @@ def test_one_slow_moment_does_not_slow_the_rest_of_the_session(virtual, make_pup
     virtual(main)
 
 
+def test_speech_begins_soon_though_the_last_picture_took_long(virtual, make_puppet):
+    async def main(loop):
+        puppet = make_puppet(hear_s=0.01, paint_s=0.02)
+        async with running(loop, puppet) as (session,):
+            events = session.subscribe_events()
+            await say(session, "a", speech(5.0))
+            await asyncio.sleep(1)
+            puppet.paint_s = 5.0
+            await asyncio.sleep(0.1)
+            puppet.paint_s = 0.02
+            session.cancel()
+            await asyncio.sleep(5)
+            began = loop.time()
+            await say(session, "b", speech(1.0))
+            await events_until_finished(events, "b")
+            assert loop.time() - began < 1.0 + 0.6
+
+    virtual(main)
+
+
 # ---- barge-in
 
 
@@ -294,6 +316,27 @@ def test_a_refused_message_does_not_end_the_session(virtual, make_puppet):
                 await session.push_audio("never", b"\0\0")
             await say(session, "a", speech(0.3))
             assert sum(u.speaking for _, u in await watch(session, 2, loop)) == 8
+
+    virtual(main)
+
+
+def test_a_closed_session_leaves_nothing_behind(virtual, make_puppet):
+    async def main(loop):
+        scheduler, puppet = Scheduler(), make_puppet()
+        puppet.clock = loop
+        session = Session("a", puppet, scheduler, SessionConfig())
+        running = asyncio.ensure_future(session.run())
+        await asyncio.sleep(0)
+        await say(session, "a", speech(1.0))
+        await asyncio.sleep(0.5)
+        await session.close()
+        await running
+        await asyncio.sleep(0.1)
+        left = weakref.ref(session)
+        del session, running
+        gc.collect()
+        assert left() is None
+        await scheduler.close()
 
     virtual(main)
 
