@@ -95,7 +95,7 @@ class Geometry(_Command):
 class Renderer(_Command):
     """Train the dual-attention renderer."""
 
-    steps: int = 3600
+    steps: int = 3100
     batch: int = 6
     threads: int = 1
     install: bool = False

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from engine import weights
 from engine.compose import face_window
-from engine.models.morphable import LIPS_OUTER, load_face_model, project
+from engine.models.morphable import LIPS_INNER, LIPS_OUTER, load_face_model, project
 from engine.models.renderer import DualAttentionRenderer, RendererConfig
 from engine.painter import LIP_REFERENCES
 from training.data import crops_path, read_manifest
@@ -29,17 +29,20 @@ log = logging.getLogger(__name__)
 FRAMES_PER_CLIP = 6
 NEAR, LIPS = 5, 25  # N_f and N_l of inference
 GAP_FRAMES = 5
+LIP_VERTICES = [*LIPS_OUTER, *LIPS_INNER]
 PICTURE_EVERY = 17
 
 
 @dataclass(frozen=True)
 class Case:
     """One frame of an unseen person. `copies` [1 + N_f + N_l, 3, H, W]: what copying would give: the base frame, each
-    face reference at the same place, and the base frame with each lip reference's lips put onto the target's."""
+    face reference at the same place, and the base frame with each lip reference's lips put onto the target's; `nearest`
+    is the one whose lips have the most similar geometry, what one would copy without knowing the truth."""
 
     name: str
     sample: Sample
     copies: Tensor
+    nearest: int
     crossed: bool  # the base frame shows another mouth than the target
 
 
@@ -83,7 +86,9 @@ def cases(data: Path, runs: Path, config: RendererConfig) -> Iterator[Case]:
             for crossed, base in ((False, target), (True, int(np.argmin(distance)))):
                 near = neighbours(faces, base, NEAR, excluded=target)
                 sample = maker.make(faces, target, near, lips + near, None, LIP_REFERENCES)  # as engine.painter does
-                yield Case(clip.name, sample, _copies(faces, sample, target, near, lips), crossed)
+                offsets = faces.canonical[near + lips][:, LIP_VERTICES] - faces.canonical[target][LIP_VERTICES]
+                nearest = int(offsets.square().sum((1, 2)).argmin())
+                yield Case(clip.name, sample, _copies(faces, sample, target, near, lips), nearest, crossed)
 
 
 def psnr(pixels: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
@@ -120,6 +125,7 @@ def evaluate(data: Path, runs: Path, out: Path, *, path: Path | None = None) -> 
                 "crossed": float(case.crossed),
                 "lips_psnr": float(psnr(ours, sample.truth, lips)),
                 "lips_psnr_base": float(in_lips[0]),
+                "lips_psnr_nearest_reference": float(in_lips[case.nearest]),
                 "lips_psnr_best_reference": float(in_lips.max()),
                 "pasted_psnr": float(psnr(ours, sample.truth, pasted)),
                 "pasted_psnr_base": float(psnr(sample.base, sample.truth, pasted)),
@@ -137,8 +143,9 @@ def evaluate(data: Path, runs: Path, out: Path, *, path: Path | None = None) -> 
         if name != "crossed"
     }
     for kind in ("same", "crossed"):
-        gain = figures[f"{kind}/lips_psnr"] - figures[f"{kind}/lips_psnr_best_reference"]
-        figures[f"{kind}/lips_gain_over_best_reference_db"] = gain
+        for copy in ("base", "nearest_reference", "best_reference"):
+            gain = figures[f"{kind}/lips_psnr"] - figures[f"{kind}/lips_psnr_{copy}"]
+            figures[f"{kind}/lips_gain_over_{copy}_db"] = gain
     out.mkdir(parents=True, exist_ok=True)
     (out / "renderer.json").write_text(json.dumps(figures, indent=2))
     cv2.imwrite(str(out / "renderer.png"), np.concatenate(pictures[:24])[..., ::-1])

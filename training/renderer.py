@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from engine.models.morphable import load_face_model
-from engine.models.renderer import DualAttentionRenderer, References, RendererConfig
+from engine.models.renderer import CELL_PX, DualAttentionRenderer, References, RendererConfig
 from engine.weights import save
 from training.data import crops_path, read_manifest
 from training.faces import ClipFaces, Sample, SampleMaker, TrainingSampler, collate
@@ -27,6 +27,15 @@ LIP_WEIGHT = 4.0
 PASTE_WEIGHT = 2.0
 GRADIENT_WEIGHT = 0.5
 PERCEPTUAL_WEIGHT = 0.2
+LIP_PERCEPTUAL_WEIGHT = 0.4
+
+
+def lip_windows(images: Tensor, sample: Sample, config: RendererConfig) -> Tensor:
+    """The lip windows of face windows [B, 3, H, W], enlarged twice: teeth are small for AlexNet's first layer."""
+    size = (config.lip_rows * CELL_PX, config.lip_columns * CELL_PX)
+    corners = (sample.lip_cell * CELL_PX).tolist()
+    windows = [image[:, y : y + size[0], x : x + size[1]] for image, (y, x) in zip(images, corners, strict=True)]
+    return functional.interpolate(torch.stack(windows), scale_factor=2, mode="bilinear")
 
 
 class TrainingFaces(IterableDataset[Sample]):
@@ -81,7 +90,7 @@ def train(
     target: Path,
     *,
     name: str = "renderer",
-    steps: int = 6000,
+    steps: int = 3100,
     batch: int = 6,
     near: int = 4,
     lips: int = 8,
@@ -105,6 +114,8 @@ def train(
             sample = next(batches)
             pixels = render(network, sample)
             loss = loss_of(pixels, sample) + PERCEPTUAL_WEIGHT * perceptual(pixels, sample.truth).mean()
+            lip_pair = (lip_windows(image, sample, config) for image in (pixels, sample.truth))
+            loss = loss + LIP_PERCEPTUAL_WEIGHT * perceptual(*lip_pair).mean()
             run.update(loss)
             recent.append(float(loss.detach()))
             if len(recent) == 50:
