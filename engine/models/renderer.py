@@ -70,7 +70,7 @@ class ReferenceAttention(nn.Module):
         self.key = nn.Sequential(
             nn.Conv2d(DIFFERENCE, width, 3, padding=1), nn.LeakyReLU(0.1), nn.Conv2d(width, width, 1)
         )
-        self.log_sharpness = nn.Parameter(torch.tensor([7.0, 7.0, 7.0, 4.0, 4.0, 4.0]))
+        self.log_sharpness = nn.Parameter(torch.tensor([8.2, 8.2, 8.2, 5.2, 5.2, 5.2]))
         self.scale = width**-0.5
         nn.init.zeros_(self.query.weight)
         nn.init.zeros_(self.query.bias)  # type: ignore[arg-type]
