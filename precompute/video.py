@@ -155,15 +155,15 @@ def read_audio(path: Path, sample_rate_hz: int) -> np.ndarray | None:
         first_video = next(container.decode(_video_stream(container, path)), None)
         origin = first_video.time if first_video is not None and first_video.time is not None else 0.0
     with _open(path) as container:
-        resampler = av.AudioResampler(format="fltp", layout="mono", rate=sample_rate_hz)
+        resampler = av.AudioResampler(format="fltp", rate=sample_rate_hz)  # its own mix to mono is 3 dB louder
         parts: list[np.ndarray] = []
         start_s: float | None = None
         try:
             for frame in container.decode(container.streams.audio[0]):
                 start_s = frame.time if start_s is None else start_s
                 frame.pts = None
-                parts += [out.to_ndarray()[0] for out in resampler.resample(frame)]
-            parts += [out.to_ndarray()[0] for out in resampler.resample(None)]
+                parts += [out.to_ndarray().mean(0) for out in resampler.resample(frame)]
+            parts += [out.to_ndarray().mean(0) for out in resampler.resample(None)]
         except av.error.FFmpegError as error:
             raise MediaError(f"{path}: the sound does not decode ({error}); export the file again") from error
     if not parts:
