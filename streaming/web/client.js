@@ -52,7 +52,7 @@ async function loadChoices() {
     poster();
   };
   poster();
-  show("ready", "Press Start to open a live conversation.");
+  await start(); // the avatar is alive, in silence, before anybody presses anything
 }
 
 function sampleButton({ name, url, duration_s }) {

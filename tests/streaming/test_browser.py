@@ -91,11 +91,9 @@ def samples(speech_wav: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextlib.asynccontextmanager
 async def live_page(url: str) -> AsyncIterator[chromium.Page]:
-    """The page after Start, with a picture and the probe at work."""
+    """The page, live by itself, with a picture and the probe at work."""
     async with chromium.open_page(url, (HERE / "probe.js").read_text()) as page:
-        await until(page, "document.querySelector('#start')?.disabled === false && document.title")
-        await page.evaluate("document.querySelector('#start').click()")
-        await until(page, "document.querySelector('#state').textContent === 'Live'")
+        await until(page, "document.querySelector('#state')?.textContent === 'Live'")
         await until(page, "document.querySelector('#avatar').videoWidth > 0")
         await page.evaluate(f"probe.watch(document.querySelector('#avatar'), {list(MOUTH)})")
         await page.evaluate("probe.listen(document.querySelector('#avatar').srcObject)")
