@@ -5,7 +5,8 @@
 PYTHON ?= python3.11
 SPEAKER ?= demo/speaker.mp4
 PORT ?= 8080
-AVATAR := build/$(basename $(notdir $(SPEAKER))).avatar
+# Named after the whole path: two videos called me.mp4 are two people.
+AVATAR := build/$(basename $(notdir $(SPEAKER)))-$(firstword $(shell printf %s '$(abspath $(SPEAKER))' | cksum)).avatar
 
 .PHONY: setup demo test
 
