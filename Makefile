@@ -5,8 +5,8 @@
 PYTHON ?= python3.11
 SPEAKER ?= demo/speaker.mp4
 PORT ?= 8080
-# Named after the whole path: two videos called me.mp4 are two people.
-AVATAR := build/$(basename $(notdir $(SPEAKER)))-$(firstword $(shell printf %s '$(abspath $(SPEAKER))' | cksum)).avatar
+# In a folder named after the whole path: two videos called me.mp4 are two people.
+AVATAR := build/$(firstword $(shell printf %s '$(abspath $(SPEAKER))' | cksum))/$(basename $(notdir $(SPEAKER))).avatar
 
 .PHONY: setup demo test
 
@@ -17,7 +17,7 @@ setup: .venv/.ready
 	touch $@
 
 $(AVATAR): $(SPEAKER) $(wildcard engine/assets/*.safetensors) | .venv/.ready
-	mkdir -p build
+	mkdir -p $(dir $@)
 	.venv/bin/precompute $(SPEAKER) -o $@
 
 demo: setup $(AVATAR)
