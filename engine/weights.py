@@ -13,6 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from engine.errors import WeightsError
+from engine.models import morphable
+from engine.models.morphable import MorphableModel
 
 FORMAT = 1
 ASSETS = Path(__file__).parent / "assets"
@@ -23,7 +25,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def default_path(name: str) -> Path:
-    """The embedded weights called `name`: speech, geometry or renderer."""
+    """The embedded weights called `name`: face_model, speech, geometry or renderer."""
     return ASSETS / f"{name}.safetensors"
 
 
@@ -70,6 +72,17 @@ def load(network: type[Module], config: type[Any], path: Path) -> Module:
         reason = " ".join(f"{type(error).__name__} {error}".split())  # torch lists tensors on lines of their own
         raise WeightsError(f"{path}: does not fit {network.__name__} ({reason:.300}); {_REMEDY}") from error
     return module.eval().requires_grad_(False)
+
+
+def load_face_model(path: Path | None = None) -> MorphableModel:
+    """The embedded face model, or the one at `path`. Raises WeightsError for a missing or damaged file."""
+    path = path or default_path("face_model")
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such face model; {_REMEDY}")
+    try:
+        return morphable.load_face_model(path)
+    except (SafetensorError, OSError, TypeError) as error:
+        raise WeightsError(f"{path}: not a readable face model ({error}); {_REMEDY}") from error
 
 
 def fingerprint(path: Path) -> str:

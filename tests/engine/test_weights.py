@@ -154,5 +154,19 @@ def test_a_missing_file_is_told_with_the_remedy(tmp_path):
         weights.load(Network, Config, tmp_path / "none.safetensors")
 
 
+def test_the_face_model_is_read_and_a_missing_or_damaged_one_refused_with_the_remedy(tmp_path):
+    assert weights.load_face_model().mean.shape == (468, 3)
+    path = tmp_path / "face_model.safetensors"
+    contents = [None, b"", b"nonsense", weights.default_path("face_model").read_bytes()[:-100]]
+    for content in contents:
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(WeightsError, match=r"face_model\.safetensors.*reinstall the package"):
+            weights.load_face_model(path)
+    save_file({"mean": torch.zeros(468, 3)}, path)
+    with pytest.raises(WeightsError, match="not a readable face model"):
+        weights.load_face_model(path)
+
+
 def test_the_fingerprint_is_the_start_of_the_files_sha256(path):
     assert weights.fingerprint(path) == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
