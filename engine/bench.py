@@ -15,13 +15,15 @@ from engine.avatar import Avatar
 from engine.backend import TorchBackend
 from engine.config import SessionConfig
 from engine.dub import read_speech, speak
+from engine.errors import SettingError
 from engine.media import FPS, SAMPLE_RATE_HZ, float_to_pcm
 from engine.metrics import StageTimes
-from engine.models.morphable import load_face_model
 from engine.performer import Performer, finish
 from engine.timeline import PaintJob
+from engine.weights import load_face_model
 
 TRIALS = 10
+MIN_S, MAX_S = 2.0, 3600.0  # less holds too few windows to speak of percentiles; more only fills the memory
 
 
 class Figures(TypedDict):
@@ -39,7 +41,11 @@ class Figures(TypedDict):
 
 
 def bench(avatar: Path, speech: Path | None, seconds: float) -> Figures:
-    """Drive `avatar` with `speech` (or noise: the cost does not depend on what is said) as fast as it goes."""
+    """Drive `avatar` with `speech` (or noise: the cost does not depend on what is said) as fast as it goes.
+
+    Raises SettingError for `seconds` outside 2 to 3600."""
+    if not MIN_S <= seconds <= MAX_S:
+        raise SettingError(f"--seconds {seconds:g}: expected {MIN_S:g} to {MAX_S:g}; the default is 10")
     backend, model = TorchBackend.embedded(), load_face_model()
     performer = Performer(backend, Avatar.open(avatar), model)
     performer.perform(PaintJob(performer.avatar.loop.start, performer.rest, 0, 0))

@@ -74,6 +74,18 @@ class WeightsError(PersonaStreamError):
     code = "weights"
 
 
+class OutputError(PersonaStreamError):
+    """A file that was asked for cannot be written."""
+
+    code = "output"
+
+
+class SettingError(PersonaStreamError):
+    """A number on the command line is out of its range."""
+
+    code = "setting"
+
+
 class UnknownAvatarError(PersonaStreamError):
     code = "unknown-avatar"
 
