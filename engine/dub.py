@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -12,12 +14,13 @@ import numpy as np
 from engine.avatar import Avatar
 from engine.backend import Backend, TorchBackend
 from engine.config import SessionConfig
-from engine.errors import SpeechFormatError
+from engine.errors import OutputError, SpeechFormatError
 from engine.media import FPS, SAMPLE_RATE_HZ, MediaUnit, float_to_pcm
-from engine.models.morphable import load_face_model
 from engine.performer import Performer, finish
+from engine.weights import load_face_model
 
 CRF = "17"
+SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv")  # containers that hold H.264 and AAC
 
 
 def read_speech(path: Path) -> np.ndarray:
@@ -36,7 +39,7 @@ def read_speech(path: Path) -> np.ndarray:
     except (av.error.FFmpegError, OSError) as error:
         raise SpeechFormatError(f"{path}: cannot be read as sound ({error}); expected WAV, FLAC, MP3…") from error
     if not parts:
-        raise SpeechFormatError(f"{path}: holds no sound that decodes")
+        raise SpeechFormatError(f"{path}: holds no sound that decodes; export the speech again as WAV, FLAC or MP3")
     return float_to_pcm(np.concatenate(parts))
 
 
@@ -54,11 +57,46 @@ def speak(performer: Performer, pcm: np.ndarray, config: SessionConfig | None = 
 
 
 def dub(avatar: Path, speech: Path, output: Path, backend: Backend | None = None) -> int:
-    """Write `output` (H.264 and AAC) with the avatar saying `speech`; the number of frames."""
+    """Write `output` (H.264 and AAC) with the avatar saying `speech`; the number of frames.
+
+    Raises OutputError for an output that cannot be written, or that is one of the inputs. On any failure an older
+    `output` stays as it was and nothing else is left behind.
+    """
+    _check_output(output, avatar, speech)
     pcm = read_speech(speech)
     performer = Performer(backend or TorchBackend.embedded(), Avatar.open(avatar), load_face_model())
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{output.stem}.", suffix=output.suffix, dir=output.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            frames = _write(temporary, performer, pcm)
+            temporary.chmod(0o644)
+            temporary.replace(output)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, av.error.FFmpegError) as error:
+        raise OutputError(f"{output}: cannot be written ({error}); make room or choose another -o") from error
+    return frames
+
+
+def _check_output(output: Path, avatar: Path, speech: Path) -> None:
+    """Minutes of work must not end at a folder that cannot be written to, nor what is read under what is written."""
+    for path, what in ((avatar, "avatar"), (speech, "speech")):
+        if output.exists() and path.exists() and output.samefile(path):
+            raise OutputError(f"{output}: is the {what} itself; choose another -o")
+    if output.suffix.lower() not in SUFFIXES:
+        raise OutputError(f"{output}: expected a video file's name, ending in {', '.join(SUFFIXES)}")
+    if not output.parent.is_dir():
+        raise OutputError(f"{output}: there is no folder {output.parent}; create it or choose another -o")
+    if output.is_dir() or not os.access(output.parent, os.W_OK):
+        raise OutputError(f"{output}: cannot be written; choose another place with -o")
+
+
+def _write(path: Path, performer: Performer, pcm: np.ndarray) -> int:
+    """All units of pcm [N] int16 into the container at `path`; the number of frames."""
     frames = 0
-    with av.open(str(output), "w", options={"movflags": "+faststart"}) as container:
+    with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
         video = container.add_stream("libx264", rate=FPS, options={"crf": CRF, "preset": "veryfast"})
         video.width, video.height, video.pix_fmt = performer.avatar.width, performer.avatar.height, "yuv420p"
         audio = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import shutil
 import wave
 from itertools import pairwise
 
@@ -13,7 +15,7 @@ from engine.avatar import Avatar
 from engine.backend import TorchBackend
 from engine.config import SessionConfig
 from engine.dub import dub, read_speech, speak
-from engine.errors import AvatarFileError, SpeechFormatError
+from engine.errors import AvatarFileError, OutputError, SpeechFormatError
 from engine.media import SAMPLES_PER_FRAME
 from engine.models.morphable import load_face_model
 from engine.performer import Performer, finish
@@ -158,3 +160,46 @@ def test_bad_speech_or_a_bad_avatar_leaves_no_output(avatar_path, speech_wav, tm
     with pytest.raises(AvatarFileError):
         dub(tmp_path / "none.avatar", speech_wav, out)
     assert not out.exists()
+
+
+# ---- outputs
+
+
+@pytest.mark.parametrize("which", ["avatar", "speech"])
+def test_an_output_that_is_an_input_is_refused(avatar_path, speech_wav, tmp_path, which):
+    avatar = shutil.copy(avatar_path, tmp_path / "avatar.mp4")
+    speech = shutil.copy(speech_wav, tmp_path / "speech.mp4")
+    link = tmp_path / "out.mp4"
+    link.symlink_to({"avatar": avatar, "speech": speech}[which])
+    with pytest.raises(OutputError, match=f"is the {which} itself"):
+        dub(avatar, speech, link)
+    assert avatar.read_bytes() == avatar_path.read_bytes() and speech.read_bytes() == speech_wav.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("no/out.mp4", "no folder"), ("folder.mp4", "cannot be written"), ("out.txt", "ending in")]
+)
+def test_an_output_that_cannot_be_is_refused_before_the_work(avatar_path, speech_wav, tmp_path, name, reason):
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(OutputError, match=reason):
+        dub(avatar_path, speech_wav, tmp_path / name)
+
+
+def test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_else(avatar_path, pcm, tmp_path):
+    wav, out = write_wav(tmp_path / "speech.wav", pcm[:48_000]), tmp_path / "out.mp4"
+    out.write_bytes(b"the old one")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="make room"):
+            dub(avatar_path, wav, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert out.read_bytes() == b"the old one" and sorted(tmp_path.iterdir()) == [out, wav]
+
+
+def test_a_dub_replaces_the_old_file(avatar_path, pcm, tmp_path):
+    wav, out = write_wav(tmp_path / "speech.wav", pcm[:9600]), tmp_path / "out.mp4"
+    out.write_bytes(b"the old one")
+    dub(avatar_path, wav, out)
+    assert len(read_speech(out)) > 9600 and sorted(tmp_path.iterdir()) == [out, wav]
