@@ -37,6 +37,10 @@ SUFFIX = ".avatar"
 NETWORKS = ("face_model", "geometry", "renderer")  # whose numbers are inside the file
 MAX_SIDE_PX = 4096
 MAX_FRAMES = 90_000  # an hour
+MAX_BOX_PX = 2 * MAX_SIDE_PX  # a crop may reach beyond the frame
+# Far beyond what any face has, and small enough that nothing computed from it overflows.
+MAX_COEFFICIENT = 100.0  # in standard deviations
+MAX_POSE = 10.0  # radians and crop widths
 _MIB = 1 << 20
 # Member -> the most that an honest file can hold; larger members are refused before they are read.
 MEMBERS = {
@@ -237,19 +241,20 @@ def _open(path: Path, networks: Mapping[str, str]) -> Avatar:
         look = load_tensors(_read(file, spans["style.safetensors"]))
         bank = load_tensors(_read(file, spans["bank.safetensors"]))
         frames = manifest.frames
-        k_s = _tensor(tracks, "alpha", (frames, None), torch.float32).shape[1]
-        k_e = _tensor(tracks, "beta", (frames, None), torch.float32).shape[1]
+        model = weights.load_face_model()
+        k_s, k_e = len(model.shape_basis), len(model.expression_basis)
         crop = _tensor(tracks, "crop", (frames, 3), torch.int32)
-        _need(bool((crop[:, 2] > 0).all()) and int(crop.abs().max()) <= 8 * MAX_SIDE_PX, "crop boxes are out of range")
+        boxes = bool((crop[:, 2] > 0).all() and (crop >= -MAX_BOX_PX).all() and (crop <= MAX_BOX_PX).all())
+        _need(boxes, f"crop boxes are out of range, expected sizes of 1 to {MAX_BOX_PX} px")
         return Avatar(
             path=path,
             manifest=manifest,
-            alpha=tracks["alpha"],
-            beta=tracks["beta"],
-            pose=_tensor(tracks, "pose", (frames, 6), torch.float32),
+            alpha=_bounded(tracks, "alpha", (frames, k_s)),
+            beta=_bounded(tracks, "beta", (frames, k_e)),
+            pose=_bounded(tracks, "pose", (frames, 6), MAX_POSE),
             crop=crop,
-            style=_tensor(look, "style", (None,), torch.float32),
-            rest_beta=_tensor(look, "rest_beta", (k_e,), torch.float32),
+            style=_bounded(look, "style", (None,)),
+            rest_beta=_bounded(look, "rest_beta", (k_e,)),
             bank=_bank(bank, k_s, k_e, frames),
             thumbnail_jpeg=_read(file, spans["thumbnail.jpg"]),
             _spans=spans,
@@ -355,14 +360,24 @@ def _tensor(tensors: Mapping[str, Tensor], name: str, shape: tuple[int | None, .
     return tensor
 
 
+def _bounded(
+    tensors: Mapping[str, Tensor], name: str, shape: tuple[int | None, ...], limit: float = MAX_COEFFICIENT
+) -> Tensor:
+    """The float32 tensor called `name`, with no number beyond `limit`."""
+    tensor = _tensor(tensors, name, shape, torch.float32)
+    largest = float(tensor.abs().max())
+    _need(largest <= limit, f"tensor {name} holds a number of size {largest:.3g}, expected {limit:g} at the most")
+    return tensor
+
+
 def _bank(tensors: Mapping[str, Tensor], k_s: int, k_e: int, frames: int) -> Bank:
     crops = _tensor(tensors, "crops", (None, CROP_PX, CROP_PX, 3), torch.uint8)
     places = _tensor(tensors, "frames", (len(crops),), torch.int32)
     _need(bool(((places >= 0) & (places < frames)).all()), "the bank points outside the base video")
     return Bank(
         crops=crops,
-        alpha=_tensor(tensors, "alpha", (len(crops), k_s), torch.float32),
-        beta=_tensor(tensors, "beta", (len(crops), k_e), torch.float32),
-        pose=_tensor(tensors, "pose", (len(crops), 6), torch.float32),
+        alpha=_bounded(tensors, "alpha", (len(crops), k_s)),
+        beta=_bounded(tensors, "beta", (len(crops), k_e)),
+        pose=_bounded(tensors, "pose", (len(crops), 6), MAX_POSE),
         frames=places,
     )
