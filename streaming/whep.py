@@ -57,7 +57,15 @@ def find_viewer(request: web.Request, lease: Lease) -> Viewer:
 async def _read(request: web.Request, expected: str) -> str:
     if request.content_type != expected:
         raise web.HTTPUnsupportedMediaType(text=f"a body of type {request.content_type}; expected {expected}")
-    body = await request.content.read(MAX_SDP_BYTES + 1)
+    try:
+        body = await request.read()
+    except web.HTTPRequestEntityTooLarge:  # beyond the limit of every route, which is the larger one
+        raise _too_large("more bytes than any route takes") from None
     if len(body) > MAX_SDP_BYTES:
-        raise web.HTTPRequestEntityTooLarge(max_size=MAX_SDP_BYTES, actual_size=len(body))
+        raise _too_large(f"{len(body)} bytes")
     return body.decode("utf-8", "replace")
+
+
+def _too_large(found: str) -> web.HTTPRequestEntityTooLarge:
+    text = f"a body of {found}; expected at most {MAX_SDP_BYTES} bytes: offer one audio and one video section, no more"
+    return web.HTTPRequestEntityTooLarge(max_size=MAX_SDP_BYTES, actual_size=0, text=text)

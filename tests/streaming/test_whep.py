@@ -217,9 +217,32 @@ async def test_offers_that_a_viewer_does_not_make_are_refused(serving, problem):
                 assert said in await problem(reply, 400, "protocol")
         async with client.http.post(session["whep"], json={"sdp": good}, headers=bearer(session)) as reply:
             await problem(reply, 415, "unsupported-media-type")
-        async with client.http.post(session["whep"], data="v" * 70_000, headers=SDP | bearer(session)) as reply:
-            assert reply.status == 413
+        for size in (70_000, 300_000):
+            async with client.http.post(session["whep"], data="v" * size, headers=SDP | bearer(session)) as reply:
+                detail = await problem(reply, 413, "request-entity-too-large")
+                assert "expected at most 65536 bytes" in detail and ("70000" in detail or size > 70_000)
         assert not any(lease.viewers for lease in client.server.leases)
+
+
+async def test_an_offer_that_comes_in_two_pieces_is_read_whole(serving):
+    async with serving() as client:
+        session = await client.open_session()
+        peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        for kind in ("video", "audio"):
+            peer.addTransceiver(kind, direction="recvonly")
+        await peer.setLocalDescription(await peer.createOffer())
+        offer = peer.localDescription.sdp.encode()
+
+        async def pieces():
+            yield offer[: len(offer) // 2]
+            await asyncio.sleep(0.2)  # the server has begun to read by then
+            yield offer[len(offer) // 2 :]
+
+        async with client.http.post(session["whep"], data=pieces(), headers=SDP | bearer(session)) as reply:
+            assert reply.status == 201, await reply.text()
+            answer = await reply.text()
+        await peer.close()
+        assert "m=video" in answer and "m=audio" in answer
 
 
 async def test_candidates_trickle_into_the_named_ice_session(serving, problem):
