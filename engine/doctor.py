@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError
 
 from engine import weights
 from engine.backend import TorchBackend
 from engine.config import SessionConfig
 from engine.errors import WeightsError
-from engine.models.morphable import load_face_model
 
 
 @dataclass(frozen=True)
@@ -61,14 +59,14 @@ def _library(name: str, purpose: str) -> Finding:
 def _attempt(name: str, action: Callable[[], str], remedy: str) -> Finding:
     try:
         return Finding(name, True, action())
-    except (WeightsError, SafetensorError, OSError) as error:
+    except (WeightsError, OSError) as error:
         return Finding(name, False, str(error), remedy)
 
 
 def _networks() -> Finding:
     def load() -> str:
         TorchBackend.embedded()
-        load_face_model()
+        weights.load_face_model()
         paths = [weights.default_path(name) for name in ("face_model", "speech", "geometry", "renderer")]
         return ", ".join(f"{path.stem} {path.stat().st_size / 1e6:.1f} MB" for path in paths)
 

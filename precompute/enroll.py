@@ -25,9 +25,10 @@ from engine.backend import Backend, TorchBackend
 from engine.errors import AvatarFileError, CorruptVideoError
 from engine.footage import VideoStore
 from engine.media import FPS
-from engine.models.morphable import MorphableModel, load_face_model, mouth_opening
+from engine.models.morphable import MorphableModel, mouth_opening
 from engine.motion import Loop
 from engine.painter import Footage, LipBank, Painter
+from engine.weights import load_face_model
 from precompute import bank
 from precompute.encode import FootageWriter
 from precompute.fit import FaceFit, fit

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from engine.models.geometry import GeometryConfig, GeometryGenerator
-from engine.models.morphable import LIPS_INNER, LIPS_OUTER, MorphableModel, load_face_model
+from engine.models.morphable import LIPS_INNER, LIPS_OUTER, MorphableModel
 from engine.models.speech import RATE_HZ, SpeechConfig, SpeechEncoder, extract
-from engine.weights import default_path, load
+from engine.weights import default_path, load, load_face_model
 from training.geometry import aligned_sound
 from training.lips import Example, GeometryLoss, load_examples, predict
 from training.offsets import MAX_OFFSET_FRAMES, find_offsets, lag_curve

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from engine import weights
 from engine.compose import face_window
-from engine.models.morphable import LIPS_INNER, LIPS_OUTER, load_face_model, project
+from engine.models.morphable import LIPS_INNER, LIPS_OUTER, project
 from engine.models.renderer import DualAttentionRenderer, RendererConfig
 from engine.painter import LIP_REFERENCES
 from training.data import crops_path, read_manifest
@@ -73,7 +73,7 @@ def cases(data: Path, runs: Path, config: RendererConfig) -> Iterator[Case]:
     """Frames of the real validation people, each once with its own neighbours as face references and once with a base
     frame whose mouth differs most among those of similar pose. Lip references are the sorted bank of all frames that
     lie more than GAP_FRAMES from the target: those nearer show the same mouth, which live speech never finds."""
-    model = load_face_model()
+    model = weights.load_face_model()
     maker = SampleMaker(model, config)
     for clip in read_manifest(data):
         if clip.split != "val" or clip.kind != "real" or not crops_path(runs, clip).exists():

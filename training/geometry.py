@@ -15,9 +15,9 @@ from rich.progress import track as progress
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from engine.models.morphable import MorphableModel, load_face_model, mouth_opening
+from engine.models.morphable import MorphableModel, mouth_opening
 from engine.models.speech import FRAME_SAMPLES, SpeechConfig, SpeechEncoder, extract
-from engine.weights import fingerprint, load, save
+from engine.weights import fingerprint, load, load_face_model, save
 from training.lips import Corpus, Example, Item, fit_generator, load_examples
 from training.offsets import Offset, find_offsets
 

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from engine.models.geometry import GeometryGenerator
-from engine.models.morphable import LIPS_INNER, LIPS_OUTER, MorphableModel, load_face_model
+from engine.models.morphable import LIPS_INNER, LIPS_OUTER, MorphableModel
 from engine.models.speech import SpeechConfig
+from engine.weights import load_face_model
 from training.lips import Corpus, Example, Item, fit_generator, load_examples, predict
 from training.speech import load_utterance, reduce_teacher, teacher_path
 

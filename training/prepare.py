@@ -12,7 +12,7 @@ from rich.progress import track as progress
 
 from engine.compose import cut
 from engine.errors import MediaError
-from engine.models.morphable import load_face_model
+from engine.weights import load_face_model
 from precompute.fit import fit
 from precompute.track import fill_gaps, longest_run, track
 from precompute.video import read_audio, read_frames

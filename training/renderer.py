@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from engine.models.morphable import load_face_model
 from engine.models.renderer import CELL_PX, DualAttentionRenderer, References, RendererConfig
-from engine.weights import save
+from engine.weights import load_face_model, save
 from training.data import crops_path, read_manifest
 from training.faces import ClipFaces, Sample, SampleMaker, TrainingSampler, collate
 from training.loop import Run

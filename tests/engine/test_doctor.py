@@ -24,14 +24,11 @@ def test_a_whole_installation_is_well():
 @pytest.mark.parametrize("damage", ["missing", "damaged"])
 @pytest.mark.parametrize("network", ["speech", "face_model"])
 def test_broken_weights_are_found_and_the_remedy_is_told(monkeypatch, tmp_path, network, damage):
-    from engine.models import morphable
-
     for path in weights.ASSETS.glob("*.safetensors"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     broken = tmp_path / f"{network}.safetensors"
     broken.unlink() if damage == "missing" else broken.write_bytes(b"nonsense")
     monkeypatch.setattr(weights, "ASSETS", tmp_path)
-    monkeypatch.setattr(morphable, "default_face_model_path", lambda: tmp_path / "face_model.safetensors")
     found = by_name()["networks"]
     assert not found.ok and "python -m training" in found.remedy
 
