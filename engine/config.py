@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class WindowConfig:
-    """How speech is cut into windows on the 25 Hz grid (frames of 40 ms)."""
+    """How speech is cut into windows on the 25 Hz grid (frames of 40 ms). Trained weights carry their own."""
 
     left_frames: int = 37  # 1.5 s of context, enough for a syllable's neighbourhood and the speaker's level
     step_frames: int = 4
     lookahead_frames: int = 3
-
-    @property
-    def algorithmic_latency_ms(self) -> int:
-        """Speech that must have arrived before the first frame of a step can be made."""
-        return (self.step_frames + self.lookahead_frames) * 40
 
 
 @dataclass(frozen=True, kw_only=True)
 class SessionConfig:
     """One conversation."""
 
-    window: WindowConfig = field(default_factory=WindowConfig)
     attack_frames: int = 3  # idle -> speech, in geometry: short, or the first syllable is lost
     crossfade_frames: int = 5  # speech -> idle, in geometry
     release_frames: int = 8  # silence played through the network after the last word, so that it closes the mouth
@@ -39,5 +33,4 @@ class ServerConfig:
     port: int = 8080
     max_sessions: int = 4
     idle_session_s: float = 60.0  # a session without viewers and without a speech socket is closed after this
-    max_upload_bytes: int = 32 * 1024 * 1024
     video_bitrate_bps: int = 2_500_000

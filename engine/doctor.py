@@ -6,15 +6,15 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from engine import weights
 from engine.backend import TorchBackend
-from engine.config import SessionConfig
 from engine.errors import WeightsError
+from engine.models.speech import SpeechConfig
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,11 @@ def examine() -> Iterator[Finding]:
     yield _library("av", "decoding and encoding")
     yield _library("mediapipe", "enrolment")
     yield _library("aiortc", "WebRTC")
-    yield _networks()
+    backend, networks = _networks()
+    yield networks
     yield _device()
-    window = SessionConfig().window
-    yield Finding(
-        "latency",
-        window.algorithmic_latency_ms <= 280,
-        f"{window.algorithmic_latency_ms} ms of speech for the first frame "
-        f"(step {window.step_frames}, lookahead {window.lookahead_frames} frames)",
-        "make WindowConfig's step or lookahead shorter and train again",
-    )
+    if backend is not None:
+        yield _latency(backend.speech_config)
 
 
 def _python() -> Finding:
@@ -56,21 +51,26 @@ def _library(name: str, purpose: str) -> Finding:
     return Finding(name, True, f"{importlib.metadata.version(name)} ({purpose})")
 
 
-def _attempt(name: str, action: Callable[[], str], remedy: str) -> Finding:
+def _networks() -> tuple[TorchBackend | None, Finding]:
     try:
-        return Finding(name, True, action())
-    except (WeightsError, OSError) as error:
-        return Finding(name, False, str(error), remedy)
-
-
-def _networks() -> Finding:
-    def load() -> str:
-        TorchBackend.embedded()
+        backend = TorchBackend.embedded()
         weights.load_face_model()
         paths = [weights.default_path(name) for name in ("face_model", "speech", "geometry", "renderer")]
-        return ", ".join(f"{path.stem} {path.stat().st_size / 1e6:.1f} MB" for path in paths)
+        detail = ", ".join(f"{path.stem} {path.stat().st_size / 1e6:.1f} MB" for path in paths)
+    except (WeightsError, OSError) as error:
+        remedy = "reinstall the package, or train them with `python -m training`"
+        return None, Finding("networks", False, str(error), remedy)
+    return backend, Finding("networks", True, detail)
 
-    return _attempt("networks", load, "reinstall the package, or train them with `python -m training`")
+
+def _latency(speech: SpeechConfig) -> Finding:
+    return Finding(
+        "latency",
+        speech.algorithmic_latency_ms <= 280,
+        f"{speech.algorithmic_latency_ms} ms of speech for the first frame "
+        f"(step {speech.step_frames}, lookahead {speech.lookahead_frames} frames)",
+        "make WindowConfig's step or lookahead shorter and train again",
+    )
 
 
 def _device() -> Finding:

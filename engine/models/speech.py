@@ -53,6 +53,11 @@ class SpeechConfig:
     def window_samples(self) -> int:
         return self.window_frames * FRAME_SAMPLES
 
+    @property
+    def algorithmic_latency_ms(self) -> int:
+        """Speech that must have arrived before the first frame of a step can be made."""
+        return (self.step_frames + self.lookahead_frames) * 40
+
 
 def mel_filters(bins: int) -> Tensor:
     """Triangular filters [FFT_SAMPLES / 2 + 1, bins] on the mel scale (O'Shaughnessy 1987), 0-8 kHz, of unit sum."""

@@ -6,6 +6,7 @@ import pytest
 
 from engine import weights
 from engine.doctor import examine
+from engine.models.speech import SpeechConfig, SpeechEncoder
 
 
 def by_name():
@@ -19,6 +20,16 @@ def test_a_whole_installation_is_well():
     assert "280 ms" in findings["latency"].detail
     for network in ("face_model", "speech", "geometry", "renderer"):
         assert network in findings["networks"].detail
+
+
+def test_the_latency_is_that_of_the_weights_themselves(monkeypatch, tmp_path):
+    for path in weights.ASSETS.glob("*.safetensors"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    encoder = SpeechEncoder(SpeechConfig(step_frames=6))
+    weights.save(encoder, tmp_path / "speech.safetensors", facts={})
+    monkeypatch.setattr(weights, "ASSETS", tmp_path)
+    found = by_name()["latency"]
+    assert not found.ok and "360 ms" in found.detail
 
 
 @pytest.mark.parametrize("damage", ["missing", "damaged"])
