@@ -12,10 +12,17 @@ from safetensors.numpy import load_file, save_file
 from engine.errors import MediaError
 from precompute.fit import FaceFit
 
+COLUMNS = ("file", "kind", "identity", "split", "source", "language", "duration_s", "face_px")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One row of `manifest.csv`. `kind` is real, generated or real_silent; `split` is by identity."""
+    """One row of `manifest.csv`, which has the columns COLUMNS.
+
+    `path`: the column `file`, relative to the manifest's folder; `kind`: real, generated or real_silent; `identity`:
+    any name for the person; `split`: train or val, by identity; `source`: any name for the collection; `language`: any
+    code; `duration_s`: seconds; `face_px`: height of the face in whole pixels.
+    """
 
     path: Path
     kind: str
@@ -32,24 +39,34 @@ class Clip:
 
 
 def read_manifest(data: Path) -> list[Clip]:
-    """The clips that `manifest.csv` under `data` lists."""
+    """The clips that `manifest.csv` under `data` lists. Raises MediaError where it lacks a column or a number."""
     table = data / "manifest.csv"
     if not table.is_file():
         raise MediaError(f"{table}: not found; give --data a folder with manifest.csv and the clips it lists")
     with table.open(newline="") as lines:
-        return [
-            Clip(
-                path=data / row["file"],
-                kind=row["kind"],
-                identity=row["identity"],
-                split=row["split"],
-                source=row["source"],
-                language=row["language"],
-                duration_s=float(row["duration_s"]),
-                face_px=int(row["face_px"]),
-            )
-            for row in csv.DictReader(lines)
-        ]
+        reader = csv.DictReader(lines)
+        if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+            raise MediaError(f"{table}: lacks the column {', '.join(missing)}; expected {', '.join(COLUMNS)}")
+        return [_clip(data, row, f"{table}, line {reader.line_num}") for row in reader]
+
+
+def _clip(data: Path, row: dict[str, str], place: str) -> Clip:
+    if short := [name for name in COLUMNS if row[name] is None]:
+        raise MediaError(f"{place}: has no {', '.join(short)}; expected {', '.join(COLUMNS)}")
+    try:
+        duration_s, face_px = float(row["duration_s"]), int(row["face_px"])
+    except ValueError as error:
+        raise MediaError(f"{place}: {error}; expected seconds in duration_s and whole pixels in face_px") from error
+    return Clip(
+        path=data / row["file"],
+        kind=row["kind"],
+        identity=row["identity"],
+        split=row["split"],
+        source=row["source"],
+        language=row["language"],
+        duration_s=duration_s,
+        face_px=face_px,
+    )
 
 
 @dataclass(frozen=True)
