@@ -16,8 +16,7 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from engine.errors import CorruptVideoError, MediaError, NotAVideoError
-
-FPS = 25
+from engine.media import FPS
 
 
 @dataclass(frozen=True, kw_only=True)
