@@ -17,7 +17,7 @@ ARROWS = {
     "precompute": {"engine"},
     "training": {"engine", "precompute"},
 }
-MODELS_MAY_IMPORT = {"torch", "numpy", "transformers", "safetensors", *sys.stdlib_module_names}
+MODELS_MAY_IMPORT = {"torch", "numpy", "safetensors", *sys.stdlib_module_names}
 MODELS_MAY_USE = ("engine.models", "engine.config")
 
 
