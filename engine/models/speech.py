@@ -161,34 +161,6 @@ def cut(pcm: Samples, state: SpeechState, config: SpeechConfig) -> tuple[Samples
     return windows.copy(), SpeechState(pcm[complete * advance :].copy())
 
 
-class SpeechStream:
-    """One stream of PCM through the encoder. Each window is encoded by itself, so chunking cannot change a bit."""
-
-    def __init__(self, encoder: SpeechEncoder) -> None:
-        self._encoder = encoder
-        self._state = init_state(encoder.config)
-        self._samples = 0
-        self._frames = 0
-
-    @torch.inference_mode()
-    def push(self, pcm: Samples) -> Tensor:
-        """pcm [n] float32 in [-1, 1] at 16 kHz, any n, to the features [k * step, D] of the frames now complete."""
-        self._samples += len(pcm)
-        windows, self._state = cut(pcm, self._state, self._encoder.config)
-        features = [self._encoder(torch.from_numpy(window)[None])[0] for window in windows]
-        self._frames += sum(map(len, features))
-        return torch.cat(features) if features else torch.empty(0, self._encoder.config.features)
-
-    def finish(self) -> Tensor:
-        """Pad with silence: features [k, D] of the frames still missing, down to the one with the last sample."""
-        config = self._encoder.config
-        total = -(-self._samples // FRAME_SAMPLES)
-        missing = total - self._frames
-        features = self.push(np.zeros(config.window_samples, np.float32))[: max(missing, 0)]
-        self._state, self._samples, self._frames = init_state(config), 0, 0
-        return features
-
-
 @torch.inference_mode()
 def extract(encoder: SpeechEncoder, pcm: Samples, *, batch_windows: int = 16) -> Tensor:
     """pcm [n] float32 at 16 kHz to [T, D], T = n / 640 rounded up: what a stream of it gives, in batches."""

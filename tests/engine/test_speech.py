@@ -10,7 +10,7 @@ from engine.models.speech import (
     FRAME_SAMPLES,
     SpeechConfig,
     SpeechEncoder,
-    SpeechStream,
+    SpeechState,
     cut,
     extract,
     init_state,
@@ -31,10 +31,23 @@ def pcm() -> np.ndarray:
     return (0.1 * np.random.default_rng(0).standard_normal(45 * FRAME_SAMPLES + 123)).astype(np.float32)
 
 
+def _hear(encoder: SpeechEncoder, pcm: np.ndarray, state: SpeechState) -> tuple[torch.Tensor, SpeechState]:
+    """What a live session does with the next sound: features [k * step, D] of the frames now complete."""
+    windows, state = cut(pcm, state, SMALL)
+    with torch.inference_mode():
+        return torch.cat(
+            [torch.empty(0, SMALL.features), *(encoder(torch.from_numpy(w)[None])[0] for w in windows)]
+        ), state
+
+
 def _streamed(encoder: SpeechEncoder, pcm: np.ndarray, chunk_samples: int) -> torch.Tensor:
-    stream = SpeechStream(encoder)
-    parts = [stream.push(pcm[i : i + chunk_samples]) for i in range(0, len(pcm), chunk_samples)]
-    return torch.cat([*parts, stream.finish()])
+    """pcm in chunks, then silence until the frame with its last sample has been heard."""
+    state, parts = init_state(SMALL), []
+    chunks = [pcm[i : i + chunk_samples] for i in range(0, len(pcm), chunk_samples)]
+    for chunk in (*chunks, np.zeros(SMALL.window_samples, np.float32)):
+        features, state = _hear(encoder, chunk, state)
+        parts.append(features)
+    return torch.cat(parts)[: -(-len(pcm) // FRAME_SAMPLES)]
 
 
 @pytest.mark.parametrize("chunk_samples", [97, 640, 3001, 16_000])
@@ -54,10 +67,10 @@ def test_offline_is_the_stream(encoder: SpeechEncoder, pcm: np.ndarray) -> None:
 def test_features_come_as_soon_as_the_lookahead_is_there(
     encoder: SpeechEncoder,
 ) -> None:
-    stream = SpeechStream(encoder)
     needed = (SMALL.step_frames + SMALL.lookahead_frames) * FRAME_SAMPLES
-    assert len(stream.push(np.zeros(needed - 1, np.float32))) == 0
-    assert len(stream.push(np.zeros(1, np.float32))) == SMALL.step_frames
+    early, state = _hear(encoder, np.zeros(needed - 1, np.float32), init_state(SMALL))
+    assert len(early) == 0
+    assert len(_hear(encoder, np.zeros(1, np.float32), state)[0]) == SMALL.step_frames
 
 
 def test_a_window_starts_where_the_last_one_stepped(encoder: SpeechEncoder) -> None:
@@ -78,23 +91,25 @@ def test_nothing_is_heard_from_beyond_the_lookahead(encoder: SpeechEncoder, pcm:
 
 
 def test_streams_do_not_meet(encoder: SpeechEncoder, pcm: np.ndarray) -> None:
-    first, second = SpeechStream(encoder), SpeechStream(encoder)
-    made = []
+    first, second, made = init_state(SMALL), init_state(SMALL), []
     for i in range(0, len(pcm), 2000):
-        made.append(first.push(pcm[i : i + 2000]))
-        second.push(pcm[::-1][i : i + 2000].copy())
-    assert torch.equal(torch.cat([*made, first.finish()]), _streamed(encoder, pcm, 2000))
+        features, first = _hear(encoder, pcm[i : i + 2000], first)
+        made.append(features)
+        _, second = _hear(encoder, pcm[::-1][i : i + 2000].copy(), second)
+    features = torch.cat(made)
+    assert len(features) > 30 and torch.equal(features, _streamed(encoder, pcm, 2000)[: len(features)])
 
 
-def test_a_finished_stream_starts_anew(encoder: SpeechEncoder, pcm: np.ndarray) -> None:
-    stream = SpeechStream(encoder)
-    once = torch.cat([stream.push(pcm), stream.finish()])
-    assert torch.equal(torch.cat([stream.push(pcm), stream.finish()]), once)
+def test_cutting_leaves_the_state_untouched(encoder: SpeechEncoder, pcm: np.ndarray) -> None:
+    _, state = _hear(encoder, pcm[:5000], init_state(SMALL))
+    before = state.pcm.copy()
+    once, after = _hear(encoder, pcm[5000:], state)
+    after.pcm[:] = 1.0
+    assert np.array_equal(state.pcm, before) and torch.equal(_hear(encoder, pcm[5000:], state)[0], once)
 
 
 def test_no_sound_has_no_features(encoder: SpeechEncoder) -> None:
     assert extract(encoder, np.zeros(0, np.float32)).shape == (0, SMALL.features)
-    assert SpeechStream(encoder).finish().shape == (0, SMALL.features)
 
 
 def test_embedded_weights_hear_speech_from_silence() -> None:
