@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from engine.avatar import Avatar
 from engine.config import SessionConfig
@@ -48,6 +49,7 @@ class Session:
         self._viewers: list[MediaQueue[MediaUnit]] = []
         self._listeners: list[MediaQueue[PlaybackEvent]] = []
         self._room = asyncio.Condition()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # of pushes to one utterance
         self._closed = asyncio.Event()
         self._clock: Callable[[], float] = time.monotonic  # the loop's, once it runs
         self._began = 0.0
@@ -87,19 +89,36 @@ class Session:
     # ---- speech
 
     def start_utterance(self, utterance: str, sample_rate_hz: int, channels: int) -> None:
-        """Raises ProtocolError (id in use), SpeechFormatError, SessionClosedError."""
+        """Raises ProtocolError (id in use), SpeechFormatError, CapacityError, SessionClosedError."""
         self._need_open()
         self._timeline.start_utterance(utterance, sample_rate_hz, channels)
 
     async def push_audio(self, utterance: str, pcm: bytes) -> None:
-        """Continue with s16le; waits while `buffered_speech_ms` are buffered. Ignored after a barge-in."""
-        async with self._room:
-            await self._room.wait_for(
-                lambda: self._closed.is_set() or self._timeline.buffered_ms < self._config.buffered_speech_ms
-            )
+        """Continue with s16le; waits while `buffered_speech_ms` are buffered. Ignored after a barge-in.
+
+        Raises CapacityError where as much already waits behind an utterance that is still open.
+        """
         self._need_open()
-        self._timeline.push_audio(utterance, pcm)
-        self._scheduler.wake()
+        epoch = self.epoch
+        turn = self._turns.setdefault(utterance, asyncio.Lock())  # kept by those that wait for it
+        async with turn:
+            self._need_open()
+            if self.epoch != epoch:
+                return
+            for piece in self._timeline.cut(utterance, pcm, self._config.buffered_speech_ms):
+                async with self._room:
+                    await self._room.wait_for(lambda: self._may_go_on(utterance, epoch))
+                self._need_open()
+                if self.epoch != epoch:
+                    return
+                self._timeline.push_audio(utterance, piece)
+                self._scheduler.wake()
+                await asyncio.sleep(0)  # resampling a long message at once would hold up every session's frames
+
+    def _may_go_on(self, utterance: str, epoch: int) -> bool:
+        if self._closed.is_set() or self.epoch != epoch:
+            return True
+        return self._timeline.has_room(utterance, self._config.buffered_speech_ms)
 
     def end_utterance(self, utterance: str) -> None:
         self._need_open()
@@ -133,9 +152,9 @@ class Session:
         finally:
             self._scheduler.remove(self)
             self._closed.set()
-            for viewer in self._viewers:
+            for viewer in list(self._viewers):
                 await viewer.close()
-            for listener in self._listeners:
+            for listener in list(self._listeners):
                 await listener.close()
             async with self._room:
                 self._room.notify_all()

@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from engine.config import SessionConfig
-from engine.errors import ProtocolError, SpeechFormatError
+from engine.errors import CapacityError, ProtocolError, SpeechFormatError
 from engine.line import Line, Utterance
 from engine.media import (
     SAMPLE_RATE_HZ,
@@ -35,6 +35,8 @@ from engine.motion import Loop
 SILENCE = np.zeros(SAMPLES_PER_FRAME, np.int16)
 JITTER_FRAMES = 2  # how late a sender in real time may be before the mouth closes for want of speech
 IDLE_LEAD_FRAMES = 3
+MAX_UTTERANCES = 64  # begun and not played to their end
+PIECES_A_SECOND = 2  # half a second of sound is resampled in a few milliseconds, well within a frame
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,9 @@ class Timeline:
     ):
         self._config, self._loop, self._rest, self._new_line = config, loop, rest, new_line
         self._utterances: dict[str, Utterance] = {}  # open or waiting, in order of their start
-        self._cancelled: deque[str] = deque(maxlen=64)
+        # Their sound may still be on its way. One cancel is at most MAX_UTTERANCES of them, so that the one being
+        # played, the first of them, is never pushed out by the others.
+        self._cancelled: deque[str] = deque(maxlen=4 * MAX_UTTERANCES)
         self._lines: deque[Line] = deque()
         self._asked: set[int] = set()
         self._pictures: dict[int, tuple[np.ndarray, Tensor | None]] = {}
@@ -86,12 +90,54 @@ class Timeline:
     # ---- speech in
 
     def start_utterance(self, name: str, sample_rate_hz: int, channels: int) -> None:
-        """Raises ProtocolError for an id in use, SpeechFormatError for an unknown format."""
-        if name in self._utterances or any(u.name == name for line in self._lines for u in line.utterances):
+        """Raises ProtocolError for an id in use, SpeechFormatError for an unknown format, CapacityError."""
+        unplayed = {u.name for u in self._unplayed}
+        if name in unplayed:
             raise ProtocolError(f"utterance {name!r} is open or not yet played; give each utterance its own id")
+        if len(unplayed) >= MAX_UTTERANCES:
+            raise CapacityError(
+                f"{len(unplayed)} utterances are open or not yet played, the limit is {MAX_UTTERANCES}; "
+                f"begin {name!r} when one of them has finished"
+            )
         if channels not in (1, 2):
-            raise SpeechFormatError(f"{channels} channels; expected 1 or 2")
+            raise SpeechFormatError(f"utterance {name!r} has {channels} channels; expected 1 or 2: mix it down first")
         self._utterances[name] = Utterance(name, sample_rate_hz, channels, PcmResampler(sample_rate_hz, SAMPLE_RATE_HZ))
+
+    @property
+    def _unplayed(self) -> list[Utterance]:
+        """Those that are not played to their end, in order."""
+        spoken = [u for line in self._lines for u in line.utterances]
+        return list(dict.fromkeys([*spoken, *self._utterances.values()]))
+
+    def cut(self, name: str, pcm: bytes, limit_ms: int) -> list[bytes]:
+        """`pcm` in pieces of at most half a second for `push_audio`; none for a cancelled utterance.
+
+        Raises CapacityError where `limit_ms` wait behind an utterance that is still open: that makes room only when it
+        ends, which its sender may be about to say on the very connection that would wait here.
+        """
+        utterance = self._utterance(name)
+        if utterance is None:
+            return []
+        sample_bytes = 2 * utterance.channels
+        if len(pcm) % sample_bytes:  # refused whole, not after most of it was taken
+            raise SpeechFormatError(
+                f"{len(pcm)} bytes for utterance {name!r}; expected whole s16le samples, {sample_bytes} bytes each"
+            )
+        first = next(iter(self._utterances))
+        waiting = sum(len(u.sound) for u in self._utterances.values())
+        if name != first and waiting * 1000 >= limit_ms * SAMPLE_RATE_HZ:
+            raise CapacityError(
+                f"{waiting / SAMPLE_RATE_HZ:.1f} s of speech wait behind utterance {first!r}, which is still open; "
+                f"end {first!r}, then go on with {name!r}"
+            )
+        size = utterance.sample_rate_hz // PIECES_A_SECOND * sample_bytes
+        return [pcm[start : start + size] for start in range(0, len(pcm), size)]
+
+    def has_room(self, name: str, limit_ms: int) -> bool:
+        """False while `limit_ms` wait to be played and `name` is what follows them; others wait in their own place."""
+        if name != next(iter(self._utterances), name):
+            return True
+        return sum(line.buffered_samples for line in self._lines) * 1000 < limit_ms * SAMPLE_RATE_HZ
 
     def push_audio(self, name: str, pcm: bytes) -> None:
         """Continue an utterance with s16le; silently nothing if it was cancelled. Raises ProtocolError otherwise."""
@@ -136,8 +182,7 @@ class Timeline:
     def cancel(self) -> None:
         """Barge-in: all speech ends with the frame last emitted, and the mouth closes from where it is."""
         self.epoch += 1
-        cut_short = [u for line in self._lines for u in line.utterances] + list(self._utterances.values())
-        for utterance in dict.fromkeys(cut_short):
+        for utterance in self._unplayed:
             self._events.append(utterance.finished(interrupted=True))
             self._cancelled.append(utterance.name)
         self._lines.clear()

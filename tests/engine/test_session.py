@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from engine.config import SessionConfig
-from engine.errors import ProtocolError, SessionClosedError
+from engine.errors import CapacityError, ProtocolError, SessionClosedError, SpeechFormatError
 from engine.media import SAMPLES_PER_FRAME, PlaybackFinished, PlaybackStarted, float_to_pcm
 from engine.queues import QueueClosed
 from engine.scheduler import Scheduler
@@ -243,8 +243,7 @@ def test_a_sender_that_is_held_back_is_released(virtual, make_puppet, how):
     async def main(loop):
         async with running(loop, make_puppet(), config=SessionConfig(buffered_speech_ms=500)) as (session,):
             session.start_utterance("a", RATE_HZ, 1)
-            await session.push_audio("a", speech(20.0).tobytes())
-            pushing = asyncio.ensure_future(session.push_audio("a", speech(1.0).tobytes()))
+            pushing = asyncio.ensure_future(session.push_audio("a", speech(20.0).tobytes()))
             await asyncio.sleep(1.01)  # between two frames
             assert not pushing.done()
             if how == "cancel":
@@ -255,6 +254,99 @@ def test_a_sender_that_is_held_back_is_released(virtual, make_puppet, how):
                 await session.close()
                 with pytest.raises(SessionClosedError):
                     await pushing
+
+    virtual(main)
+
+
+def test_sound_behind_an_open_utterance_is_refused_where_waiting_would_not_help(virtual, make_puppet):
+    async def main(loop):
+        async with running(loop, make_puppet(), config=SessionConfig(buffered_speech_ms=2000)) as (session,):
+            events = session.subscribe_events()
+            for name in "ab":
+                session.start_utterance(name, RATE_HZ, 1)
+            await session.push_audio("b", speech(2.5).tobytes())
+            with pytest.raises(CapacityError, match="behind utterance 'a'.*end 'a', then go on with 'b'"):
+                await asyncio.wait_for(session.push_audio("b", speech(1.0).tobytes()), 5)
+            await asyncio.wait_for(session.push_audio("a", speech(1.0).tobytes()), 5)  # b's does not hold it up
+            session.end_utterance("a")
+            await session.push_audio("b", speech(1.0).tobytes())
+            session.end_utterance("b")
+            finished = await events_until_finished(events, "b")
+            assert finished[-1] == PlaybackFinished("b", 7 * RATE_HZ // 2, False)
+
+    virtual(main)
+
+
+def test_a_long_message_lets_other_work_go_on_and_sounds_the_same(virtual, make_puppet):
+    pcm = speech(20.0)
+
+    def played(packet_s):
+        async def main(loop):
+            async with running(loop, make_puppet()) as (session,):
+                turns, done = 0, asyncio.Event()
+
+                async def other_work():
+                    nonlocal turns
+                    while not done.is_set():
+                        turns += 1
+                        await asyncio.sleep(0)
+
+                async with asyncio.TaskGroup() as tasks:
+                    seen = tasks.create_task(watch(session, 22, loop))
+                    working = tasks.create_task(other_work())
+                    session.start_utterance("a", RATE_HZ, 1)
+                    for part in np.split(pcm, round(20 / packet_s)):
+                        await session.push_audio("a", part.tobytes())
+                    session.end_utterance("a")
+                    done.set()
+                    await working
+                assert turns >= 40
+                return np.concatenate([u.samples for _, u in seen.result() if u.speaking])
+
+        return virtual(main)
+
+    np.testing.assert_array_equal(played(20.0), played(0.1))
+
+
+def test_pushes_to_one_utterance_keep_their_order(virtual, make_puppet):
+    async def main(loop):
+        parts = [speech(3.0, seed) for seed in range(3)]
+        async with running(loop, make_puppet()) as (session,):
+            heard = []
+            push = session._timeline.push_audio
+            session._timeline.push_audio = lambda name, pcm: (heard.append(pcm), push(name, pcm))
+            session.start_utterance("a", RATE_HZ, 1)
+            await asyncio.gather(*(session.push_audio("a", part.tobytes()) for part in parts))
+            assert b"".join(heard) == np.concatenate(parts).tobytes() and len(heard) == 18
+
+    virtual(main)
+
+
+def test_a_message_of_broken_samples_is_refused_whole(virtual, make_puppet):
+    async def main(loop):
+        async with running(loop, make_puppet()) as (session,):
+            session.start_utterance("a", RATE_HZ, 1)
+            with pytest.raises(SpeechFormatError, match="utterance 'a'"):
+                await session.push_audio("a", speech(2.0).tobytes() + b"\0")
+            assert session._timeline.buffered_ms == 0
+
+    virtual(main)
+
+
+def test_a_push_that_a_cancel_cuts_short_adds_nothing_to_the_next_utterance_of_that_name(virtual, make_puppet):
+    async def main(loop):
+        async with running(loop, make_puppet(), config=SessionConfig(buffered_speech_ms=1000)) as (session,):
+            events = session.subscribe_events()
+            session.start_utterance("a", RATE_HZ, 1)
+            pushing = asyncio.ensure_future(session.push_audio("a", speech(20.0).tobytes()))
+            await asyncio.sleep(1.0)
+            session.cancel()
+            session.start_utterance("a", RATE_HZ, 1)
+            await session.push_audio("a", speech(0.5).tobytes())
+            session.end_utterance("a")
+            await pushing
+            await events_until_finished(events, "a")
+            assert (await events_until_finished(events, "a"))[-1] == PlaybackFinished("a", RATE_HZ // 2, False)
 
     virtual(main)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine.config import SessionConfig
-from engine.errors import ProtocolError, SpeechFormatError
+from engine.errors import CapacityError, ProtocolError, SpeechFormatError
 from engine.media import (
     SAMPLES_PER_FRAME,
     PcmResampler,
@@ -18,7 +18,7 @@ from engine.media import (
     pcm_to_float,
 )
 from engine.performer import finish
-from engine.timeline import HearJob, PaintJob
+from engine.timeline import MAX_UTTERANCES, HearJob, PaintJob
 
 CONFIG = SessionConfig()
 LEAD = 3
@@ -322,7 +322,7 @@ def test_an_unknown_rate_is_refused_and_leaves_nothing_open(player, rate_hz, cha
 
 
 def test_more_than_two_channels_are_refused(player):
-    with pytest.raises(SpeechFormatError, match="channels"):
+    with pytest.raises(SpeechFormatError, match="utterance 'a' has 3 channels.*mix it down"):
         player.timeline.start_utterance("a", 48_000, 3)
 
 
@@ -502,6 +502,19 @@ def test_what_arrives_for_a_cancelled_utterance_is_ignored(player):
     player.emit(40)
     assert not player.sound[mark * SAMPLES_PER_FRAME :].any() and player.timeline.idle
     assert len([e for e in player.events if isinstance(e, PlaybackFinished)]) == 1
+
+
+def test_there_are_so_many_utterances_at_once_and_a_cancel_remembers_all_of_them(player):
+    names = [str(i) for i in range(MAX_UTTERANCES)]
+    for name in names:
+        player.timeline.start_utterance(name, 48_000, 1)
+    with pytest.raises(CapacityError, match="the limit is 64"):
+        player.timeline.start_utterance("more", 48_000, 1)
+    player.timeline.cancel()
+    for name in names:
+        player.push(name, speech(0.1))
+        player.timeline.end_utterance(name)
+    player.timeline.start_utterance("more", 48_000, 1)
 
 
 # ---- pictures
