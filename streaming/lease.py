@@ -32,6 +32,7 @@ class Lease:
         self.token = secrets.token_urlsafe(24)
         self.viewers: dict[str, Viewer] = {}
         self.sockets = 0
+        self._answering = 0  # viewers to be
         self._config = config
         self._metrics = metrics
         self._used = asyncio.Event()
@@ -43,7 +44,8 @@ class Lease:
         self._closed = asyncio.Event()
 
     def admits(self, token: str) -> bool:
-        return hmac.compare_digest(self.token.encode(), token.encode())
+        # headers come with surrogates for bytes that are no text: those are wrong tokens, not faults
+        return hmac.compare_digest(self.token.encode(), token.encode(errors="surrogatepass"))
 
     async def run(self) -> None:
         """Own the tasks of the viewers until the session ends, by itself, by `close` or for want of users."""
@@ -72,8 +74,9 @@ class Lease:
 
     async def add_viewer(self, offer: str) -> tuple[Viewer, str]:
         """A new viewer and the SDP answer for it."""
-        if len(self.viewers) >= MAX_VIEWERS:
+        if len(self.viewers) + self._answering >= MAX_VIEWERS:
             raise CapacityError(f"{MAX_VIEWERS} viewers watch this session; put an SFU in front of it for more")
+        self._answering += 1
         viewer = Viewer(self.session, self._metrics, self._config.video_bitrate_bps)
         try:
             answer = await viewer.answer(offer)
@@ -82,6 +85,8 @@ class Lease:
         except BaseException:
             await viewer.close()
             raise
+        finally:
+            self._answering -= 1
         self.viewers[viewer.id] = viewer
         self._tasks.create_task(self._supervise(viewer))
         return viewer, answer

@@ -169,10 +169,11 @@ def _offered_kinds(offer: str) -> list[str]:
         raise ProtocolError(
             f"{len(offer)} characters that do not parse as SDP ({error!r}); expected an offer"
         ) from error
-    kinds = [section.kind for section in media if section.kind in ("audio", "video")]
+    media = [section for section in media if section.kind in ("audio", "video") and section.direction != "inactive"]
+    kinds = [section.kind for section in media]
     if not kinds or len(set(kinds)) != len(kinds):
         raise ProtocolError(f"an offer with {kinds or 'no media'}; expected one audio and one video section")
-    sending = [section.kind for section in media if section.kind in kinds and section.direction == "sendonly"]
+    sending = [section.kind for section in media if section.direction == "sendonly"]
     if sending:
         raise ProtocolError(f"an offer that sends {sending}; a viewer receives (a=recvonly)")
     return kinds

@@ -11,6 +11,7 @@ import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 
+from streaming import lease
 from streaming.protocol import SpeechText, Started
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -69,7 +70,7 @@ async def frames(track, count, timeout_s=20.0):
 
 async def gone(server, timeout_s=5.0):
     async with asyncio.timeout(timeout_s):
-        while any(lease.viewers for lease in server.leases):
+        while any(held.viewers for held in server.leases):
             await asyncio.sleep(0.05)
 
 
@@ -221,7 +222,7 @@ async def test_offers_that_a_viewer_does_not_make_are_refused(serving, problem):
             async with client.http.post(session["whep"], data="v" * size, headers=SDP | bearer(session)) as reply:
                 detail = await problem(reply, 413, "request-entity-too-large")
                 assert "expected at most 65536 bytes" in detail and ("70000" in detail or size > 70_000)
-        assert not any(lease.viewers for lease in client.server.leases)
+        assert not any(held.viewers for held in client.server.leases)
 
 
 async def test_an_offer_that_comes_in_two_pieces_is_read_whole(serving):
@@ -243,6 +244,36 @@ async def test_an_offer_that_comes_in_two_pieces_is_read_whole(serving):
             answer = await reply.text()
         await peer.close()
         assert "m=video" in answer and "m=audio" in answer
+
+
+async def test_a_section_that_is_inactive_is_not_served(serving):
+    async with serving() as client:
+        session = await client.open_session()
+        peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        tracks = []
+        peer.on("track", tracks.append)
+        peer.addTransceiver("video", direction="inactive")
+        peer.addTransceiver("audio", direction="recvonly")
+        await peer.setLocalDescription(await peer.createOffer())
+        offer = peer.localDescription.sdp
+        async with client.http.post(session["whep"], data=offer, headers=SDP | bearer(session)) as reply:
+            assert reply.status == 201, await reply.text()
+            await peer.setRemoteDescription(RTCSessionDescription(await reply.text(), "answer"))
+        (sound,) = [track for track in tracks if track.kind == "audio"]
+        await frames(sound, 25)
+        await peer.close()
+
+
+async def test_viewers_that_come_at_once_do_not_pass_the_limit(serving, problem, monkeypatch):
+    monkeypatch.setattr(lease, "MAX_VIEWERS", 2)
+    async with serving() as client:
+        session = await client.open_session()
+        watching = [WhepClient(client, session) for _ in range(4)]
+        results = await asyncio.gather(*(whep.connect() for whep in watching), return_exceptions=True)
+        assert sum(isinstance(result, AssertionError) and "capacity" in str(result) for result in results) == 2
+        assert sum(result is None for result in results) == 2
+        for whep in watching:
+            await whep.peer.close()
 
 
 async def test_candidates_trickle_into_the_named_ice_session(serving, problem):
