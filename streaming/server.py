@@ -19,6 +19,7 @@ from engine.host import Host
 from streaming import whep
 from streaming.lease import Lease, Leases
 from streaming.metrics import Metrics
+from streaming.origin import origin_middleware
 from streaming.problems import problem_middleware
 from streaming.protocol import MAX_MESSAGE_BYTES
 from streaming.samples import Sample
@@ -36,6 +37,8 @@ PAGE_HEADERS = {
     "img-src 'self' data:; frame-ancestors 'none'",
     "Cache-Control": "no-cache",
 }
+
+METHODS = ("GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS", "PUT")  # clients must not make up labels of metrics
 
 LeaseRoute = Callable[[web.Request, Lease], Awaitable[web.StreamResponse]]
 
@@ -87,7 +90,9 @@ class Server:
             ) from error
 
     def _make_app(self) -> web.Application:
-        app = web.Application(middlewares=[self._count_requests, problem_middleware], client_max_size=MAX_BODY_BYTES)
+        app = web.Application(
+            middlewares=[self._count_requests, problem_middleware, origin_middleware], client_max_size=MAX_BODY_BYTES
+        )
         session = "/v1/sessions/{session}"
         app.add_routes(
             [
@@ -117,7 +122,8 @@ class Server:
     async def _count_requests(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await handler(request)
         resource = request.match_info.route.resource
-        self.metrics.requests.add(request.method, resource.canonical if resource else "none", str(response.status))
+        method = request.method if request.method in METHODS else "other"
+        self.metrics.requests.add(method, resource.canonical if resource else "none", str(response.status))
         return response
 
     def _leased(self, route: LeaseRoute) -> Handler:
@@ -209,9 +215,10 @@ class Server:
         return web.FileResponse(sample.path, headers={"Content-Type": "audio/wav"})
 
     async def _open_session(self, request: web.Request) -> web.Response:
-        if self._draining:
+        avatar = _avatar_name(await request.read())
+        if self._draining:  # asked after the body has come: a slow one must not get a session past the end
             raise CapacityError("the server is shutting down; try another one")
-        lease = await self.leases.open(_avatar_name(await request.read()))
+        lease = await self.leases.open(avatar)
         path = f"/v1/sessions/{lease.session.id}"
         body = {"id": lease.session.id, "token": lease.token, "whep": f"{path}/whep", "speech": f"{path}/speech"}
         return web.json_response(body, status=201, headers={"Location": path, "Cache-Control": "no-store"})
@@ -225,9 +232,8 @@ class Server:
 
     async def _speech(self, request: web.Request, lease: Lease) -> web.WebSocketResponse:
         socket = web.WebSocketResponse(heartbeat=PING_S, max_msg_size=MAX_MESSAGE_BYTES, compress=False)
-        await socket.prepare(request)
         with lease.socket():
-            await SpeechSocket(socket, lease, self._voices, self.metrics).run()
+            await SpeechSocket(socket, lease, self._voices, self.metrics).run(request)
         return socket
 
     async def _page(self, request: web.Request) -> web.FileResponse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Mapping
 
 from aiohttp import WSMsgType, web
@@ -32,6 +33,7 @@ from streaming.protocol import (
 )
 from streaming.voices import Voice, find_voice
 
+LATE_UTTERANCES = 256  # interrupted ones of which something may still be on its way
 WAITING_TEXTS = 8  # more are refused: not reading the socket for minutes would also leave a cancel unread
 
 
@@ -45,17 +47,23 @@ class SpeechSocket:
         self._voices = voices
         self._metrics = metrics
         self._encoding = Encoding.JSON  # of the replies: what the client used last
-        self._open: set[str] = set()  # utterances begun here and not ended
+        self._open: dict[str, int] = {}  # utterances begun here and not ended, and the epoch that they began in
+        self._late: deque[str] = deque(maxlen=LATE_UTTERANCES)
         self._texts: MediaQueue[tuple[SpeechText, Voice, int]] = MediaQueue(WAITING_TEXTS, Policy.WAIT)
+        self._waiting: deque[int] = deque()  # the epochs of those texts
         self._started_s: dict[str, float] = {}  # when the utterances that are not heard yet began
         self._cancelled_s: float | None = None
 
-    async def run(self) -> None:
-        """Serve until the client or the session leaves; utterances that are still open end there."""
+    async def run(self, request: web.Request) -> None:
+        """Serve until the client or the session leaves; utterances that are still open end there.
+
+        SessionClosedError before the websocket is there if the session has ended, so that it can be told over HTTP.
+        """
         events = self._session.subscribe_events()
         avatar = self._session.avatar
         ready = SessionReady(self._session.id, self._avatar, avatar.width, avatar.height, FPS, tuple(self._voices))
         try:
+            await self._socket.prepare(request)
             await self._send(ready)
             async with asyncio.TaskGroup() as tasks:
                 others = [tasks.create_task(self._report(events)), tasks.create_task(self._speak_texts())]
@@ -64,7 +72,7 @@ class SpeechSocket:
                     task.cancel()
         finally:
             self._session.unsubscribe_events(events)
-            for utterance in self._open:
+            for utterance in [name for name, epoch in self._open.items() if epoch == self._session.epoch]:
                 with contextlib.suppress(PersonaStreamError):  # the session may have ended it, or itself
                     self._session.end_utterance(utterance)
 
@@ -85,37 +93,49 @@ class SpeechSocket:
             case SpeechStart(utterance, sample_rate, channels):
                 self._start(utterance, sample_rate, channels)
             case SpeechAudio(utterance, pcm):
-                self._expect_open(utterance)
-                await self._session.push_audio(utterance, pcm)
+                if self._is_open(utterance):
+                    await self._session.push_audio(utterance, pcm)
             case SpeechEnd(utterance):
-                self._expect_open(utterance)
-                self._end(utterance)
+                if self._is_open(utterance):
+                    self._end(utterance)
             case SpeechCancel():
                 self._cancelled_s = asyncio.get_running_loop().time()
                 self._session.cancel()
             case SpeechText(utterance, _, name):
                 voice = find_voice(self._voices, name)
-                if len(self._texts) == WAITING_TEXTS:
+                if self._waiting.count(self._session.epoch) >= WAITING_TEXTS:
                     raise CapacityError(f"{WAITING_TEXTS} texts wait to be spoken; send this one later")
                 # Begun here, not when its turn to be spoken comes: utterances keep the order of their messages.
                 self._start(utterance, voice.sample_rate_hz, 1)
-                await self._texts.put((message, voice, self._session.epoch))
+                self._waiting.append(self._session.epoch)
+                await self._texts.put((message, voice, self._waiting[-1]))
 
     def _start(self, utterance: str, sample_rate_hz: int, channels: int) -> None:
         self._session.start_utterance(utterance, sample_rate_hz, channels)
-        self._open.add(utterance)
+        self._open[utterance] = self._session.epoch
         self._started_s[utterance] = asyncio.get_running_loop().time()
 
     def _end(self, utterance: str) -> None:
-        self._open.discard(utterance)
+        self._open.pop(utterance, None)
         self._session.end_utterance(utterance)
 
-    def _expect_open(self, utterance: str) -> None:
-        if utterance not in self._open:
-            raise ProtocolError(f"utterance {utterance!r} is not open on this connection; send speech.start first")
+    def _is_open(self, utterance: str) -> bool:
+        """False for one that was interrupted: what was on its way is ignored. ProtocolError if it never began here."""
+        if utterance in self._open:
+            return self._open[utterance] == self._session.epoch
+        if utterance in self._late:
+            return False
+        raise ProtocolError(f"utterance {utterance!r} is not open on this connection; send speech.start first")
+
+    def _interrupted(self, utterance: str) -> None:
+        """Forget it, unless the same id began again since."""
+        if self._open.get(utterance, self._session.epoch) != self._session.epoch:
+            del self._open[utterance]
+            self._late.append(utterance)
 
     async def _speak_texts(self) -> None:
         async for message, voice, epoch in self._texts:
+            self._waiting.popleft()
             try:
                 await self._speak(message, voice, epoch)
             except SessionClosedError:
@@ -124,6 +144,8 @@ class SpeechSocket:
                 await self._send(Failure.of(error))
 
     async def _speak(self, message: SpeechText, voice: Voice, epoch: int) -> None:
+        if self._session.epoch != epoch:  # interrupted before its turn came
+            return
         try:
             async with contextlib.aclosing(voice.speak(message.text)) as pieces:
                 async for pcm in pieces:
@@ -131,7 +153,8 @@ class SpeechSocket:
                         return
                     await self._session.push_audio(message.id, pcm)
         finally:
-            self._end(message.id)
+            if self._session.epoch == epoch:  # else the id may be another utterance's by now
+                self._end(message.id)
 
     async def _report(self, events: MediaQueue[PlaybackEvent]) -> None:
         async for event in events:
@@ -142,6 +165,8 @@ class SpeechSocket:
                     self._metrics.first_sound.observe(now_s - started_s)
                 await self._send(Started(event.utterance, event.pts))
                 continue
+            if event.interrupted:
+                self._interrupted(event.utterance)
             if event.interrupted and self._cancelled_s is not None:
                 self._metrics.interruption.observe(now_s - self._cancelled_s)
                 self._cancelled_s = None

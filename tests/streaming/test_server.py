@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import re
 import wave
+from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
 
 from engine.errors import MediaError
@@ -88,6 +90,67 @@ async def test_a_session_opens_to_its_own_token_alone(serving, problem):
             assert reply.status == 204
         async with client.http.delete(path, params={"token": mine["token"]}) as reply:
             await problem(reply, 404, "not-found")
+
+
+async def test_a_token_of_bytes_that_are_no_text_is_a_wrong_one(serving, problem):
+    async with serving() as client:
+        session = await client.open_session()
+        url = urlsplit(client.server.url)
+        reader, writer = await asyncio.open_connection(url.hostname, url.port)
+        path = f"/v1/sessions/{session['id']}"
+        writer.write(f"DELETE {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n".encode())
+        writer.write(b"Authorization: Bearer \xff\xfe\r\n\r\n")
+        reply = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        assert reply.startswith(b"HTTP/1.1 401 ")
+        async with client.http.delete(f"{path}?token=%ff") as refused:
+            await problem(refused, 401, "unauthorized")
+
+
+async def test_pages_of_other_sites_cannot_drive_the_server(serving, problem):
+    async with serving() as client:
+        own = {"Origin": client.server.url}
+        session = await client.open_session()
+        bearer = {"Authorization": f"Bearer {session['token']}"}
+        for origin in ("https://elsewhere.example", "null", "http://localhost:1", "http://[", client.server.url + "0"):
+            foreign = {"Origin": origin}
+            async with client.http.post("/v1/sessions", json={"avatar": "speaker"}, headers=foreign) as reply:
+                assert "a proxy that passes the Host header" in await problem(reply, 403, "forbidden")
+            async with client.http.delete(f"/v1/sessions/{session['id']}", headers=foreign | bearer) as reply:
+                await problem(reply, 403, "forbidden")
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                await client.http.ws_connect(session["speech"], params={"token": session["token"]}, headers=foreign)
+            assert refused.value.status == 403
+            async with client.http.get("/v1/avatars", headers=foreign) as reply:
+                assert reply.status == 200
+        async with client.http.ws_connect(session["speech"], params={"token": session["token"]}, headers=own):
+            pass
+        async with client.http.delete(f"/v1/sessions/{session['id']}", headers=own | bearer) as reply:
+            assert reply.status == 204
+
+
+async def test_a_request_whose_body_comes_while_the_server_drains_gets_no_session(serving, problem, host):
+    async with serving() as client:
+
+        async def body():
+            yield b'{"avatar": '
+            await asyncio.sleep(0.2)
+            client.server._draining = True
+            yield b'"speaker"}'
+
+        async with client.http.post("/v1/sessions", data=body()) as reply:
+            assert "shutting down" in await problem(reply, 503, "capacity")
+        assert not host.sessions
+
+
+async def test_an_odd_method_makes_no_label_of_its_own(serving):
+    async with serving() as client:
+        async with client.http.request("PROPFIND", "/v1/avatars") as reply:
+            assert reply.status == 405
+        async with client.http.get("/metrics") as reply:
+            page = await reply.text()
+        assert "PROPFIND" not in page and 'method="other"' in page
 
 
 async def test_a_session_that_nobody_uses_is_closed(serving, host):

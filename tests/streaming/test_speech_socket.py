@@ -21,6 +21,7 @@ from streaming.protocol import (
     SpeechText,
     Started,
 )
+from streaming.speech_socket import WAITING_TEXTS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -86,6 +87,77 @@ async def test_cancel_interrupts_at_once_and_says_where(serving):
         await speech.send(SpeechEnd("long"))
         await speech.send(SpeechText("next", "Yes."))
         assert (await speech.receive_until(Started)).id == "next"
+
+
+async def test_texts_that_wait_when_they_are_cancelled_are_not_spoken_and_take_no_place(serving):
+    async with serving() as client, client.speech(await client.open_session()) as speech:
+        await speech.receive()
+        for turn in range(3):
+            for i in range(WAITING_TEXTS):
+                await speech.send(SpeechText(f"{turn}-{i}", "A text that nobody will hear to its end."))
+            await speech.send(SpeechCancel())
+        await speech.send(SpeechText("0-0", "Yes."))  # an id that was cancelled is free again
+        started, finished = [], []
+        while not finished or finished[-1].interrupted:
+            message = await speech.receive()
+            assert not isinstance(message, Failure), message
+            (started if isinstance(message, Started) else finished).append(message)
+        assert finished[-1].id == "0-0" and started[-1].id == "0-0"
+        assert len(finished) == 3 * WAITING_TEXTS + 1
+
+
+async def test_a_connection_forgets_the_utterances_that_were_interrupted(serving):
+    async with serving() as client:
+        session = await client.open_session()
+        (lease,) = client.server.leases
+        async with client.speech(session) as speech, client.speech(session) as other:
+            await speech.send(SpeechStart("mine", 16_000))
+            await speech.send(SpeechAudio("mine", tone(1)))
+            await speech.receive_until(Started)
+            await other.send(SpeechCancel())
+            assert (await speech.receive_until(Finished)).interrupted
+            await other.send(SpeechStart("mine", 16_000))
+            await other.send(SpeechAudio("mine", tone(0.5)))
+            await other.receive_until(Started)
+            await speech.send(SpeechAudio("mine", tone(0.5)))  # late: neither refused nor added to the other's
+            await speech.send(SpeechEnd("mine"))
+            await speech.socket.close()
+            await other.send(SpeechAudio("mine", tone(0.5)))
+            await other.send(SpeechEnd("mine"))
+            while (finished := await other.receive_until(Finished)).interrupted:
+                pass
+            assert finished == Finished("mine", 16_000, False)
+        async with asyncio.timeout(5):
+            while lease.sockets:
+                await asyncio.sleep(0.01)
+
+
+async def test_sound_behind_an_open_utterance_does_not_keep_its_end_from_being_read(serving):
+    async with serving() as client, client.speech(await client.open_session()) as speech:
+        await speech.send(SpeechStart("first", 8_000))
+        await speech.send(SpeechStart("second", 8_000))
+        for _ in range(3):
+            await speech.send(SpeechAudio("second", tone(20, 8_000)))
+        failure = await speech.receive_until(Failure)
+        assert failure.code == "capacity" and failure.retryable and "end 'first'" in failure.message
+        await speech.send(SpeechEnd("first"))
+        assert (await speech.receive_until(Started)).id == "second"
+
+
+async def test_a_client_that_leaves_while_it_is_held_back_leaves_no_socket_behind(serving):
+    async with serving() as client:
+        session = await client.open_session()
+        (lease,) = client.server.leases
+        async with client.speech(session) as watching:
+            async with client.speech(session) as speech:
+                await speech.send(SpeechStart("flood", 8_000))
+                await speech.send(SpeechAudio("flood", tone(40, 8_000)))
+                await speech.receive_until(Started)
+            await watching.send(SpeechCancel())
+            await watching.receive_until(Finished)
+            async with asyncio.timeout(5):
+                while lease.sockets > 1:
+                    await asyncio.sleep(0.01)
 
 
 async def test_refusals_are_typed_and_the_connection_goes_on(serving):
