@@ -37,7 +37,13 @@ class EspeakVoice:
     async def speak(self, text: str) -> AsyncGenerator[bytes, None]:
         command = espeak_command(self.language)
         pipe = asyncio.subprocess.PIPE
-        child = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
+        try:
+            child = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
+        except OSError as error:
+            raise VoiceError(
+                f"{command[0]} does not start ({error.strerror or error}); check that it can be executed and that the "
+                "limits of processes and open files leave room for it"
+            ) from error
         assert child.stdin and child.stdout and child.stderr
         try:
             # The text is at most a few pages, less than a pipe holds, so writing it never waits for reading sound.
@@ -51,6 +57,12 @@ class EspeakVoice:
                 odd = piece[whole:]
                 if whole:
                     yield piece[:whole]
+            if code := await child.wait():
+                said = (await child.stderr.read(500)).decode("utf-8", "replace").strip() or "without a word"
+                raise VoiceError(
+                    f"voice {self.language!r} stopped with exit code {code} ({said}); what it had said is spoken, "
+                    "send the rest again or try another voice"
+                )
         finally:
             if child.returncode is None:
                 with contextlib.suppress(ProcessLookupError):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from engine.errors import VoiceError
+from streaming.espeak import wav_header
 from streaming.voices import EspeakVoice, default_voices, espeak_command, find_voice, speak_whole
 
 TEXT = "The quick brown fox jumps over the lazy dog."
@@ -61,6 +62,23 @@ def test_a_reader_that_leaves_ends_the_child(espeak):
 def test_a_voice_that_espeak_lacks_is_an_error_that_names_it(espeak):
     with pytest.raises(VoiceError, match="xx-none"):
         asyncio.run(speak_whole(EspeakVoice("xx-none"), TEXT))
+
+
+def test_a_program_that_does_not_start_is_an_error_with_the_remedy(monkeypatch, tmp_path):
+    (tmp_path / "espeak-ng").write_text("not a program")
+    monkeypatch.setattr(shutil, "which", lambda name: str(tmp_path / name))
+    with pytest.raises(VoiceError, match="does not start .*check that it can be executed"):
+        asyncio.run(speak_whole(EspeakVoice("en-us"), TEXT))
+
+
+def test_a_program_that_fails_after_some_sound_is_an_error(monkeypatch, tmp_path):
+    program = tmp_path / "espeak-ng"
+    header = "".join(f"\\{byte:03o}" for byte in wav_header(22_050))
+    program.write_text(f"#!/bin/sh\ncat > /dev/null\nprintf '{header}abcd'\necho broken >&2\nexit 3\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(shutil, "which", lambda name: str(program))
+    with pytest.raises(VoiceError, match=r"exit code 3 \(broken\)"):
+        asyncio.run(speak_whole(EspeakVoice("en-us"), TEXT))
 
 
 def test_no_espeak_at_all_names_the_remedy(monkeypatch):
