@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.align import Aligner, Reference, Shape
-from engine.avatar import Avatar
+from engine.avatar import Avatar, Bank
 from engine.backend import Backend
 from engine.compose import cut, paste
 from engine.models.morphable import MorphableModel
@@ -33,16 +33,6 @@ class Footage:
     crop: Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
-class LipBank:
-    """The lip references: crops [N, 256, 256, 3] uint8, alpha [N, K_s], beta [N, K_e], pose [N, 6] float32."""
-
-    crops: Tensor
-    alpha: Tensor
-    beta: Tensor
-    pose: Tensor
-
-
 @dataclass(frozen=True)
 class _BaseFrame:
     image: np.ndarray
@@ -52,7 +42,7 @@ class _BaseFrame:
 class Painter:
     """Paints frames of one person. Not thread-safe: it belongs to the inference thread."""
 
-    def __init__(self, backend: Backend, footage: Footage, bank: LipBank, model: MorphableModel):
+    def __init__(self, backend: Backend, footage: Footage, bank: Bank, model: MorphableModel):
         self._backend, self._footage, self._model = backend, footage, model
         self._aligner = Aligner(model, backend.renderer_config)
         self._vertices = model.vertices(footage.alpha, footage.beta)
@@ -76,8 +66,7 @@ class Painter:
             pose=avatar.pose,
             crop=avatar.crop,
         )
-        bank = avatar.bank
-        return cls(backend, footage, LipBank(crops=bank.crops, alpha=bank.alpha, beta=bank.beta, pose=bank.pose), model)
+        return cls(backend, footage, avatar.bank, model)
 
     def paint(self, index: int, lower: Tensor) -> np.ndarray:
         """Base frame `index` with the lower face replaced by lower [V_low, 3] (model units): [H, W, 3] uint8."""

@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.avatar import SUFFIX, AvatarContents, Manifest, network_fingerprints, write_avatar
+from engine.avatar import SUFFIX, AvatarContents, Bank, Manifest, network_fingerprints, write_avatar
 from engine.backend import Backend, TorchBackend
 from engine.errors import AvatarFileError, CorruptVideoError
 from engine.footage import VideoStore
 from engine.media import FPS
 from engine.models.morphable import MorphableModel, mouth_opening
 from engine.motion import Loop
-from engine.painter import Footage, LipBank, Painter
+from engine.painter import Footage, Painter
 from engine.weights import load_face_model
 from precompute import bank
 from precompute.encode import FootageWriter
@@ -233,8 +233,7 @@ def _painter(
         pose=torch.from_numpy(person.fit.pose),
         crop=torch.from_numpy(person.fit.crop),
     )
-    lips = LipBank(**{name: references[name] for name in ("crops", "alpha", "beta", "pose")})
-    return Painter(backend, footage, lips, model)
+    return Painter(backend, footage, Bank(**references), model)
 
 
 def _quality(seen: Scan, verdict: Verdict, person: _Person, face_px: float) -> dict[str, Any]:
