@@ -12,6 +12,7 @@ from engine.avatar import Avatar
 from engine.backend import Backend, TorchBackend
 from engine.config import SessionConfig
 from engine.errors import CapacityError, UnknownAvatarError
+from engine.metrics import StageTimes
 from engine.models.morphable import load_face_model
 from engine.performer import Performer
 from engine.scheduler import Scheduler
@@ -54,6 +55,7 @@ class Host:
             performer = Performer(backend, Avatar.open(path), model)
             for _ in range(2):  # compile the rasteriser and fill the allocator before anybody waits for it
                 performer.perform(PaintJob(performer.avatar.loop.start, performer.rest, 0, 0))
+            performer.times = StageTimes()  # compiling is no stage's time
             self._performers[name] = performer
             log.info("avatar %s from %s", name, path)
         self._scheduler = Scheduler()

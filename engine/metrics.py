@@ -33,11 +33,11 @@ class StageTimes:
 
     @property
     def stages(self) -> list[str]:
-        return sorted(self._recent)
+        return sorted(self._recent.copy())  # the inference thread may add one meanwhile
 
     def percentile_ms(self, stage: str, percent: float) -> float:
         """0 for a stage that has not run."""
-        recent = list(self._recent.get(stage, ()))
+        recent = list(self._recent[stage].copy()) if stage in self._recent else []
         return float(np.percentile(recent, percent)) * 1000 if recent else 0.0
 
     def count(self, stage: str) -> int:

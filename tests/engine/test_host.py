@@ -95,6 +95,7 @@ async def test_a_real_avatar_speaks_and_is_interrupted(avatar_path, speech_wav):
 
     pcm = read_speech(speech_wav)[: 48_000 * 3]
     async with Host({"speaker": avatar_path}) as host:
+        assert host.performers["speaker"].times.stages == []  # warming up is not counted
         session = host.open_session("speaker")
         units, events = session.subscribe(capacity=1000), session.subscribe_events()
         session.start_utterance("a", 48_000, 1)
