@@ -188,7 +188,7 @@ async function startMicrophone() {
 function stopMicrophone() {
   if (!microphone) return;
   microphone.source.stop();
-  microphone.conversation?.send({ type: "speech.end", id: microphone.id });
+  if (microphone.source.announced) microphone.conversation?.send({ type: "speech.end", id: microphone.id });
   microphone = null;
   $("microphone").setAttribute("aria-pressed", "false");
   $("micname").textContent = "Microphone on";

@@ -52,8 +52,16 @@ export class Microphone {
   #stream = null;
   #context = null;
   #stopped = false;
+  #announced = false;
+
+  /** Whether the utterance was begun: one that was not cannot be ended either. */
+  get announced() {
+    return this.#announced;
+  }
 
   async start(conversation, id, onLevel) {
+    // Browsers hide microphones from pages that anybody on the way could have changed.
+    if (!navigator.mediaDevices) throw new Error("it needs a page from https or localhost");
     this.#stream = await navigator.mediaDevices.getUserMedia({
       audio: { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 },
     });
@@ -66,9 +74,10 @@ export class Microphone {
       this.#context = new AudioContext();
     }
     await this.#context.audioWorklet.addModule("microphone.js");
+    if (this.#stopped) return;
     const source = this.#context.createMediaStreamSource(this.#stream);
     const worklet = new AudioWorkletNode(this.#context, "microphone", { numberOfOutputs: 0 });
-    conversation.send({ type: "speech.start", id, sample_rate: this.#context.sampleRate, channels: 1 });
+    this.#announced = conversation.send({ type: "speech.start", id, sample_rate: this.#context.sampleRate, channels: 1 });
     worklet.port.onmessage = ({ data }) => {
       onLevel(data.level);
       conversation.send({ type: "speech.audio", id, pcm: base64(new Int16Array(data.pcm)) });
