@@ -264,7 +264,10 @@ def test_sound_behind_an_open_utterance_is_refused_where_waiting_would_not_help(
             events = session.subscribe_events()
             for name in "ab":
                 session.start_utterance(name, RATE_HZ, 1)
+            await session.push_audio("a", speech(2.5).tobytes())
+            full_s = loop.time()
             await session.push_audio("b", speech(2.5).tobytes())
+            assert loop.time() == full_s, "it has its own place, and need not wait until a was played"
             with pytest.raises(CapacityError, match="behind utterance 'a'.*end 'a', then go on with 'b'"):
                 await asyncio.wait_for(session.push_audio("b", speech(1.0).tobytes()), 5)
             await asyncio.wait_for(session.push_audio("a", speech(1.0).tobytes()), 5)  # b's does not hold it up

@@ -8,6 +8,7 @@ import wave
 import aiohttp
 import pytest
 
+from streaming import server
 from streaming.protocol import (
     MAX_MESSAGE_BYTES,
     Encoding,
@@ -21,7 +22,7 @@ from streaming.protocol import (
     SpeechText,
     Started,
 )
-from streaming.speech_socket import WAITING_TEXTS
+from streaming.speech_socket import WAITING_TEXTS, SpeechSocket
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -106,7 +107,15 @@ async def test_texts_that_wait_when_they_are_cancelled_are_not_spoken_and_take_n
         assert len(finished) == 3 * WAITING_TEXTS + 1
 
 
-async def test_a_connection_forgets_the_utterances_that_were_interrupted(serving):
+async def test_a_connection_forgets_the_utterances_that_were_interrupted(serving, monkeypatch):
+    ends = []
+
+    class Watched(SpeechSocket):
+        def __init__(self, *parts):
+            super().__init__(*parts)
+            ends.append(self)
+
+    monkeypatch.setattr(server, "SpeechSocket", Watched)
     async with serving() as client:
         session = await client.open_session()
         (lease,) = client.server.leases
@@ -116,6 +125,7 @@ async def test_a_connection_forgets_the_utterances_that_were_interrupted(serving
             await speech.receive_until(Started)
             await other.send(SpeechCancel())
             assert (await speech.receive_until(Finished)).interrupted
+            assert not any(end._open for end in ends) and len(ends) == 2
             await other.send(SpeechStart("mine", 16_000))
             await other.send(SpeechAudio("mine", tone(0.5)))
             await other.receive_until(Started)
