@@ -210,7 +210,8 @@ class GeometryGenerator(nn.Module):
             x, *kept = layer.step(x, state.keys[:, i], state.values[:, i])
             past.append(kept)
         # A multiplication, since attention and residuals add: without it the style hardly changes how wide mouths open.
-        coefficients = self.coefficients(self.norm(x)) * self.amplitude(style).exp()[:, None]
+        # No speaker comes near the limits (e^3: twenty times as far); a style from a hostile file would overflow.
+        coefficients = self.coefficients(self.norm(x)) * self.amplitude(style).clamp(-3, 3).exp()[:, None]
         offsets = self.basis(coefficients).unflatten(-1, (-1, 3))
         keys, values = (torch.stack(parts, 1) for parts in zip(*past, strict=True))
         return template[:, None, self.lower] + offsets, GeometryState(keys, values)

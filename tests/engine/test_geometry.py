@@ -98,6 +98,14 @@ def test_style_is_about_distribution_not_order(generator: GeometryGenerator, fac
     assert (generator.style(moving) - generator.style(still)).abs().max() > 1e-3
 
 
+def test_no_style_makes_the_lips_overflow(face: MorphableModel) -> None:
+    trained = load(GeometryGenerator, GeometryConfig, default_path("geometry"))
+    steepest = trained.amplitude.weight[trained.amplitude.weight.abs().sum(1).argmax()]
+    features = torch.randn(1, 8, trained.config.features)
+    lower = trained(features, 100 * steepest.sign()[None], face.mean[None])
+    assert float((lower - face.mean[trained.lower]).abs().max()) < 10
+
+
 def _opening(face: MorphableModel, lower: Tensor) -> Tensor:
     whole = face.mean.repeat(lower.shape[1], 1, 1)
     whole[:, face.lower] = lower[0]
