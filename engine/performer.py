@@ -12,6 +12,7 @@ from torch import Tensor
 from engine.avatar import Avatar
 from engine.backend import Backend
 from engine.config import SessionConfig
+from engine.errors import AvatarFileError
 from engine.line import Line
 from engine.metrics import StageTimes
 from engine.models.geometry import GeometryState
@@ -35,9 +36,15 @@ Outcome = Lips | np.ndarray
 
 class Performer:
     """The networks, set up for one avatar. `rest` [V_low, 3]: its closed, quiet lips; `first` [H, W, 3] uint8: what a
-    session shows before its first picture."""
+    session shows before its first picture. Raises AvatarFileError for a style that is not these networks'."""
 
     def __init__(self, backend: Backend, avatar: Avatar, model: MorphableModel):
+        width = backend.start(1).keys.shape[-1]
+        if len(avatar.style) != width:
+            raise AvatarFileError(
+                f"{avatar.path}: a style of {len(avatar.style)} numbers, expected {width}; "
+                "enrol the speaker again with `precompute`"
+            )
         self.avatar = avatar
         self._backend = backend
         self._painter = Painter.of(backend, avatar, model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 import shutil
 import wave
@@ -10,6 +11,7 @@ from itertools import pairwise
 import av
 import numpy as np
 import pytest
+import torch
 
 from engine.avatar import Avatar
 from engine.backend import TorchBackend
@@ -116,6 +118,12 @@ def test_a_dubbed_file_is_25_fps_h264_with_all_of_the_sound_in_aac(avatar_path, 
         np.argmax([np.dot(heard[4800 + d : 96_000 + d].astype(float), pcm[4800:96_000]) for d in range(0, 2400, 8)]) * 8
     )
     assert lag <= 48, "sound and picture begin together"
+
+
+def test_a_style_of_other_networks_is_refused(performer):
+    foreign = dataclasses.replace(performer.avatar, style=torch.zeros(64))
+    with pytest.raises(AvatarFileError, match="a style of 64 numbers, expected 128"):
+        Performer(TorchBackend.embedded(), foreign, load_face_model())
 
 
 # ---- sound files
