@@ -13,11 +13,11 @@ from engine.backend import Backend, TorchBackend
 from engine.config import SessionConfig
 from engine.errors import CapacityError, UnknownAvatarError
 from engine.metrics import StageTimes
-from engine.models.morphable import load_face_model
 from engine.performer import Performer
 from engine.scheduler import Scheduler
 from engine.session import Session
 from engine.timeline import PaintJob
+from engine.weights import load_face_model
 
 log = logging.getLogger(__name__)
 
