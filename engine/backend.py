@@ -52,8 +52,8 @@ class TorchBackend:
     def embedded(cls, threads: int = 1) -> TorchBackend:
         """With the weights that ship with the engine. Raises WeightsError.
 
-        One thread is the default: on small tensors several gain a third when the machine is idle, and lose a
-        factor of ten to busy waiting when a video encoder or a browser wants the other core.
+        One thread is the default: a second one gains a sixth when the machine is idle, and more than halves the
+        rate by busy waiting when a video encoder or a browser wants the other core (docs/latency.md).
         """
         torch.set_num_threads(threads)
         cv2.setNumThreads(threads)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +21,8 @@ from engine.models.speech import FRAME_SAMPLES, SpeechConfig, cut, init_state
 from engine.motion import Loop
 from engine.performer import Lips, Performer
 from engine.timeline import HearJob, PaintJob
+
+sys.path.insert(0, str(Path(__file__).parent))  # for player.py and talk.py, which stand beside their tests
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -142,3 +146,11 @@ def make_puppet() -> type[Puppet]:
 def opening_of() -> Callable[[np.ndarray], float]:
     """How open the mouth of a puppet's picture is; 0 where it idles."""
     return lambda image: max(0.0, float(image[0, 0, 1]))
+
+
+@pytest.fixture
+def player(make_puppet):
+    """A timeline with its puppet, driven frame by frame."""
+    from player import Player
+
+    return Player(make_puppet())

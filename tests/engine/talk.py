@@ -1,0 +1,71 @@
+"""Sessions on a virtual clock: run them, speak to them, watch them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import numpy as np
+
+from engine.config import SessionConfig
+from engine.media import PlaybackFinished, float_to_pcm
+from engine.queues import QueueClosed
+from engine.scheduler import Scheduler
+from engine.session import Session
+
+RATE_HZ = 16_000
+
+
+def speech(seconds, seed=0):
+    return float_to_pcm(
+        (np.random.default_rng(seed).standard_normal(round(seconds * RATE_HZ)) * 0.1).astype(np.float32)
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(loop, *puppets, config=None):
+    """Sessions of these puppets on one scheduler, closed at the end."""
+    scheduler = Scheduler()
+    async with asyncio.TaskGroup() as tasks:
+        sessions = []
+        for i, puppet in enumerate(puppets):
+            puppet.clock = loop
+            sessions.append(Session(str(i), puppet, scheduler, config or SessionConfig()))
+            tasks.create_task(sessions[-1].run())
+        await asyncio.sleep(0)
+        yield sessions
+        for session in sessions:
+            await session.close()
+    await scheduler.close()
+
+
+async def watch(session, seconds, loop):
+    """(time, unit) of all units of so many seconds."""
+    units, seen = session.subscribe(), []
+    end = loop.time() + seconds
+    with contextlib.suppress(TimeoutError, QueueClosed):
+        async with asyncio.timeout_at(end):
+            while True:
+                seen.append((loop.time(), await units.get()))
+    session.unsubscribe(units)
+    assert units.dropped == 0
+    return seen
+
+
+async def say(session, name, pcm, *, packet_s=None, real_time=False):
+    session.start_utterance(name, RATE_HZ, 1)
+    size = round((packet_s or 0.04) * RATE_HZ)
+    for i in range(0, len(pcm), size):
+        if real_time:
+            await asyncio.sleep(size / RATE_HZ)
+        await session.push_audio(name, pcm[i : i + size].tobytes())
+    session.end_utterance(name)
+
+
+async def events_until_finished(queue, name):
+    found = []
+    async for event in queue:
+        found.append(event)
+        if isinstance(event, PlaybackFinished) and event.utterance == name:
+            return found
+    raise AssertionError(f"{name} never finished: {found}")
