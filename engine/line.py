@@ -76,8 +76,11 @@ class Line:
     def __post_init__(self) -> None:
         self._sound = SampleQueue()
         self._pieces: deque[_Piece] = deque()
+        # Brought to the networks' rate step by step, as it is heard: thirty seconds may come at once, when what they
+        # waited behind ends, and to resample those at once would hold up the frames of every session.
         self._to_speech_rate = PcmResampler(SAMPLE_RATE_HZ, SPEECH_RATE_HZ)
-        self._unheard = SampleQueue()
+        self._unheard = SampleQueue()  # at 48 kHz
+        self._resampled = SampleQueue()  # at 16 kHz
         self._heard_samples = 0
 
     @property
@@ -109,22 +112,22 @@ class Line:
 
     def _extend(self, sound: np.ndarray) -> None:
         self._sound.append(sound)
-        self._unheard.append(self._to_speech_rate.push(sound))
+        self._unheard.append(sound)
 
     def close(self, release_frames: int) -> None:
         """No more speech: silence until the mouth has closed, and behind it what the last step looks ahead to."""
         tail = -len(self._sound) % SAMPLES_PER_FRAME + release_frames * SAMPLES_PER_FRAME
         self._extend(np.zeros(tail, np.float32))
         self.length = self.emitted + len(self._sound) // SAMPLES_PER_FRAME
-        spare = (2 * self.step_frames + self.lookahead_frames) * SPEECH_SAMPLES_PER_FRAME
-        self._unheard.append(self._to_speech_rate.push(np.zeros(0, np.float32), last=True))
-        self._unheard.append(np.zeros(spare, np.float32))
+        spare = 2 * self.step_frames + self.lookahead_frames
+        self._unheard.append(np.zeros(spare * SAMPLES_PER_FRAME + self._to_speech_rate.delay_samples, np.float32))
 
     @property
     def can_hear(self) -> bool:
         """Enough sound has come for the next step."""
         complete = self.length is not None and self.made >= self.length
-        return not self.hearing and not complete and len(self._unheard) >= self._needed
+        there = len(self._resampled) + self._to_speech_rate.ready(len(self._unheard))
+        return not self.hearing and not complete and there >= self._needed
 
     @property
     def _needed(self) -> int:
@@ -133,7 +136,10 @@ class Line:
 
     def hear(self) -> np.ndarray:
         """The pcm [n] at 16 kHz that completes exactly one step."""
-        pcm = self._unheard.take(self._needed)
+        while len(self._resampled) < self._needed:
+            sound = self._unheard.take(min(SAMPLES_PER_FRAME, len(self._unheard)))
+            self._resampled.append(self._to_speech_rate.push(sound))
+        pcm = self._resampled.take(self._needed)
         self._heard_samples += len(pcm)
         self.hearing = True
         return pcm

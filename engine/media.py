@@ -107,13 +107,24 @@ class PcmResampler:
         self._kept = np.zeros(-self._first, np.float32)
         self._made = 0
 
+    @property
+    def delay_samples(self) -> int:
+        """How many source samples have to follow one before what is made of it is complete."""
+        return -(-self._half // self._up)
+
+    def ready(self, count: int, *, last: bool = False) -> int:
+        """How many samples `push` would return for `count` more."""
+        if self._up == self._down:
+            return count
+        received = self._first + len(self._kept) + count
+        behind = 0 if last else self._half
+        return max(0, -(-(received * self._up - behind) // self._down) - self._made)
+
     def push(self, samples: np.ndarray, *, last: bool = False) -> np.ndarray:
         """Continue with float32 [N]; returns what is ready at the target rate, all of it when `last`."""
         if self._up == self._down:
             return samples
-        received = self._first + len(self._kept) + len(samples)
-        behind = 0 if last else self._half
-        ready = max(self._made, -(-(received * self._up - behind) // self._down))
+        ready = self._made + self.ready(len(samples), last=last)
         tail = np.zeros(self._taps.shape[1] if last else 0, np.float32)
         self._kept = np.concatenate([self._kept, samples, tail])
         parts = [self._make(n, min(n + BLOCK_SAMPLES, ready)) for n in range(self._made, ready, BLOCK_SAMPLES)]

@@ -9,9 +9,11 @@ from player import LEAD, Player, at_48k, openings, speech
 from engine.errors import ProtocolError, SpeechFormatError
 from engine.media import (
     SAMPLES_PER_FRAME,
+    PcmResampler,
     PlaybackFinished,
     PlaybackStarted,
 )
+from engine.performer import finish
 
 # ---- sound
 
@@ -248,3 +250,32 @@ def test_the_start_is_exact_to_the_sample(player):
     started = [e.pts for e in player.events if isinstance(e, PlaybackStarted)]
     assert started[0] % SAMPLES_PER_FRAME == 0 and started[1] == started[0] + 24_000 - 7
     assert player.sound[started[0]] and not player.sound[: started[0]].any()
+
+
+def test_speech_that_waited_is_resampled_step_by_step_when_its_turn_comes(player, monkeypatch):
+    """Counted, not timed: whatever one call resamples holds up the frames of all sessions."""
+    resampled = []
+    push = PcmResampler.push
+
+    def counted(self, samples, *, last=False):
+        resampled.append(len(samples))
+        return push(self, samples, last=last)
+
+    player.timeline.start_utterance("open", 48_000, 1)
+    player.push("open", speech(0.5))
+    player.say("waiting", speech(29.0), chunk=24_000)
+    monkeypatch.setattr(PcmResampler, "push", counted)
+    player.timeline.end_utterance("open")
+    assert sum(resampled) <= SAMPLES_PER_FRAME, "nothing yet: the networks have not asked for it"
+    most = 0
+    while not player.timeline.idle:
+        while job := player.timeline.next_job(player.timeline.next_frame, player.lead):
+            resampled.clear()
+            job = player.timeline.take(job)
+            most = max(most, sum(resampled))
+            finish(player.timeline, job, player.puppet.perform(job), player.lead)
+        resampled.clear()
+        player.timeline.emit()
+        most = max(most, sum(resampled))
+    steps_at_most = 9  # frames: one step and its lookahead, and what the filter holds back
+    assert 0 < most <= steps_at_most * SAMPLES_PER_FRAME
