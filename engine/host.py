@@ -15,8 +15,7 @@ from engine.errors import CapacityError, UnknownAvatarError
 from engine.metrics import StageTimes
 from engine.performer import Performer
 from engine.scheduler import Scheduler
-from engine.session import Session
-from engine.timeline import PaintJob
+from engine.session import Session, SessionCounters
 from engine.weights import load_face_model
 
 log = logging.getLogger(__name__)
@@ -39,6 +38,8 @@ class Host:
         self._performers: dict[str, Performer] = {}
         self._tasks = asyncio.TaskGroup()
         self.sessions: dict[str, Session] = {}
+        self.latencies = StageTimes()
+        self._past = SessionCounters()  # of the sessions that are closed
 
     @property
     def avatars(self) -> dict[str, Avatar]:
@@ -49,13 +50,16 @@ class Host:
         """By avatar name; their `times` say how long the stages take."""
         return self._performers
 
+    @property
+    def counters(self) -> SessionCounters:
+        """What happened in all sessions since the start."""
+        return sum((session.counters for session in self.sessions.values()), self._past)
+
     async def __aenter__(self) -> Host:
         backend, model = self._backend or TorchBackend.embedded(), load_face_model()
         for name, path in self._paths.items():
             performer = Performer(backend, Avatar.open(path), model)
-            for _ in range(2):  # compile the rasteriser and fill the allocator before anybody waits for it
-                performer.perform(PaintJob(performer.avatar.loop.start, performer.rest, 0, 0))
-            performer.times = StageTimes()  # compiling is no stage's time
+            performer.warm()
             self._performers[name] = performer
             log.info("avatar %s from %s", name, path)
         self._scheduler = Scheduler()
@@ -78,7 +82,8 @@ class Host:
             raise UnknownAvatarError(f"no avatar {avatar!r}; this server has {', '.join(sorted(self._performers))}")
         if len(self.sessions) >= self._max_sessions:
             raise CapacityError(f"{len(self.sessions)} sessions are open, the limit is {self._max_sessions}; try later")
-        session = Session(secrets.token_hex(8), self._performers[avatar], self._scheduler, self._config)
+        performer = self._performers[avatar]
+        session = Session(secrets.token_hex(8), performer, self._scheduler, self._config, self.latencies)
         self.sessions[session.id] = session
         self._tasks.create_task(self._supervise(session), name=f"session {session.id}")
         return session
@@ -91,3 +96,4 @@ class Host:
             log.exception("session %s failed", session.id)
         finally:
             self.sessions.pop(session.id, None)
+            self._past += session.counters

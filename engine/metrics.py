@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -13,9 +13,10 @@ RECENT = 512
 
 
 class StageTimes:
-    """Durations by stage name; percentiles are over the last 512 of each."""
+    """Durations by stage name; percentiles are over the last 512 of each. `observers` are told every one of them."""
 
     def __init__(self) -> None:
+        self.observers: list[Callable[[str, float], None]] = []
         self._recent: dict[str, deque[float]] = {}
         self._count: dict[str, int] = {}
         self._total_s: dict[str, float] = {}
@@ -30,6 +31,8 @@ class StageTimes:
         self._recent.setdefault(stage, deque(maxlen=RECENT)).append(seconds)
         self._count[stage] = self._count.get(stage, 0) + 1
         self._total_s[stage] = self._total_s.get(stage, 0.0) + seconds
+        for observer in self.observers:
+            observer(stage, seconds)
 
     @property
     def stages(self) -> list[str]:

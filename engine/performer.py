@@ -56,6 +56,15 @@ class Performer:
         self.first = self._idle.read(avatar.loop.start)
         self.times = StageTimes()
 
+    def warm(self) -> None:
+        """Run every network once, and the painter again: what compiles and allocates does it before anybody waits."""
+        line = self.new_line()
+        line.close(line.step_frames)
+        self.perform(HearJob(line, line.hear(), 0))
+        for _ in range(2):
+            self.perform(PaintJob(self.avatar.loop.start, self.rest, 0, 0))
+        self.times = StageTimes()  # compiling is no stage's time
+
     def new_line(self) -> Line:
         """A Line that has heard nothing yet."""
         config = self._backend.speech_config

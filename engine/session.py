@@ -7,13 +7,14 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from weakref import WeakValueDictionary
 
 from engine.avatar import Avatar
 from engine.config import SessionConfig
-from engine.errors import SessionClosedError
+from engine.errors import DrainingError, SessionClosedError
 from engine.media import FPS, MediaUnit, PlaybackEvent
+from engine.metrics import StageTimes
 from engine.performer import Outcome, Performer, finish
 from engine.queues import Item, MediaQueue, Policy, QueueClosed
 from engine.scheduler import Scheduler
@@ -36,11 +37,25 @@ class SessionCounters:
     fresh_speaking: int = 0  # new pictures while speaking
     late: int = 0  # ticks that came more than half a frame after their time
 
+    def __add__(self, other: SessionCounters) -> SessionCounters:
+        return SessionCounters(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
 
 class Session:
-    """Create through `Host.open_session`. Every method is for the event loop."""
+    """Create through `Host.open_session`. Every method is for the event loop.
 
-    def __init__(self, name: str, performer: Performer, scheduler: Scheduler, config: SessionConfig):
+    Two latencies go into `latencies`: `first_frame`, from the first sound after silence to its first new picture going
+    out with it, and `interrupt_tail`, from a barge-in to the first silent frame.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        performer: Performer,
+        scheduler: Scheduler,
+        config: SessionConfig,
+        latencies: StageTimes | None = None,
+    ):
         self.id = name
         self.avatar: Avatar = performer.avatar
         self.counters = SessionCounters()
@@ -55,6 +70,10 @@ class Session:
         self._began = 0.0
         self._hear_s = 0.02
         self._paint_s = 0.03
+        self._latencies = latencies or StageTimes()
+        self._heard_s: float | None = None  # when sound came after silence, until its first picture goes out
+        self._cancelled_s: float | None = None
+        self._draining = False
         self._job: Job | None = None
         self._failure: Exception | None = None
 
@@ -89,8 +108,10 @@ class Session:
     # ---- speech
 
     def start_utterance(self, utterance: str, sample_rate_hz: int, channels: int) -> None:
-        """Raises ProtocolError (id in use), SpeechFormatError, CapacityError, SessionClosedError."""
+        """Raises ProtocolError (id in use), SpeechFormatError, CapacityError, DrainingError, SessionClosedError."""
         self._need_open()
+        if self._draining:
+            raise DrainingError(f"session {self.id} finishes what was begun and then closes; open one elsewhere")
         self._timeline.start_utterance(utterance, sample_rate_hz, channels)
 
     async def push_audio(self, utterance: str, pcm: bytes) -> None:
@@ -111,6 +132,8 @@ class Session:
                 self._need_open()
                 if self.epoch != epoch:
                     return
+                if self._timeline.buffered_ms == 0:
+                    self._heard_s = self._clock()
                 self._timeline.push_audio(utterance, piece)
                 self._scheduler.wake()
                 await asyncio.sleep(0)  # resampling a long message at once would hold up every session's frames
@@ -127,8 +150,27 @@ class Session:
 
     def cancel(self) -> None:
         """Barge-in: from the next frame on there is silence and the mouth closes."""
+        if self._timeline.buffered_ms:
+            self._cancelled_s = self._clock()
+        self._heard_s = None
         self._timeline.cancel()
         self._scheduler.wake()
+
+    @property
+    def buffered_ms(self) -> int:
+        """Speech that was received and not yet played."""
+        return self._timeline.buffered_ms
+
+    @property
+    def viewer_backlog(self) -> int:
+        """Units that wait in the queues of all subscribers."""
+        return sum(len(queue) for queue in self._viewers)
+
+    async def drain(self) -> None:
+        """Take no new utterance, and wait until those that were begun are played to their end."""
+        self._draining = True
+        async with self._room:
+            await self._room.wait_for(lambda: self._closed.is_set() or self._timeline.idle)
 
     def _need_open(self) -> None:
         if self._closed.is_set():
@@ -178,12 +220,22 @@ class Session:
         self.counters.units += 1
         self.counters.speaking += unit.speaking
         self.counters.fresh_speaking += unit.speaking and unit.fresh
+        self._measure(unit)
         await _deliver(unit, self._viewers)
         for event in events:
             await _deliver(event, self._listeners)
         async with self._room:
             self._room.notify_all()
         self._scheduler.wake()
+
+    def _measure(self, unit: MediaUnit) -> None:
+        now = self._clock()
+        if self._heard_s is not None and unit.speaking and unit.fresh:
+            self._latencies.observe("first_frame", now - self._heard_s)
+            self._heard_s = None
+        if self._cancelled_s is not None and not unit.speaking:
+            self._latencies.observe("interrupt_tail", now - self._cancelled_s)
+            self._cancelled_s = None
 
     async def close(self) -> None:
         """Stop; idempotent. Queues close when `run` has ended."""

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from engine.backend import TorchBackend
 from engine.errors import AvatarFileError, CapacityError, SessionClosedError, UnknownAvatarError
 from engine.host import Host
 
@@ -116,3 +117,43 @@ async def test_a_real_avatar_speaks_and_is_interrupted(avatar_path, speech_wav):
         )
         assert not any(unit.samples.any() for unit in spoken if unit.epoch == 1)
     assert not host.sessions
+
+
+def test_counters_outlive_their_sessions(virtual, make_puppet):
+    async def main(loop):
+        host = await opened(loop, make_puppet())
+        first = host.open_session("puppet")
+        await asyncio.sleep(1.0)
+        await first.close()
+        await asyncio.sleep(0.1)
+        assert host.counters == first.counters and first.counters.units >= 24
+        second = host.open_session("puppet")
+        await asyncio.sleep(1.0)
+        assert host.counters.units == first.counters.units + second.counters.units
+        await host.__aexit__(None, None, None)
+
+    virtual(main)
+
+
+def test_a_host_is_there_when_every_network_has_run(avatar_path):
+    ran = []
+
+    class Watched(TorchBackend):
+        def hear(self, windows):
+            ran.append("hear")
+            return super().hear(windows)
+
+        def move(self, features, style, template, state):
+            ran.append("move")
+            return super().move(features, style, template, state)
+
+        def render(self, *parts):
+            ran.append("render")
+            return super().render(*parts)
+
+    async def main():
+        async with Host({"speaker": avatar_path}, backend=Watched.embedded()) as host:
+            assert set(ran) == {"hear", "move", "render"}
+            assert host.performers["speaker"].times.stages == [], "compiling is no stage's time"
+
+    asyncio.run(main())

@@ -10,8 +10,9 @@ import pytest
 from talk import RATE_HZ, running, say, speech, watch
 
 from engine.config import SessionConfig
-from engine.errors import ProtocolError, SessionClosedError
+from engine.errors import DrainingError, ProtocolError, SessionClosedError
 from engine.media import SAMPLES_PER_FRAME
+from engine.metrics import StageTimes
 from engine.scheduler import Scheduler
 from engine.session import Session
 
@@ -172,5 +173,68 @@ def test_units_carry_1920_samples_each_at_their_media_time(virtual, make_puppet)
                 tasks.create_task(say(session, "a", speech(1.01)))
             for _, unit in seen.result():
                 assert unit.samples.shape == (SAMPLES_PER_FRAME,) and unit.pts == unit.index * SAMPLES_PER_FRAME
+
+    virtual(main)
+
+
+# ---- draining and latencies
+
+
+def test_a_draining_session_finishes_what_was_begun_and_begins_nothing(virtual, make_puppet):
+    async def main(loop):
+        async with running(loop, make_puppet()) as (session,):
+            events = session.subscribe_events()
+            await say(session, "begun", speech(2.0))
+            session.start_utterance("open", RATE_HZ, 1)
+            drained = asyncio.ensure_future(session.drain())
+            await asyncio.sleep(0.5)
+            with pytest.raises(DrainingError, match="finishes what was begun"):
+                session.start_utterance("late", RATE_HZ, 1)
+            await session.push_audio("open", speech(0.4).tobytes())
+            await asyncio.sleep(5)
+            assert not drained.done(), "an utterance is still open"
+            session.end_utterance("open")
+            await drained
+            finished = [(await events.get()) for _ in range(4)][1::2]
+            assert [(e.utterance, e.interrupted) for e in finished] == [("begun", False), ("open", False)]
+
+    virtual(main)
+
+
+def test_draining_ends_with_the_session(virtual, make_puppet):
+    async def main(loop):
+        async with running(loop, make_puppet()) as (session,):
+            session.start_utterance("open", RATE_HZ, 1)
+            drained = asyncio.ensure_future(session.drain())
+            await asyncio.sleep(1)
+            await session.close()
+            await drained
+
+    virtual(main)
+
+
+def test_first_frame_and_interrupt_tail_are_measured(virtual, make_puppet):
+    async def main(loop):
+        puppet, scheduler, latencies = make_puppet(hear_s=0.02, paint_s=0.03), Scheduler(), StageTimes()
+        puppet.clock = loop
+        session = Session("a", puppet, scheduler, SessionConfig(), latencies)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(session.run())
+            await asyncio.sleep(0.5)
+            await say(session, "one", speech(3.0))
+            await asyncio.sleep(1.0)
+            assert latencies.count("first_frame") == 1 and latencies.count("interrupt_tail") == 0
+            assert 0 < latencies.total_s("first_frame") < 0.4
+            session.cancel()
+            await asyncio.sleep(0.2)
+            assert latencies.count("interrupt_tail") == 1 and 0 <= latencies.total_s("interrupt_tail") <= 0.04 + 1e-9
+            session.cancel()
+            await asyncio.sleep(1.0)
+            assert latencies.count("interrupt_tail") == 1, "nothing was said"
+            await say(session, "two", speech(1.0))
+            await asyncio.sleep(1.0)
+            assert latencies.count("first_frame") == 2
+            await session.close()
+        await scheduler.close()
 
     virtual(main)
