@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,20 @@ class SessionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """The one encode of a session that all its viewers and broadcasts share."""
+
+    codec: Literal["auto", "h264_nvenc", "libx264"] = "auto"  # of H.264; auto: the GPU's where it has one
+    height_px: int | None = None  # of the encoded picture, its width follows; None: the avatar's own
+    bitrate_bps: int = 2_500_000  # of the picture: what broadcasts get, and the most that viewers do
+    min_bitrate_bps: int = 300_000  # what a viewer's poor link may push all viewers of the session down to
+    keyframe_interval_s: float = 2.0  # what broadcasters ask for
+    keyframe_gap_s: float = 0.5  # requests within it share one key frame
+    opus_bitrate_bps: int = 64_000  # one channel of full-band speech, transparent in Opus
+    aac_bitrate_bps: int = 128_000
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServerConfig:
     """The HTTP, WebRTC and websocket surface."""
 
@@ -33,4 +48,4 @@ class ServerConfig:
     port: int = 8080
     max_sessions: int = 4
     idle_session_s: float = 60.0  # a session without viewers and without a speech socket is closed after this
-    video_bitrate_bps: int = 2_500_000
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)

@@ -15,12 +15,13 @@ from engine.config import ServerConfig
 from engine.errors import CapacityError, SessionClosedError
 from engine.host import Host
 from engine.session import Session
+from streaming.broadcast import Broadcast
 from streaming.metrics import Metrics
 from streaming.peer import Viewer
 
 log = logging.getLogger(__name__)
 
-MAX_VIEWERS = 8  # of one session: each has an encoder of its own, a tenth of a core at 512x512
+MAX_VIEWERS = 20  # of one session: they share an encode, but each is encrypted for in Python
 
 
 class Lease:
@@ -29,6 +30,7 @@ class Lease:
     def __init__(self, avatar: str, session: Session, config: ServerConfig, metrics: Metrics):
         self.avatar = avatar
         self.session = session
+        self.broadcast = Broadcast(session, config.encoder)
         self.token = secrets.token_urlsafe(24)
         self.viewers: dict[str, Viewer] = {}
         self.sockets = 0
@@ -52,11 +54,13 @@ class Lease:
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 idle = self._tasks.create_task(self._close_when_unused())
+                encoding = self._tasks.create_task(self.broadcast.run())
                 self._running.set()
                 async for _ in self._events:
                     pass
                 self._tasks = None
                 idle.cancel()
+                encoding.cancel()
                 for viewer in self.viewers.values():
                     viewer.leave()
         finally:
@@ -77,7 +81,7 @@ class Lease:
         if len(self.viewers) + self._answering >= MAX_VIEWERS:
             raise CapacityError(f"{MAX_VIEWERS} viewers watch this session; put an SFU in front of it for more")
         self._answering += 1
-        viewer = Viewer(self.session, self._metrics, self._config.video_bitrate_bps)
+        viewer = Viewer(self.broadcast, self._metrics)
         try:
             answer = await viewer.answer(offer)
             if self._tasks is None:

@@ -1,4 +1,4 @@
-"""One viewer: a WebRTC peer that receives a session's picture and sound (the media side of WHEP)."""
+"""One viewer: a WebRTC peer that receives a session's broadcast (the media side of WHEP)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from aiortc.rtcrtpsender import RTCRtpSender
 from aiortc.sdp import SessionDescription, candidate_from_sdp
 
 from engine.errors import ProtocolError, SessionClosedError
-from engine.session import Session
-from streaming.encoders import PictureEncoder, SoundEncoder
+from streaming.broadcast import Broadcast
+from streaming.encoders import SoundCodec, VideoCodec
 from streaming.metrics import Metrics
 from streaming.tracks import TrackPair
 
@@ -38,16 +38,16 @@ BAD_DESCRIPTION = (
 
 
 class Viewer:
-    """Answers one offer, then forwards units from its own subscription until either side leaves."""
+    """Answers one offer, then forwards encoded units from its own outlet until either side leaves."""
 
-    def __init__(self, session: Session, metrics: Metrics, video_bitrate_bps: int):
+    def __init__(self, broadcast: Broadcast, metrics: Metrics):
         self.id = secrets.token_urlsafe(9)
         self.etag = f'"{secrets.token_hex(8)}"'
-        self._session = session
+        self._broadcast = broadcast
         self._metrics = metrics
-        self._video_bitrate_bps = video_bitrate_bps
         self._tracks = TrackPair()
         self._kinds: list[str] = []
+        self._video: VideoCodec | None = None
         # No STUN server by default: aiortc would ask a public one before each answer.
         self._peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._connected = asyncio.Event()
@@ -61,7 +61,7 @@ class Viewer:
         try:
             await self._peer.setRemoteDescription(RTCSessionDescription(sdp=offer, type="offer"))
             for transceiver in transceivers:
-                self._choose_encoder(transceiver)
+                self._video = self._tracks.serve(transceiver.sender, transceiver._codecs[0].mimeType) or self._video
             await self._peer.setLocalDescription(await self._peer.createAnswer())
         except BAD_DESCRIPTION as error:
             raise ProtocolError(
@@ -91,7 +91,7 @@ class Viewer:
                 await self._left.wait()
                 forwarding.cancel()
         except TimeoutError:
-            log.info("viewer %s of session %s did not connect in time", self.id, self._session.id)
+            log.info("viewer %s of session %s did not connect in time", self.id, self._broadcast.session_id)
         finally:
             await self.close()
 
@@ -108,21 +108,22 @@ class Viewer:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await self._peer.close()
         except TimeoutError:
-            log.warning("viewer %s of session %s did not close in time", self.id, self._session.id)
+            log.warning("viewer %s of session %s did not close in time", self.id, self._broadcast.session_id)
 
     async def _forward(self) -> None:
         try:
-            units = self._session.subscribe()
+            outlet = self._broadcast.open(self._video, SoundCodec.OPUS if "audio" in self._kinds else None)
         except SessionClosedError:
             self.leave()
             return
+        self._tracks.outlet = outlet
         try:
-            async for unit in units:
+            async for unit in outlet:
                 await self._tracks.put(unit, picture="video" in self._kinds, sound="audio" in self._kinds)
                 self._metrics.units.add("fresh" if unit.fresh else "repeated", "speaking" if unit.speaking else "idle")
         finally:
-            self._session.unsubscribe(units)
-            self._metrics.dropped.add(count=units.dropped)
+            self._broadcast.close(outlet)
+            self._metrics.dropped.add(count=outlet.dropped)
             self.leave()
 
     def _add_track(self, kind: str) -> RTCRtpTransceiver:
@@ -132,15 +133,6 @@ class Viewer:
         first = {"video": "video/h264", "audio": "audio/opus"}[kind]
         transceiver.setCodecPreferences(sorted(codecs, key=lambda codec: codec.mimeType.lower() != first))
         return transceiver
-
-    def _choose_encoder(self, transceiver: RTCRtpTransceiver) -> None:
-        # aiortc has no public way to give a sender its encoder; it makes one of its own where this attribute is None.
-        # For VP8, the choice of peers without H.264, its own encoder serves.
-        codec = transceiver._codecs[0].mimeType.lower()
-        if codec == "video/h264":
-            transceiver.sender._RTCRtpSender__encoder = PictureEncoder(self._video_bitrate_bps)  # type: ignore[attr-defined]
-        elif codec == "audio/opus":
-            transceiver.sender._RTCRtpSender__encoder = SoundEncoder()  # type: ignore[attr-defined]
 
     async def _add_candidate(self, value: str, mid: str | None) -> None:
         try:
@@ -154,7 +146,7 @@ class Viewer:
 
     def _state_changed(self) -> None:
         state = self._peer.connectionState
-        log.info("viewer %s of session %s is %s", self.id, self._session.id, state)
+        log.info("viewer %s of session %s is %s", self.id, self._broadcast.session_id, state)
         if state == "connected":
             self._connected.set()
         elif state in ("failed", "closed"):

@@ -1,22 +1,34 @@
-"""A session's units as the two tracks of one viewer: picture at 25 fps and sound in 20 ms pieces."""
+"""One outlet as the two tracks of a WebRTC sender: encoded pictures at 25 fps and sound in 20 ms packets.
+
+The senders packetize what the tracks hand them and encode nothing. Their sender reports pair a packet's time stamp with
+the wall clock at which it left, and a receiver aligns sound and picture by them (RFC 3550, 6.4.1): the picture and the
+first packet of its sound therefore leave together, when both are encoded, and the second packet 20 ms later.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from fractions import Fraction
 
 import av
 from aiortc import MediaStreamTrack
+from aiortc.codecs.h264 import H264Encoder
+from aiortc.codecs.opus import OpusEncoder
+from aiortc.codecs.vpx import Vp8Encoder
 from aiortc.mediastreams import VIDEO_TIME_BASE, MediaStreamError
+from aiortc.rtcrtpsender import RTCRtpSender
 
-from engine.media import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, MediaUnit
+from engine.errors import ProtocolError
+from engine.media import SAMPLE_RATE_HZ
 from engine.queues import MediaQueue, Policy, QueueClosed
+from streaming.broadcast import EncodedUnit, Outlet
+from streaming.encoders import OPUS_SAMPLES, SOUND_TIME_BASE, SoundPacket, VideoCodec
 
-SOUND_TIME_BASE = Fraction(1, SAMPLE_RATE_HZ)
-PACKET_SAMPLES = SAMPLES_PER_FRAME // 2
-PACKET_S = PACKET_SAMPLES / SAMPLE_RATE_HZ
+PACKET_S = OPUS_SAMPLES / SAMPLE_RATE_HZ
 VIDEO_TICKS_PER_SAMPLE = Fraction(VIDEO_TIME_BASE.denominator, SAMPLE_RATE_HZ)
 TRACK_UNITS = 2  # what one track may be ahead of the other
+VIDEO_CODECS = {f"video/{codec.value}": codec for codec in VideoCodec}
 
 
 class PictureTrack(MediaStreamTrack):
@@ -26,62 +38,127 @@ class PictureTrack(MediaStreamTrack):
 
     def __init__(self) -> None:
         super().__init__()
-        self.units: MediaQueue[MediaUnit] = MediaQueue(TRACK_UNITS, Policy.WAIT)
+        self.units: MediaQueue[EncodedUnit] = MediaQueue(TRACK_UNITS, Policy.WAIT)
 
-    async def recv(self) -> av.VideoFrame:
-        unit = await _next_unit(self, self.units)
-        frame = av.VideoFrame.from_ndarray(unit.image, format="rgb24")
-        frame.pts = int(unit.pts * VIDEO_TICKS_PER_SAMPLE)
-        frame.time_base = VIDEO_TIME_BASE
-        return frame
+    async def recv(self) -> av.Packet:
+        while True:
+            unit = await _next_unit(self, self.units)
+            if unit.picture is not None:
+                return _packet(unit.picture.data, int(unit.pts * VIDEO_TICKS_PER_SAMPLE), VIDEO_TIME_BASE)
 
 
 class SoundTrack(MediaStreamTrack):
-    """The sound of the units put into `units`, two 20 ms frames for each.
-
-    The second half leaves 20 ms after the first: the sender reports pair a packet's time stamp with the wall clock
-    at which it left, and a receiver aligns sound and picture by them.
-    """
+    """The sound of the units put into `units`: the first 20 ms at once, the rest at its time."""
 
     kind = "audio"
 
     def __init__(self) -> None:
         super().__init__()
-        self.units: MediaQueue[MediaUnit] = MediaQueue(TRACK_UNITS, Policy.WAIT)
-        self._second: tuple[MediaUnit, float] | None = None
+        self.units: MediaQueue[EncodedUnit] = MediaQueue(TRACK_UNITS, Policy.WAIT)
+        self._rest: deque[SoundPacket] = deque()
+        self._due_s = 0.0
 
-    async def recv(self) -> av.AudioFrame:
-        if self._second is None:
-            unit = await _next_unit(self, self.units)
-            self._second = (unit, asyncio.get_running_loop().time() + PACKET_S)
-            return _sound_frame(unit, 0)
-        unit, due_s = self._second
-        if not len(self.units):  # with a unit waiting we are late already
-            await asyncio.sleep(due_s - asyncio.get_running_loop().time())
-        self._second = None
-        return _sound_frame(unit, PACKET_SAMPLES)
+    async def recv(self) -> av.Packet:
+        if self._rest:
+            if not len(self.units):  # with a unit waiting we are late already
+                await asyncio.sleep(self._due_s - asyncio.get_running_loop().time())
+        else:
+            while not self._rest:
+                self._rest.extend((await _next_unit(self, self.units)).sound)
+            self._due_s = asyncio.get_running_loop().time()
+        self._due_s += PACKET_S
+        sound = self._rest.popleft()
+        return _packet(sound.data, sound.pts, SOUND_TIME_BASE)
 
 
 class TrackPair:
-    """Feeds both tracks from one queue, so that a viewer who is too slow loses sound and picture together."""
+    """Feeds both tracks from one outlet, and takes what the receiver says about its link back to it."""
 
     def __init__(self) -> None:
         self.picture = PictureTrack()
         self.sound = SoundTrack()
+        self.outlet: Outlet | None = None  # while the peer is connected
 
-    async def put(self, unit: MediaUnit, *, picture: bool, sound: bool) -> None:
-        """Wait until the tracks that this viewer reads have room, and hand them the unit."""
+    def serve(self, sender: RTCRtpSender, codec: str) -> VideoCodec | None:
+        """Have `sender` packetize our packets in the negotiated `codec` (a MIME type) and pass feedback on.
+
+        Returns the codec of the picture, None for sound. ProtocolError for a codec that is not made here.
+        """
+        # aiortc has no public way to give a sender its packetizer or to hear of PLIs. It makes an encoder of its own
+        # where this attribute is None, and calls this method for PLI and FIR.
+        codec = codec.lower()
+        packetizer: H264Packetizer | Vp8Packetizer | OpusPacketizer
+        if codec == "audio/opus":
+            packetizer = OpusPacketizer()
+        elif codec == "video/h264":
+            packetizer = H264Packetizer(self)
+        elif codec == "video/vp8":
+            packetizer = Vp8Packetizer(self)
+        else:
+            raise ProtocolError(f"the peer chose {codec}; expected Opus, H.264 or VP8")
+        sender._RTCRtpSender__encoder = packetizer  # type: ignore[attr-defined]
+        if codec in VIDEO_CODECS:
+            sender._send_keyframe = self.request_keyframe  # type: ignore[method-assign]
+        return VIDEO_CODECS.get(codec)
+
+    async def put(self, unit: EncodedUnit, *, picture: bool, sound: bool) -> None:
+        """Wait until the tracks that this peer reads have room, and hand them the unit."""
         if picture:
             await self.picture.units.put(unit)
         if sound:
             await self.sound.units.put(unit)
+
+    def request_keyframe(self) -> None:
+        if self.outlet is not None:
+            self.outlet.request_keyframe()
+
+    @property
+    def estimate_bps(self) -> int | None:
+        """What the receiver's REMB says that its link carries."""
+        return None if self.outlet is None else self.outlet.estimate_bps
+
+    @estimate_bps.setter
+    def estimate_bps(self, bitrate_bps: int) -> None:
+        if self.outlet is not None:
+            self.outlet.estimate_bps = bitrate_bps
 
     async def close(self) -> None:
         await self.picture.units.close()
         await self.sound.units.close()
 
 
-async def _next_unit(track: MediaStreamTrack, units: MediaQueue[MediaUnit]) -> MediaUnit:
+class Feedback:
+    """aiortc's senders set a REMB's bitrate as the target of their encoder: here it goes to the outlet."""
+
+    def __init__(self, tracks: TrackPair):
+        super().__init__()
+        self._tracks = tracks
+
+    @property
+    def target_bitrate(self) -> int:
+        return self._tracks.estimate_bps or 0
+
+    @target_bitrate.setter
+    def target_bitrate(self, bitrate_bps: int) -> None:
+        self._tracks.estimate_bps = bitrate_bps
+
+
+class H264Packetizer(Feedback, H264Encoder):
+    """RFC 6184, mode 1; never encodes."""
+
+
+class Vp8Packetizer(Feedback, Vp8Encoder):
+    """RFC 7741; never encodes."""
+
+
+class OpusPacketizer(OpusEncoder):
+    """RFC 7587; never encodes, so the codec that its base would open is not opened."""
+
+    def __init__(self) -> None:
+        pass
+
+
+async def _next_unit(track: MediaStreamTrack, units: MediaQueue[EncodedUnit]) -> EncodedUnit:
     try:
         return await units.get()
     except QueueClosed:
@@ -89,10 +166,7 @@ async def _next_unit(track: MediaStreamTrack, units: MediaQueue[MediaUnit]) -> M
         raise MediaStreamError from None
 
 
-def _sound_frame(unit: MediaUnit, offset: int) -> av.AudioFrame:
-    samples = unit.samples[offset : offset + PACKET_SAMPLES]
-    frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="s16", layout="mono")
-    frame.sample_rate = SAMPLE_RATE_HZ
-    frame.pts = unit.pts + offset
-    frame.time_base = SOUND_TIME_BASE
-    return frame
+def _packet(data: bytes, pts: int, time_base: Fraction) -> av.Packet:
+    packet = av.Packet(data)
+    packet.pts, packet.time_base = pts, time_base
+    return packet
