@@ -49,3 +49,24 @@ class ServerConfig:
     max_sessions: int = 4
     idle_session_s: float = 60.0  # a session without viewers and without a speech socket is closed after this
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoicesConfig:
+    """The voices beside eSpeak NG. API keys come from environment variables alone."""
+
+    kokoro_model: Path | None = None  # kokoro-v1.0.onnx; or PERSONASTREAM_KOKORO_MODEL
+    kokoro_voices: Path | None = None  # the voices file that kokoro-onnx reads; or PERSONASTREAM_KOKORO_VOICES
+    piper_models: tuple[Path, ...] = ()  # NAME.onnx, with NAME.onnx.json beside it
+    api_url: str = ""  # an API with POST {url}/audio/speech, such as https://api.openai.com/v1
+    api_model: str = "gpt-4o-mini-tts"
+    api_voices: tuple[str, ...] = ("alloy",)
+    api_key_env: str = "OPENAI_API_KEY"
+    api_rate_hz: int = 24_000  # of its `pcm` format
+    socket_service: Literal["cartesia", "deepgram", "elevenlabs"] | None = None
+    socket_url: str = ""  # the service's own where it is empty
+    socket_model: str = ""
+    socket_voices: tuple[str, ...] = ()
+    socket_key_env: str = ""  # the service's name and _API_KEY where it is empty
+    socket_rate_hz: int = 24_000
+    stall_s: float = 8.0  # a remote voice that sends nothing for so long has failed

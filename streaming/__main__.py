@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from engine.__main__ import Bench, Doctor, Dub
-from engine.config import ServerConfig, SessionConfig
+from engine.config import ServerConfig, SessionConfig, VoicesConfig
 from engine.errors import AvatarFileError, PersonaStreamError
 from engine.host import Host
 from streaming.samples import list_samples
 from streaming.server import Server
-from streaming.voices import default_voices
+from streaming.voices.catalogue import open_voices
 
 USAGE_ERROR = 2
 
@@ -35,6 +35,7 @@ class Serve:
     """A folder of WAV files that the page offers to play."""
     server: Annotated[ServerConfig, tyro.conf.arg(name="")] = field(default_factory=ServerConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
+    voices: VoicesConfig = field(default_factory=VoicesConfig)
 
     def run(self) -> int:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -50,8 +51,9 @@ class Serve:
             loop.add_signal_handler(number, stop.set)
         samples = list_samples(self.samples)
         async with (
+            open_voices(self.voices) as voices,
             Host(avatars_by_name(self.avatars), self.session, self.server.max_sessions) as host,
-            Server(host, self.server, default_voices(), samples) as server,
+            Server(host, self.server, voices, samples) as server,
         ):
             Console().print(
                 f"[bold]personastream[/bold] serves {', '.join(host.avatars)} at [link]{server.url}/[/link]"

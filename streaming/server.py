@@ -24,7 +24,7 @@ from streaming.problems import problem_middleware
 from streaming.protocol import MAX_MESSAGE_BYTES
 from streaming.samples import Sample
 from streaming.speech_socket import SpeechSocket
-from streaming.voices import Voice
+from streaming.voices.voice import Voice
 
 WEB = Path(__file__).parent / "web"
 MAX_BODY_BYTES = 256 * 1024  # the largest body is an SDP offer; speech comes through the websocket

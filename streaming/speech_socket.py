@@ -31,7 +31,7 @@ from streaming.protocol import (
     encode,
     encoding_of,
 )
-from streaming.voices import Voice, find_voice
+from streaming.voices.voice import Voice, find_voice
 
 LATE_UTTERANCES = 256  # interrupted ones of which something may still be on its way
 WAITING_TEXTS = 8  # more are refused: not reading the socket for minutes would also leave a cancel unread

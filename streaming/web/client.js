@@ -39,7 +39,7 @@ async function loadChoices() {
   $("avatars").replaceChildren(...avatars.map(({ name }) => new Option(name, name)));
   $("who").hidden = avatars.length < 2;
   const names = new Intl.DisplayNames([navigator.language], { type: "language", fallback: "code" });
-  const spoken = (voice) => names.of(voice) ?? voice;
+  const spoken = (voice) => (/^[a-z]{2,3}(-[a-z]+)*$/.test(voice) ? names.of(voice) : voice); // others have names
   $("voices").replaceChildren(...voices.map((voice) => new Option(spoken(voice), voice)));
   $("samples").replaceChildren(...samples.map(sampleButton));
   const poster = () => {

@@ -19,7 +19,7 @@ from engine.config import ServerConfig
 from engine.host import Host
 from streaming.protocol import Encoding, decode_server, encode
 from streaming.server import Server
-from streaming.voices import default_voices
+from streaming.voices.catalogue import espeak_voices
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the browser's driver, which stands beside its test
 
@@ -102,7 +102,7 @@ def serving(host):
     async def serve(samples=None, **config: Any) -> AsyncIterator[Client]:
         settings = ServerConfig(port=0, max_sessions=MAX_SESSIONS, **config)
         async with (
-            Server(host, settings, default_voices(), samples) as server,
+            Server(host, settings, espeak_voices(), samples) as server,
             aiohttp.ClientSession(server.url) as http,
         ):
             yield Client(server, http)

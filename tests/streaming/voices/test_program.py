@@ -12,7 +12,9 @@ import pytest
 
 from engine.errors import VoiceError
 from streaming.espeak import wav_header
-from streaming.voices import EspeakVoice, default_voices, espeak_command, find_voice, speak_whole
+from streaming.voices.catalogue import espeak_voices
+from streaming.voices.program import EspeakVoice, espeak_command
+from streaming.voices.voice import find_voice, speak_whole
 
 TEXT = "The quick brown fox jumps over the lazy dog."
 
@@ -89,7 +91,7 @@ def test_no_espeak_at_all_names_the_remedy(monkeypatch):
 
 
 def test_voices_are_found_by_name_and_the_first_is_the_default():
-    voices = default_voices()
+    voices = espeak_voices()
     assert find_voice(voices, None) is voices["en-us"]
     assert find_voice(voices, "de") == EspeakVoice("de")
     with pytest.raises(VoiceError, match="expected one of en-us, en-gb"):

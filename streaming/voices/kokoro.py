@@ -1,0 +1,116 @@
+"""Kokoro voices: natural, local, about as fast as they speak on two cores. One child process serves all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import VoiceBrokenError, VoiceError, VoiceStalledError
+from streaming.kokoro import FAILED, READY, RECORD, SOUND
+from streaming.voices.voice import SampleCutter, sentences
+
+SAMPLE_RATE_HZ = 24_000
+START_TIMEOUT_S = 60.0  # loading 90 to 330 MB from a cold disk
+STALL_S = 60.0  # one sentence on a busy core
+PIECE_BYTES = 1 << 14
+THREADS = "2"  # it must not take the cores that render
+# The first letter of a Kokoro voice is its language.
+LANGUAGES = {"a": "en-us", "b": "en-gb", "e": "es", "f": "fr-fr", "h": "hi", "i": "it", "j": "ja", "p": "pt-br"}
+
+
+class KokoroProcess:
+    """The child process. One text at a time: who comes second waits."""
+
+    def __init__(self, child: asyncio.subprocess.Process, names: list[str]):
+        self.names = names
+        self._child = child
+        self._turn = asyncio.Lock()
+        self._unread = False  # records of a text that nobody wanted to the end are still to come
+
+    async def speak(self, text: str, voice: str) -> AsyncGenerator[bytes, None]:
+        """The sound of one sentence, s16le in pieces."""
+        async with self._turn:
+            while self._unread:
+                kind, _ = await self._record(STALL_S)
+                self._unread = kind == SOUND
+            assert self._child.stdin
+            request = {"text": text, "voice": voice, "lang": LANGUAGES.get(voice[:1], "en-us")}
+            try:
+                self._child.stdin.write(json.dumps(request).encode() + b"\n")
+                await self._child.stdin.drain()
+            except ConnectionError as error:
+                raise VoiceBrokenError(f"Kokoro's process has ended ({error}); restart the server") from error
+            self._unread = True
+            while self._unread:
+                kind, data = await self._record(STALL_S)
+                self._unread = kind == SOUND
+                if kind == FAILED:
+                    raise VoiceError(f"Kokoro cannot say this ({data.decode()}); try another text or voice")
+                for start in range(0, len(data), PIECE_BYTES):
+                    yield data[start : start + PIECE_BYTES]
+
+    async def _record(self, timeout_s: float) -> tuple[bytes, bytes]:
+        return await read_record(self._child, timeout_s)
+
+
+async def read_record(child: asyncio.subprocess.Process, timeout_s: float) -> tuple[bytes, bytes]:
+    """The next record of the child: its kind and its bytes."""
+    assert child.stdout
+    try:
+        async with asyncio.timeout(timeout_s):
+            kind, size = RECORD.unpack(await child.stdout.readexactly(RECORD.size))
+            return kind, await child.stdout.readexactly(size)
+    except TimeoutError:
+        raise VoiceStalledError(f"Kokoro gave no answer for {timeout_s:g} s; the machine is too busy for it") from None
+    except asyncio.IncompleteReadError:
+        raise VoiceBrokenError("Kokoro's process has ended; restart the server, and see what it wrote") from None
+
+
+@contextlib.asynccontextmanager
+async def open_kokoro(model: Path, voices: Path) -> AsyncIterator[KokoroProcess]:
+    """The process with the model loaded, for the time of the block. VoiceError says what is missing."""
+    for path in (model, voices):
+        if not path.is_file():
+            raise VoiceError(f"{path}: no such file; Kokoro needs kokoro-v1.0.onnx and the voices that belong to it")
+    pipe = asyncio.subprocess.PIPE
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "streaming.kokoro", str(model), str(voices)),
+        stdin=pipe,
+        stdout=pipe,
+        env={**os.environ, "OMP_NUM_THREADS": THREADS},
+    )
+    try:
+        kind, data = await read_record(child, START_TIMEOUT_S)
+        if kind != READY:
+            raise VoiceError(
+                f"Kokoro does not start ({data.decode()}); run `pip install personastream[kokoro]` and check both files"
+            )
+        yield KokoroProcess(child, json.loads(data))
+    finally:
+        if child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+        await child.wait()
+
+
+@dataclass(frozen=True)
+class KokoroVoice:
+    """One of Kokoro's voices."""
+
+    process: KokoroProcess
+    name: str
+    sample_rate_hz: int = SAMPLE_RATE_HZ
+
+    async def speak(self, text: str) -> AsyncGenerator[bytes, None]:
+        """See Voice."""
+        for sentence in sentences(text):
+            cutter = SampleCutter(self.name, sentence, self.sample_rate_hz)
+            async with contextlib.aclosing(self.process.speak(sentence, self.name)) as pieces:
+                async for piece in pieces:
+                    yield cutter.push(piece)

@@ -1,0 +1,201 @@
+"""Remote voices over a websocket: Cartesia, Deepgram and ElevenLabs, each described by a few lines.
+
+One connection a text: the sentences go out as they are, sound comes back while it is made. Leaving the generator
+closes the connection, which ends the work there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import json
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import aiohttp
+
+from engine.errors import (
+    VoiceBrokenError,
+    VoiceError,
+    VoiceFormatError,
+    VoiceStalledError,
+    VoiceUnreachableError,
+)
+from streaming.voices.refusal import refusal
+from streaming.voices.voice import SampleCutter, sentences
+
+ServiceName = Literal["cartesia", "deepgram", "elevenlabs"]
+MAX_MESSAGE_BYTES = 4 << 20
+PIECE_BYTES = 1 << 15
+CLOSE_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """How one service is spoken to.
+
+    path: after the address, with {model}, {voice} and {rate}.  key: header and what stands before the key in it.
+    requests: the messages for the sentences of a text.  sound: the key of base64 sound, None where sound comes in
+    binary messages.  end: the key and value that mark the last message.
+    """
+
+    url: str
+    path: str
+    key: tuple[str, str]
+    headers: dict[str, str]
+    requests: Callable[[SocketVoice, list[str]], list[dict[str, Any]]]
+    sound: str | None
+    end: tuple[str, Any]
+
+
+def _cartesia(voice: SocketVoice, texts: list[str]) -> list[dict[str, Any]]:
+    common = {
+        "model_id": voice.model,
+        "voice": {"mode": "id", "id": voice.voice},
+        "output_format": {"container": "raw", "encoding": "pcm_s16le", "sample_rate": voice.sample_rate_hz},
+        "context_id": "1",  # one context a connection
+    }
+    last = len(texts) - 1
+    return [{**common, "transcript": f"{text} ", "continue": n < last} for n, text in enumerate(texts)]
+
+
+def _deepgram(voice: SocketVoice, texts: list[str]) -> list[dict[str, Any]]:
+    return [*({"type": "Speak", "text": f"{text} "} for text in texts), {"type": "Flush"}]
+
+
+def _elevenlabs(voice: SocketVoice, texts: list[str]) -> list[dict[str, Any]]:
+    return [{"text": " "}, *({"text": f"{text} ", "flush": n == 0} for n, text in enumerate(texts)), {"text": ""}]
+
+
+SERVICES: dict[ServiceName, Service] = {
+    "cartesia": Service(
+        url="wss://api.cartesia.ai",
+        path="/tts/websocket",
+        key=("X-API-Key", ""),
+        headers={"Cartesia-Version": "2025-04-16"},
+        requests=_cartesia,
+        sound="data",
+        end=("type", "done"),
+    ),
+    "deepgram": Service(
+        url="wss://api.deepgram.com",
+        path="/v1/speak?model={voice}&encoding=linear16&sample_rate={rate}",
+        key=("Authorization", "Token "),
+        headers={},
+        requests=_deepgram,
+        sound=None,
+        end=("type", "Flushed"),
+    ),
+    "elevenlabs": Service(
+        url="wss://api.elevenlabs.io",
+        path="/v1/text-to-speech/{voice}/stream-input?model_id={model}&output_format=pcm_{rate}",
+        key=("xi-api-key", ""),
+        headers={},
+        requests=_elevenlabs,
+        sound="audio",
+        end=("isFinal", True),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SocketVoice:
+    """One voice of one service. `url` replaces the service's own address; `stall_s`: how long it may send nothing."""
+
+    http: aiohttp.ClientSession
+    service: ServiceName
+    url: str
+    model: str
+    voice: str
+    key: str
+    stall_s: float
+    sample_rate_hz: int = 24_000
+
+    async def speak(self, text: str) -> AsyncGenerator[bytes, None]:
+        """See Voice."""
+        async with contextlib.aclosing(self._speak(SERVICES[self.service], text)) as pieces:
+            async for pcm in pieces:
+                yield pcm
+
+    async def _speak(self, service: Service, text: str) -> AsyncGenerator[bytes, None]:
+        cutter = SampleCutter(self.voice, text, self.sample_rate_hz)
+        socket = await self._connect(service)
+        try:
+            for request in service.requests(self, sentences(text)):
+                await self._send(socket, request)
+            while (sound := await self._receive(socket, service, cutter.seconds)) is not None:
+                pcm = cutter.push(sound)
+                for start in range(0, len(pcm), PIECE_BYTES):
+                    yield pcm[start : start + PIECE_BYTES]
+        finally:
+            with contextlib.suppress(TimeoutError):  # one that stalls or floods does not answer the closing handshake
+                async with asyncio.timeout(CLOSE_S):
+                    await socket.close()
+        if not cutter.seconds:
+            raise VoiceFormatError(f"{self.service} sent no sound for voice {self.voice!r}; try another voice")
+
+    async def _connect(self, service: Service) -> aiohttp.ClientWebSocketResponse:
+        path = service.path.format(model=self.model, voice=self.voice, rate=self.sample_rate_hz)
+        name, prefix = service.key
+        headers = {**service.headers, name: f"{prefix}{self.key}"}
+        where = self.url or service.url
+        try:
+            async with asyncio.timeout(self.stall_s):
+                return await self.http.ws_connect(f"{where}{path}", headers=headers, max_msg_size=MAX_MESSAGE_BYTES)
+        except TimeoutError:
+            raise VoiceStalledError(f"{where} gave no answer for {self.stall_s:g} s; try again") from None
+        except aiohttp.WSServerHandshakeError as error:
+            raise refusal(where, error.status, error.message) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise VoiceUnreachableError(
+                f"{where} cannot be reached ({error or type(error).__name__}); check the address and the network"
+            ) from error
+
+    async def _send(self, socket: aiohttp.ClientWebSocketResponse, request: dict[str, Any]) -> None:
+        try:
+            async with asyncio.timeout(self.stall_s):
+                await socket.send_str(json.dumps(request))
+        except TimeoutError:
+            raise VoiceStalledError(f"{self.service} took no text for {self.stall_s:g} s; try again") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise VoiceBrokenError(f"{self.service} broke off before it spoke ({error}); try again") from error
+
+    async def _receive(self, socket: aiohttp.ClientWebSocketResponse, service: Service, heard_s: float) -> bytes | None:
+        """The next sound, perhaps none in this message; None at the end."""
+        try:
+            async with asyncio.timeout(self.stall_s):
+                message = await socket.receive()
+        except TimeoutError:
+            raise VoiceStalledError(
+                f"{self.service} sent nothing for {self.stall_s:g} s after {heard_s:.1f} s of sound; say the rest again"
+            ) from None
+        if message.type is aiohttp.WSMsgType.BINARY and service.sound is None:
+            return bytes(message.data)
+        if message.type is aiohttp.WSMsgType.TEXT:
+            return read_message(service, self.service, message.data)
+        if message.type is aiohttp.WSMsgType.BINARY:
+            raise VoiceFormatError(f"{self.service} sent a binary message, expected JSON; check its address")
+        raise VoiceBrokenError(
+            f"{self.service} closed the connection ({message.data or 'no reason'}) after {heard_s:.1f} s of sound; "
+            "what it had said is spoken, send the rest again"
+        )
+
+
+def read_message(service: Service, name: str, data: str) -> bytes | None:
+    """One text message of a service: its sound, none where it carries none, None where it is the last."""
+    try:
+        found = json.loads(data)
+        if not isinstance(found, dict):
+            raise ValueError("not an object")
+        sound = found.get(service.sound) if service.sound else None
+        pcm = base64.b64decode(sound, validate=True) if sound else b""
+    except (ValueError, TypeError, RecursionError, binascii.Error) as error:
+        raise VoiceFormatError(f"{name} sent {data[:60]!r} ({error}), expected JSON; check its address") from None
+    if found.get("error") or str(found.get("type")).lower() == "error":
+        said = found.get("error") or found.get("description") or found.get("message")
+        raise VoiceError(f"{name} refused the text ({said!r:.300}); check model, voice and key")
+    key, value = service.end
+    return None if found.get(key) == value and not pcm else pcm
