@@ -99,6 +99,7 @@ class CapacityError(PersonaStreamError):
     """The machine is full; trying again after `retry_after_s` may work."""
 
     code = "capacity"
+    retryable = True
     retry_after_s = 5
 
 
