@@ -42,15 +42,37 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class IceConfig:
+    """How viewers and the server find a network path to each other."""
+
+    stun: tuple[str, ...] = ()  # stun:host[:port]
+    turn: tuple[str, ...] = ()  # turn:host[:port][?transport=udp|tcp]; its secret comes from PERSONASTREAM_TURN_SECRET
+    turn_ttl_s: int = 3600  # what is made for one viewer opens new paths for so long
+    server_relay: bool = False  # the server takes an address on the TURN server too, if nothing else leads to it
+    public_ip: str | None = None  # how the server is reached from outside where a NAT maps its ports one to one
+    udp_ports: tuple[int, int] | None = None  # first and last for pictures and sound; a viewer takes one
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServerConfig:
     """The HTTP, WebRTC and websocket surface."""
 
     host: str = "127.0.0.1"
     port: int = 8080
+    open: bool = False  # let everybody in: listen beyond this machine although no key is set
+    proxies: int = 0  # of ours, in front of this server; the client's address then comes from X-Forwarded-For
+    cors_origins: tuple[str, ...] = ()  # whose pages may use the API beside our own: https://app.example, or *
+    max_body_bytes: int = 256 * 1024  # the largest body is an SDP offer; speech comes through the websocket
     max_sessions: int = 4
+    sessions_per_minute: int = 60  # of one address; 0: no limit
+    max_session_s: float | None = None  # a session is closed after this, whoever uses it
     idle_session_s: float = 60.0  # a session without viewers and without a speech socket is closed after this
+    max_viewers: int = 64  # of all sessions
+    max_session_viewers: int = 20  # of one session: they share an encode, but each is encrypted for in Python
+    token_ttl_s: float = 3600.0  # a session's token opens nothing new after this; POST .../token gives another one
+    drain_s: float = 20.0  # what is being said when the server is asked to stop may take so long to its end
+    ice: IceConfig = field(default_factory=IceConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-
 
 @dataclass(frozen=True, kw_only=True)
 class VoicesConfig:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import sys
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -18,9 +19,12 @@ from engine.__main__ import Bench, Doctor, Dub
 from engine.config import ServerConfig, SessionConfig, VoicesConfig
 from engine.errors import AvatarFileError, PersonaStreamError
 from engine.host import Host
+from streaming.auth import Secrets
 from streaming.samples import list_samples
 from streaming.server import Server
 from streaming.voices.catalogue import open_voices
+
+log = logging.getLogger(__name__)
 
 USAGE_ERROR = 2
 
@@ -45,20 +49,40 @@ class Serve:
         return 0
 
     async def _serve(self) -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
+        stops = Stops()
         samples = list_samples(self.samples)
         async with (
             open_voices(self.voices) as voices,
             Host(avatars_by_name(self.avatars), self.session, self.server.max_sessions) as host,
-            Server(host, self.server, voices, samples) as server,
+            Server(host, self.server, voices, samples, Secrets.from_environment()) as server,
         ):
             Console().print(
                 f"[bold]personastream[/bold] serves {', '.join(host.avatars)} at [link]{server.url}/[/link]"
             )
-            await stop.wait()
+            await stops.first.wait()
+            log.info("server.drain within_s=%.0f sessions=%d", self.server.drain_s, len(server.leases))
+            await unless(stops.second, server.drain())
+
+
+class Stops:
+    """The signals to stop: the first asks to finish, the second not to."""
+
+    def __init__(self) -> None:
+        self.first, self.second = asyncio.Event(), asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, self._came)
+
+    def _came(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+
+async def unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> None:
+    """Do `work` to its end, or until `stop` is set."""
+    async with asyncio.TaskGroup() as tasks:
+        working, stopping = tasks.create_task(work), tasks.create_task(stop.wait())
+        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+        working.cancel()
+        stopping.cancel()
 
 
 def avatars_by_name(paths: tuple[Path, ...]) -> dict[str, Path]:

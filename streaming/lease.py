@@ -1,42 +1,85 @@
-"""Sessions on loan to clients: who may use one, who does, and its end when nobody has for a while."""
+"""A session on loan to clients: who may use it, who does, and what ends it."""
 
 from __future__ import annotations
 
 import asyncio
-import hmac
+import contextlib
 import logging
-import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self
+from dataclasses import dataclass
 
 from engine.config import ServerConfig
-from engine.errors import CapacityError, SessionClosedError
-from engine.host import Host
+from engine.errors import QuotaError, SessionClosedError
+from engine.queues import MediaQueue, Policy, QueueClosed
 from engine.session import Session
+from streaming.auth import Token
 from streaming.broadcast import Broadcast
+from streaming.ice import Ice
 from streaming.metrics import Metrics
 from streaming.peer import Viewer
 
 log = logging.getLogger(__name__)
 
-MAX_VIEWERS = 20  # of one session: they share an encode, but each is encrypted for in Python
+
+@dataclass(frozen=True)
+class Ending:
+    """Why a session ended: `reason` for programs, `detail` for people, `code` for its websockets (RFC 6455, 7.4.1)."""
+
+    reason: str
+    detail: str
+    code: int = 1000
+
+
+CLOSED = Ending("closed", "a client closed it")
+IDLE = Ending("idle", "nobody watched it or spoke through it")
+LIFETIME = Ending("lifetime", "it was open for as long as a session may be on this server")
+DRAINING = Ending("draining", "the server shuts down", 1001)
+FAILED = Ending("failed", "it failed; the server's log has the reason", 1011)
+
+
+@dataclass(frozen=True)
+class Closing:
+    """The session ends within `within_s`, when what was begun has been said."""
+
+    reason: str
+    within_s: float
+
+
+@dataclass(frozen=True)
+class Closed:
+    """The session ended."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Viewers:
+    """So many watch now."""
+
+    count: int
+
+
+LeaseEvent = Closing | Closed | Viewers
 
 
 class Lease:
-    """One session, its secret, its viewers and its sockets."""
+    """One session, its token, its viewers and its sockets."""
 
-    def __init__(self, avatar: str, session: Session, config: ServerConfig, metrics: Metrics):
+    def __init__(self, avatar: str, session: Session, config: ServerConfig, ice: Ice, metrics: Metrics):
         self.avatar = avatar
         self.session = session
         self.broadcast = Broadcast(session, config.encoder)
-        self.token = secrets.token_urlsafe(24)
         self.viewers: dict[str, Viewer] = {}
+        self.answering = 0  # viewers to be
         self.sockets = 0
-        self._answering = 0  # viewers to be
-        self._config = config
-        self._metrics = metrics
+        self._config, self._ice, self._metrics = config, ice, metrics
+        self._loop = asyncio.get_running_loop()
+        self.began_s = self._loop.time()
+        self._token = self._new_token()
+        self._ending: Ending | None = None
+        self._listeners: list[MediaQueue[LeaseEvent]] = []
         self._used = asyncio.Event()
         self._unused = asyncio.Event()
         self._unused.set()
@@ -45,81 +88,73 @@ class Lease:
         self._running = asyncio.Event()
         self._closed = asyncio.Event()
 
+    @property
+    def ending(self) -> Ending:
+        """What ended the session; one that nobody closed has failed."""
+        return self._ending or FAILED
+
+    # ---- its token
+
     def admits(self, token: str) -> bool:
-        # headers come with surrogates for bytes that are no text: those are wrong tokens, not faults
-        return hmac.compare_digest(self.token.encode(), token.encode(errors="surrogatepass"))
+        return self._token.admits(token, self._loop.time())
+
+    @property
+    def token(self) -> str:
+        return self._token.text
+
+    def renew_token(self) -> str:
+        """Another token; the one before opens nothing any more. What was opened with it stays open."""
+        self._token = self._new_token()
+        return self._token.text
+
+    def _new_token(self) -> Token:
+        return Token(self._config.token_ttl_s, self._loop.time())
+
+    # ---- its life
 
     async def run(self) -> None:
-        """Own the tasks of the viewers until the session ends, by itself, by `close` or for want of users."""
+        """Own the tasks of the viewers until the session ends, by itself, by `close`, of age or for want of users."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                idle = self._tasks.create_task(self._close_when_unused())
-                encoding = self._tasks.create_task(self.broadcast.run())
+                keeping = [
+                    self._tasks.create_task(work)
+                    for work in (self._close_when_unused(), self._close_when_old(), self.broadcast.run())
+                ]
                 self._running.set()
                 async for _ in self._events:
                     pass
                 self._tasks = None
-                idle.cancel()
-                encoding.cancel()
+                for task in keeping:
+                    task.cancel()
+                await self._tell(Closed(self.ending.reason, self.ending.detail))
                 for viewer in self.viewers.values():
-                    viewer.leave()
+                    viewer.leave("session")
         finally:
             await self.session.close()
+            for listener in self._listeners:
+                await listener.close()
             self._closed.set()
 
     async def started(self) -> None:
         """Wait until viewers may be added."""
         await self._running.wait()
 
-    async def close(self) -> None:
-        """End the session, and with it its viewers and sockets."""
+    async def close(self, ending: Ending) -> None:
+        """End the session, and with it its viewers and sockets; the first ending counts."""
+        self._end(ending)
         await self.session.close()
         await self._closed.wait()
 
-    async def add_viewer(self, offer: str) -> tuple[Viewer, str]:
-        """A new viewer and the SDP answer for it."""
-        if len(self.viewers) + self._answering >= MAX_VIEWERS:
-            raise CapacityError(f"{MAX_VIEWERS} viewers watch this session; put an SFU in front of it for more")
-        self._answering += 1
-        viewer = Viewer(self.broadcast, self._metrics)
-        try:
-            answer = await viewer.answer(offer)
-            if self._tasks is None:
-                raise SessionClosedError(f"session {self.session.id} is closed")
-        except BaseException:
-            await viewer.close()
-            raise
-        finally:
-            self._answering -= 1
-        self.viewers[viewer.id] = viewer
-        self._tasks.create_task(self._supervise(viewer))
-        return viewer, answer
+    async def drain(self) -> None:
+        """Say that the end is near, let what was begun be said to its end within `drain_s`, and end the session."""
+        await self._tell(Closing(DRAINING.reason, self._config.drain_s))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._config.drain_s):
+                await self.session.drain()
+        await self.close(DRAINING)
 
-    @contextmanager
-    def socket(self) -> Iterator[None]:
-        """Count one speech socket as a user for the time of the block."""
-        self.sockets += 1
-        self._count_users()
-        try:
-            yield
-        finally:
-            self.sockets -= 1
-            self._count_users()
-
-    async def _supervise(self, viewer: Viewer) -> None:
-        self._count_users()
-        try:
-            await viewer.run()
-        except Exception:
-            log.exception("viewer %s of session %s failed", viewer.id, self.session.id)
-        finally:
-            self.viewers.pop(viewer.id, None)
-            self._count_users()
-
-    def _count_users(self) -> None:
-        used = bool(self.viewers or self.sockets)
-        (self._used.set if used else self._used.clear)()
-        (self._unused.clear if used else self._unused.set)()
+    def _end(self, ending: Ending) -> None:
+        self._ending = self._ending or ending
 
     async def _close_when_unused(self) -> None:
         while True:
@@ -128,54 +163,89 @@ class Lease:
                 async with asyncio.timeout(self._config.idle_session_s):
                     await self._used.wait()
             except TimeoutError:
-                log.info("session %s had no viewer and no socket; closing it", self.session.id)
+                self._end(IDLE)
                 await self.session.close()
                 return
 
+    async def _close_when_old(self) -> None:
+        if self._config.max_session_s is not None:
+            await asyncio.sleep(self._config.max_session_s)
+            self._end(LIFETIME)
+            await self.session.close()
 
-class Leases:
-    """All live leases by session id; an async context that closes them at its end."""
+    # ---- who uses it
 
-    def __init__(self, host: Host, config: ServerConfig, metrics: Metrics):
-        self._host = host
-        self._config = config
-        self._metrics = metrics
-        self._live: dict[str, Lease] = {}
-        self._tasks = asyncio.TaskGroup()
-
-    def __len__(self) -> int:
-        return len(self._live)
-
-    def __iter__(self) -> Iterator[Lease]:
-        return iter(self._live.values())
-
-    async def __aenter__(self) -> Self:
-        await self._tasks.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for lease in list(self._live.values()):
-            await lease.close()
-        await self._tasks.__aexit__(kind, error, trace)
-
-    def find(self, session_id: str) -> Lease | None:
-        return self._live.get(session_id)
-
-    async def open(self, avatar: str) -> Lease:
-        """A new session of that avatar; UnknownAvatarError, CapacityError."""
-        lease = Lease(avatar, self._host.open_session(avatar), self._config, self._metrics)
-        self._live[lease.session.id] = lease
-        self._tasks.create_task(self._supervise(lease))
-        await lease.started()
-        self._metrics.sessions_opened.add()
-        return lease
-
-    async def _supervise(self, lease: Lease) -> None:
+    async def add_viewer(self, offer: str) -> tuple[Viewer, str]:
+        """A new viewer and the SDP answer for it."""
+        most = self._config.max_session_viewers
+        if len(self.viewers) + self.answering >= most:
+            raise QuotaError(
+                f"{most} viewers watch this session, which is the most; put an SFU in front of it for more"
+            )
+        self.answering += 1
+        viewer = Viewer(self.broadcast, self._metrics, self._ice)
         try:
-            await lease.run()
-        except Exception:
-            log.exception("session %s failed", lease.session.id)
+            answer = await viewer.answer(offer)
+            if self._tasks is None:
+                raise SessionClosedError(f"session {self.session.id} is closed: {self.ending.detail}")
+        except BaseException:
+            await viewer.close()
+            raise
         finally:
-            del self._live[lease.session.id]
+            self.answering -= 1
+        self.viewers[viewer.id] = viewer
+        self._tasks.create_task(self._supervise(viewer))
+        return viewer, answer
+
+    @contextmanager
+    def socket(self) -> Iterator[Callable[[], None]]:
+        """Count one speech socket as a user for the time of the block, or until the function that it gets is called."""
+        here = True
+
+        def leave() -> None:
+            nonlocal here
+            self.sockets -= here
+            here = False
+            self._count_users()
+
+        self.sockets += 1
+        self._count_users()
+        try:
+            yield leave
+        finally:
+            leave()
+
+    def listen(self) -> MediaQueue[LeaseEvent]:
+        """A queue of what happens to the session from now on; it closes when the session has ended."""
+        if self._closed.is_set():
+            raise SessionClosedError(f"session {self.session.id} is closed: {self.ending.detail}")
+        queue: MediaQueue[LeaseEvent] = MediaQueue(64, Policy.DROP_OLDEST)
+        self._listeners.append(queue)
+        return queue
+
+    def forget(self, queue: MediaQueue[LeaseEvent]) -> None:
+        if queue in self._listeners:
+            self._listeners.remove(queue)
+
+    async def _tell(self, event: LeaseEvent) -> None:
+        for listener in list(self._listeners):
+            with contextlib.suppress(QueueClosed):
+                await listener.put(event)
+
+    async def _supervise(self, viewer: Viewer) -> None:
+        self._count_users()
+        await self._tell(Viewers(len(self.viewers)))
+        try:
+            await viewer.run()
+        except Exception:
+            log.exception("viewer %s of session %s failed", viewer.id, self.session.id)
+        finally:
+            self.viewers.pop(viewer.id, None)
+            self._metrics.viewers_left.labels(viewer.reason).inc()
+            self._count_users()
+            await self._tell(Viewers(len(self.viewers)))
+
+    def _count_users(self) -> None:
+        used = bool(self.viewers or self.sockets)
+        (self._used.set if used else self._used.clear)()
+        (self._unused.clear if used else self._unused.set)()

@@ -14,6 +14,7 @@ from aiortc.sdp import SessionDescription, candidate_from_sdp
 from engine.errors import ProtocolError, SessionClosedError
 from streaming.broadcast import Broadcast
 from streaming.encoders import SoundCodec, VideoCodec
+from streaming.ice import Ice
 from streaming.metrics import Metrics
 from streaming.tracks import TrackPair
 
@@ -40,16 +41,18 @@ BAD_DESCRIPTION = (
 class Viewer:
     """Answers one offer, then forwards encoded units from its own outlet until either side leaves."""
 
-    def __init__(self, broadcast: Broadcast, metrics: Metrics):
+    def __init__(self, broadcast: Broadcast, metrics: Metrics, ice: Ice):
         self.id = secrets.token_urlsafe(9)
         self.etag = f'"{secrets.token_hex(8)}"'
         self._broadcast = broadcast
         self._metrics = metrics
+        self._ice = ice
+        self._reason: str | None = None
+        self._joined_s: float | None = None
         self._tracks = TrackPair()
         self._kinds: list[str] = []
         self._video: VideoCodec | None = None
-        # No STUN server by default: aiortc would ask a public one before each answer.
-        self._peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self._peer = RTCPeerConnection(RTCConfiguration(iceServers=ice.server_side(self.id)))
         self._connected = asyncio.Event()
         self._left = asyncio.Event()
         self._peer.on("connectionstatechange", self._state_changed)
@@ -62,6 +65,7 @@ class Viewer:
             await self._peer.setRemoteDescription(RTCSessionDescription(sdp=offer, type="offer"))
             for transceiver in transceivers:
                 self._video = self._tracks.serve(transceiver.sender, transceiver._codecs[0].mimeType) or self._video
+            self._ice.prepare(self._peer)
             await self._peer.setLocalDescription(await self._peer.createAnswer())
         except BAD_DESCRIPTION as error:
             raise ProtocolError(
@@ -91,18 +95,26 @@ class Viewer:
                 await self._left.wait()
                 forwarding.cancel()
         except TimeoutError:
-            log.info("viewer %s of session %s did not connect in time", self.id, self._broadcast.session_id)
+            self.leave("timeout")
         finally:
             await self.close()
+            self._log_leave()
 
-    def leave(self) -> None:
-        """Ask `run` to end."""
+    @property
+    def reason(self) -> str:
+        """Why the viewer left: its peer `closed` or its path `failed`, it did not connect in time (`timeout`), it was
+        `deleted`, or the `session` ended."""
+        return self._reason or "closed"
+
+    def leave(self, reason: str) -> None:
+        """Ask `run` to end; the first reason counts."""
+        self._reason = self._reason or reason
         self._connected.set()
         self._left.set()
 
     async def close(self) -> None:
         """Close the peer. Idempotent."""
-        self.leave()
+        self.leave("closed")
         await self._tracks.close()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
@@ -114,17 +126,18 @@ class Viewer:
         try:
             outlet = self._broadcast.open(self._video, SoundCodec.OPUS if "audio" in self._kinds else None)
         except SessionClosedError:
-            self.leave()
+            self.leave("session")
             return
         self._tracks.outlet = outlet
         try:
             async for unit in outlet:
                 await self._tracks.put(unit, picture="video" in self._kinds, sound="audio" in self._kinds)
-                self._metrics.units.add("fresh" if unit.fresh else "repeated", "speaking" if unit.speaking else "idle")
+                picture, state = "fresh" if unit.fresh else "repeated", "speaking" if unit.speaking else "idle"
+                self._metrics.units.labels(picture, state).inc()
         finally:
             self._broadcast.close(outlet)
-            self._metrics.dropped.add(count=outlet.dropped)
-            self.leave()
+            self._metrics.dropped.inc(outlet.dropped)
+            self.leave("session")
 
     def _add_track(self, kind: str) -> RTCRtpTransceiver:
         track = self._tracks.picture if kind == "video" else self._tracks.sound
@@ -146,11 +159,23 @@ class Viewer:
 
     def _state_changed(self) -> None:
         state = self._peer.connectionState
-        log.info("viewer %s of session %s is %s", self.id, self._broadcast.session_id, state)
-        if state == "connected":
+        if state == "connected" and self._joined_s is None:
+            self._joined_s = asyncio.get_running_loop().time()
+            video = self._video.value if self._video else "none"
+            log.info("viewer.join session=%s viewer=%s video=%s", self._broadcast.session_id, self.id, video)
             self._connected.set()
         elif state in ("failed", "closed"):
-            self.leave()
+            self.leave(state)
+
+    def _log_leave(self) -> None:
+        watched_s = 0.0 if self._joined_s is None else asyncio.get_running_loop().time() - self._joined_s
+        log.info(
+            "viewer.leave session=%s viewer=%s reason=%s duration_s=%.1f",
+            self._broadcast.session_id,
+            self.id,
+            self.reason,
+            watched_s,
+        )
 
 
 def _offered_kinds(offer: str) -> list[str]:

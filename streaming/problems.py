@@ -15,6 +15,7 @@ from engine.errors import (
     MediaError,
     PersonaStreamError,
     ProtocolError,
+    QuotaError,
     SessionClosedError,
     UnknownAvatarError,
     VoiceError,
@@ -22,10 +23,10 @@ from engine.errors import (
 
 log = logging.getLogger(__name__)
 
-RETRY_AFTER_S = 5
 STATUSES: tuple[tuple[type[PersonaStreamError], HTTPStatus], ...] = (
     (UnknownAvatarError, HTTPStatus.NOT_FOUND),
     (SessionClosedError, HTTPStatus.GONE),
+    (QuotaError, HTTPStatus.TOO_MANY_REQUESTS),
     (CapacityError, HTTPStatus.SERVICE_UNAVAILABLE),
     (ProtocolError, HTTPStatus.BAD_REQUEST),
     (MediaError, HTTPStatus.UNPROCESSABLE_ENTITY),
@@ -59,7 +60,7 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
         kept = {name: error.headers[name] for name in ("Allow", "WWW-Authenticate") if name in error.headers}
         return problem(error.status, code, error.text or error.reason, kept)
     except PersonaStreamError as error:
-        headers = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, CapacityError) else None
+        headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, CapacityError) else None
         return problem(status_of(error), error.code, str(error), headers)
     except Exception:
         log.exception("%s %s failed", request.method, request.path)

@@ -92,6 +92,14 @@ class Finished:
 
 
 @dataclass(frozen=True)
+class SessionClosing:
+    """The session takes no new utterance; it ends when what was begun is said, and within `within_ms`."""
+
+    reason: str
+    within_ms: int
+
+
+@dataclass(frozen=True)
 class Failure:
     """A message was refused, or speech could not be made; the connection goes on."""
 
@@ -105,7 +113,7 @@ class Failure:
 
 
 ClientMessage = SpeechStart | SpeechAudio | SpeechEnd | SpeechCancel | SpeechText
-ServerMessage = SessionReady | Started | Finished | Failure
+ServerMessage = SessionReady | Started | Finished | SessionClosing | Failure
 AnyMessage = TypeVar("AnyMessage", ClientMessage, ServerMessage)
 
 CLIENT_TYPES: dict[str, type[ClientMessage]] = {
@@ -117,6 +125,7 @@ CLIENT_TYPES: dict[str, type[ClientMessage]] = {
 }
 SERVER_TYPES: dict[str, type[ServerMessage]] = {
     "session.ready": SessionReady,
+    "session.closing": SessionClosing,
     "playback.started": Started,
     "playback.finished": Finished,
     "error": Failure,

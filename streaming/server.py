@@ -1,61 +1,70 @@
-"""The HTTP server: the page, the REST routes under /v1, WHEP, the speech websocket, and what operators ask for."""
+"""The HTTP server: which routes there are, who may use them, and the life of the server from listening to draining."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from pathlib import Path
 from types import TracebackType
-from typing import Self
-from urllib.parse import quote
+from typing import Any, Self
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from engine.config import ServerConfig
-from engine.errors import CapacityError, PersonaStreamError, ProtocolError, UnknownAvatarError
+from engine.errors import PersonaStreamError, ProtocolError, SessionClosedError, SettingError
 from engine.host import Host
-from streaming import whep
-from streaming.lease import Lease, Leases
+from streaming import events, whep
+from streaming.auth import KEYS_VARIABLE, Secrets, token_of, unauthorized
+from streaming.hangup import on_hangup
+from streaming.ice import Ice
+from streaming.lease import CLOSED, Lease
+from streaming.leases import Leases
+from streaming.limits import client_address
+from streaming.listing import Listing
 from streaming.metrics import Metrics
-from streaming.origin import origin_middleware
+from streaming.operations import Operations
+from streaming.origin import Origins, is_loopback
 from streaming.problems import problem_middleware
 from streaming.protocol import MAX_MESSAGE_BYTES
 from streaming.samples import Sample
 from streaming.speech_socket import SpeechSocket
 from streaming.voices.voice import Voice
+from streaming.whep import Whep
 
-WEB = Path(__file__).parent / "web"
-MAX_BODY_BYTES = 256 * 1024  # the largest body is an SDP offer; speech comes through the websocket
 SHUTDOWN_S = 2.0
 # Finds speech sockets whose client vanished: no word for 60 s, then no pong for 30 s. That is longer than back-pressure
 # can keep us from reading, which is one message of 8 kHz sound (65 s).
 PING_S = 60.0
-PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; media-src 'self' blob:; "
-    "img-src 'self' data:; frame-ancestors 'none'",
-    "Cache-Control": "no-cache",
-}
-
 METHODS = ("GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS", "PUT")  # clients must not make up labels of metrics
 
 LeaseRoute = Callable[[web.Request, Lease], Awaitable[web.StreamResponse]]
 
 
 class Server:
-    """Serves a Host's avatars. An async context: listening inside it; at its end all sessions are closed."""
+    """Serves a Host's avatars. An async context: listening inside it; at its end all sessions are closed.
+
+    Raises SettingError for settings that cannot be, PersonaStreamError if it cannot listen.
+    """
 
     def __init__(
-        self, host: Host, config: ServerConfig, voices: Mapping[str, Voice], samples: Mapping[str, Sample] | None = None
+        self,
+        host: Host,
+        config: ServerConfig,
+        voices: Mapping[str, Voice],
+        samples: Mapping[str, Sample] | None = None,
+        secrets: Secrets | None = None,
     ):
+        self._secrets = secrets or Secrets()
+        _refuse_to_expose(config, self._secrets)
         self.metrics = Metrics()
-        self.leases = Leases(host, config, self.metrics)
-        self._host = host
-        self._config = config
-        self._voices = voices
-        self._samples = samples or {}
-        self._draining = False
+        self._ice = Ice(config.ice, self._secrets.turn)
+        self.leases = Leases(host, config, self._ice, self.metrics)
+        self._host, self._config, self._voices = host, config, voices
+        self._origins = Origins(config.cors_origins, own_names_only=not (self._secrets.keys or config.open))
+        self._operations = Operations(host, self.leases, config, self.metrics)
+        self._listing = Listing(host, voices, samples or {})
+        self._whep = Whep(self.leases, self._ice)
         self._stack = AsyncExitStack()
         self._runner = web.AppRunner(self._make_app(), access_log=None, shutdown_timeout=SHUTDOWN_S)
 
@@ -66,7 +75,9 @@ class Server:
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def __aenter__(self) -> Self:
+        self._host.latencies.observers.append(self.metrics.observe)
         async with AsyncExitStack() as stack:
+            stack.callback(self._host.latencies.observers.remove, self.metrics.observe)
             await self._runner.setup()
             stack.push_async_callback(self._runner.cleanup)
             await stack.enter_async_context(self.leases)
@@ -77,8 +88,12 @@ class Server:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._draining = True
         await self._stack.__aexit__(kind, error, trace)
+
+    async def drain(self) -> None:
+        """Be not ready and open no session any more; return when the open ones have said what they had begun, or
+        `drain_s` have passed, and are closed. What goes on elsewhere is answered meanwhile."""
+        await self.leases.drain()
 
     async def _listen(self) -> None:
         host, port = self._config.host, self._config.port
@@ -91,29 +106,34 @@ class Server:
 
     def _make_app(self) -> web.Application:
         app = web.Application(
-            middlewares=[self._count_requests, problem_middleware, origin_middleware], client_max_size=MAX_BODY_BYTES
+            middlewares=[self._count_requests, problem_middleware, self._origins.check],
+            client_max_size=self._config.max_body_bytes,
         )
+        app.on_response_prepare.append(self._origins.tell)
         session = "/v1/sessions/{session}"
         app.add_routes(
             [
-                web.get("/healthz", self._health),
-                web.get("/readyz", self._readiness),
-                web.get("/capacity", self._capacity),
-                web.get("/metrics", self._metrics_page),
-                web.get("/v1/avatars", self._list_avatars),
-                web.get("/v1/avatars/{avatar}/thumbnail.jpg", self._thumbnail),
-                web.get("/v1/voices", self._list_voices),
-                web.get("/v1/samples", self._list_samples),
-                web.get("/v1/samples/{sample}.wav", self._sample),
-                web.post("/v1/sessions", self._open_session),
+                web.get("/healthz", self._operations.health),
+                web.get("/readyz", self._operations.readiness),
+                web.get("/capacity", self._keyed(self._operations.capacity)),
+                web.get("/metrics", self._keyed(self._operations.metrics)),
+                web.get("/v1/avatars", self._listing.avatars),
+                web.get("/v1/avatars/{avatar}/thumbnail.jpg", self._listing.thumbnail),
+                web.get("/v1/voices", self._listing.voices),
+                web.get("/v1/samples", self._listing.samples),
+                web.get("/v1/samples/{sample}.wav", self._listing.sample),
+                web.post("/v1/sessions", self._keyed(self._open_session)),
                 web.delete(session, self._leased(self._close_session)),
+                web.post(f"{session}/token", self._leased(self._renew_token)),
+                web.get(f"{session}/events", self._leased(events.stream)),
                 web.options(f"{session}/whep", self._describe_whep),
-                web.post(f"{session}/whep", self._leased(whep.add_viewer)),
+                web.post(f"{session}/whep", self._leased(self._whep.add_viewer)),
+                web.post(f"{session}/offer", self._leased(self._whep.answer_json)),
                 web.patch(f"{session}/whep/{{viewer}}", self._leased(whep.trickle)),
                 web.delete(f"{session}/whep/{{viewer}}", self._leased(whep.remove_viewer)),
                 web.get(f"{session}/speech", self._leased(self._speech)),
-                web.get("/", self._page),
-                web.get(r"/{file:[a-z]+\.(?:js|css|svg)}", self._page),
+                web.get("/", self._listing.page),
+                web.get(r"/{file:[a-z]+\.(?:js|css|svg)}", self._listing.page),
             ]
         )
         return app
@@ -123,124 +143,92 @@ class Server:
         response = await handler(request)
         resource = request.match_info.route.resource
         method = request.method if request.method in METHODS else "other"
-        self.metrics.requests.add(method, resource.canonical if resource else "none", str(response.status))
+        self.metrics.requests.labels(method, resource.canonical if resource else "none", str(response.status)).inc()
         return response
 
-    def _leased(self, route: LeaseRoute) -> Handler:
-        """A route of one session: it must exist, and the request must carry its token."""
+    def _keyed(self, route: Handler) -> Handler:
+        """A route for those who have a server key, if this server has any."""
 
         async def handler(request: web.Request) -> web.StreamResponse:
-            lease = self.leases.find(request.match_info["session"])
-            if lease is None:
-                raise web.HTTPNotFound(text="no such session; it was closed, or never opened. POST /v1/sessions")
-            scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-            if scheme.lower() != "bearer":
-                token = request.query.get("token", "")
-            if not lease.admits(token.strip()):
-                raise web.HTTPUnauthorized(
-                    text="expected the session's token, as `Authorization: Bearer TOKEN` or `?token=TOKEN`",
-                    headers={"WWW-Authenticate": "Bearer"},
+            token = token_of(request)
+            if self._secrets.keys and not self._secrets.admit(token):
+                if self.leases.owns(token):
+                    raise web.HTTPForbidden(text="a session's token opens that session alone; expected a server key")
+                raise unauthorized("expected a key of this server, as `Authorization: Bearer KEY`")
+            return await route(request)
+
+        return handler
+
+    def _leased(self, route: LeaseRoute) -> Handler:
+        """A route of one session: it must exist, and the request must carry its token or a server key."""
+
+        async def handler(request: web.Request) -> web.StreamResponse:
+            lease = self._find(request.match_info["session"])
+            token = token_of(request)
+            if not (lease.admits(token) or self._secrets.admit(token)):
+                if self.leases.owns(token):
+                    raise web.HTTPForbidden(text="the token of another session; expected the one of this session")
+                raise unauthorized(
+                    "expected the session's token, as `Authorization: Bearer TOKEN` or `?token=TOKEN`; one that has "
+                    "expired is replaced by POST /v1/sessions/{id}/token with a server key"
                 )
             return await route(request, lease)
 
         return handler
 
-    async def _health(self, request: web.Request) -> web.Response:
-        return web.json_response({"status": "ok"})
-
-    async def _readiness(self, request: web.Request) -> web.Response:
-        if self._draining:
-            raise web.HTTPServiceUnavailable(text="shutting down")
-        return web.json_response({"status": "ready", "avatars": len(self._host.avatars)})
-
-    async def _capacity(self, request: web.Request) -> web.Response:
-        live, most = len(self._host.sessions), self._config.max_sessions
-        return web.json_response({"sessions": live, "max_sessions": most, "available": max(0, most - live)})
-
-    async def _metrics_page(self, request: web.Request) -> web.Response:
-        gauges = {
-            "personastream_sessions": len(self._host.sessions),
-            "personastream_sessions_max": self._config.max_sessions,
-            "personastream_viewers": sum(len(lease.viewers) for lease in self.leases),
-            "personastream_speech_sockets": sum(lease.sockets for lease in self.leases),
-        }
-        page = self.metrics.render(gauges, self._stages())
-        return web.Response(body=page.encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
-
-    def _stages(self) -> dict[str, tuple[int, float]]:
-        """Runs and seconds of the engine's stages, over all avatars."""
-        found: dict[str, tuple[int, float]] = {}
-        for times in (performer.times for performer in self._host.performers.values()):
-            for stage in times.stages:
-                count, total_s = found.get(stage, (0, 0.0))
-                found[stage] = (count + times.count(stage), total_s + times.total_s(stage))
-        return found
-
-    async def _list_avatars(self, request: web.Request) -> web.Response:
-        avatars = [
-            {
-                "name": name,
-                "width": avatar.width,
-                "height": avatar.height,
-                "thumbnail": f"/v1/avatars/{quote(name)}/thumbnail.jpg",
-            }
-            for name, avatar in self._host.avatars.items()
-        ]
-        return web.json_response({"avatars": avatars})
-
-    async def _thumbnail(self, request: web.Request) -> web.Response:
-        avatar = self._host.avatars.get(request.match_info["avatar"])
-        if avatar is None:
-            raise UnknownAvatarError(f"no avatar {request.match_info['avatar']!r}; GET /v1/avatars lists them")
-        return web.Response(body=avatar.thumbnail_jpeg, content_type="image/jpeg")
-
-    async def _list_voices(self, request: web.Request) -> web.Response:
-        return web.json_response({"voices": list(self._voices)})
-
-    async def _list_samples(self, request: web.Request) -> web.Response:
-        samples = [
-            {
-                "name": sample.name,
-                "url": f"/v1/samples/{quote(sample.name)}.wav",
-                "duration_s": round(sample.duration_s, 2),
-            }
-            for sample in self._samples.values()
-        ]
-        return web.json_response({"samples": samples})
-
-    async def _sample(self, request: web.Request) -> web.FileResponse:
-        sample = self._samples.get(request.match_info["sample"])
-        if sample is None:
-            raise web.HTTPNotFound(text="no such sample; GET /v1/samples lists them")
-        return web.FileResponse(sample.path, headers={"Content-Type": "audio/wav"})
+    def _find(self, session_id: str) -> Lease:
+        lease, ending = self.leases.find(session_id), self.leases.ending(session_id)
+        if ending is not None:
+            raise SessionClosedError(f"session {session_id} was closed: {ending.detail}; open another one")
+        if lease is None:
+            raise web.HTTPNotFound(text="no such session; it was closed, or never opened. POST /v1/sessions")
+        return lease
 
     async def _open_session(self, request: web.Request) -> web.Response:
         avatar = _avatar_name(await request.read())
-        if self._draining:  # asked after the body has come: a slow one must not get a session past the end
-            raise CapacityError("the server is shutting down; try another one")
-        lease = await self.leases.open(avatar)
+        lease = await self.leases.open(avatar, client_address(request, self._config.proxies))
         path = f"/v1/sessions/{lease.session.id}"
-        body = {"id": lease.session.id, "token": lease.token, "whep": f"{path}/whep", "speech": f"{path}/speech"}
+        body = {
+            "id": lease.session.id,
+            **self._access(lease, lease.token),
+            "whep": f"{path}/whep",
+            "speech": f"{path}/speech",
+            "events": f"{path}/events",
+        }
         return web.json_response(body, status=201, headers={"Location": path, "Cache-Control": "no-store"})
 
+    async def _renew_token(self, request: web.Request, lease: Lease) -> web.Response:
+        return web.json_response(self._access(lease, lease.renew_token()), headers={"Cache-Control": "no-store"})
+
+    def _access(self, lease: Lease, token: str) -> dict[str, Any]:
+        servers = self._ice.servers(lease.session.id)
+        return {"token": token, "expires_in_s": self._config.token_ttl_s, "ice_servers": servers}
+
     async def _close_session(self, request: web.Request, lease: Lease) -> web.Response:
-        await lease.close()
+        await lease.close(CLOSED)
         return web.Response(status=204)
 
     async def _describe_whep(self, request: web.Request) -> web.Response:
-        return whep.describe()
+        """For everybody, but the ICE servers only for those who may use the session."""
+        lease, token = self.leases.find(request.match_info["session"]), token_of(request)
+        mine = lease is not None and (lease.admits(token) or self._secrets.admit(token))
+        return self._whep.describe(lease if mine else None)
 
     async def _speech(self, request: web.Request, lease: Lease) -> web.WebSocketResponse:
         socket = web.WebSocketResponse(heartbeat=PING_S, max_msg_size=MAX_MESSAGE_BYTES, compress=False)
-        with lease.socket():
-            await SpeechSocket(socket, lease, self._voices, self.metrics).run(request)
+        assert request.transport is not None
+        with lease.socket() as leave, on_hangup(request.transport, leave):
+            await SpeechSocket(socket, lease, self._voices).run(request)
         return socket
 
-    async def _page(self, request: web.Request) -> web.FileResponse:
-        path = WEB / request.match_info.get("file", "index.html")
-        if not path.is_file():
-            raise web.HTTPNotFound(text=f"no page {request.path}")
-        return web.FileResponse(path, headers=PAGE_HEADERS)
+
+def _refuse_to_expose(config: ServerConfig, secrets: Secrets) -> None:
+    if not (secrets.keys or config.open or is_loopback(config.host)):
+        raise SettingError(
+            f"--host {config.host or '(all)'} lets other machines in and no key is set, so anybody who reaches port "
+            f"{config.port} could open sessions. Set a key (export {KEYS_VARIABLE}=$(openssl rand -hex 16)), "
+            "or pass --open if everybody may"
+        )
 
 
 def _avatar_name(body: bytes) -> str:

@@ -12,14 +12,14 @@ from aiohttp import WSMsgType, web
 from engine.errors import CapacityError, PersonaStreamError, ProtocolError, SessionClosedError
 from engine.media import FPS, PlaybackEvent, PlaybackStarted
 from engine.queues import MediaQueue, Policy
-from streaming.lease import Lease
-from streaming.metrics import Metrics
+from streaming.lease import Closing, Lease, LeaseEvent
 from streaming.protocol import (
     ClientMessage,
     Encoding,
     Failure,
     Finished,
     ServerMessage,
+    SessionClosing,
     SessionReady,
     SpeechAudio,
     SpeechCancel,
@@ -40,38 +40,38 @@ WAITING_TEXTS = 8  # more are refused: not reading the socket for minutes would 
 class SpeechSocket:
     """Reads messages while the session takes them: the session's full buffer is the socket's back-pressure."""
 
-    def __init__(self, socket: web.WebSocketResponse, lease: Lease, voices: Mapping[str, Voice], metrics: Metrics):
+    def __init__(self, socket: web.WebSocketResponse, lease: Lease, voices: Mapping[str, Voice]):
         self._socket = socket
+        self._lease = lease
         self._avatar = lease.avatar
         self._session = lease.session
         self._voices = voices
-        self._metrics = metrics
         self._encoding = Encoding.JSON  # of the replies: what the client used last
         self._open: dict[str, int] = {}  # utterances begun here and not ended, and the epoch that they began in
         self._late: deque[str] = deque(maxlen=LATE_UTTERANCES)
         self._texts: MediaQueue[tuple[SpeechText, Voice, int]] = MediaQueue(WAITING_TEXTS, Policy.WAIT)
         self._waiting: deque[int] = deque()  # the epochs of those texts
-        self._started_s: dict[str, float] = {}  # when the utterances that are not heard yet began
-        self._cancelled_s: float | None = None
 
     async def run(self, request: web.Request) -> None:
         """Serve until the client or the session leaves; utterances that are still open end there.
 
         SessionClosedError before the websocket is there if the session has ended, so that it can be told over HTTP.
         """
-        events = self._session.subscribe_events()
+        events, changes = self._session.subscribe_events(), self._lease.listen()
         avatar = self._session.avatar
         ready = SessionReady(self._session.id, self._avatar, avatar.width, avatar.height, FPS, tuple(self._voices))
         try:
             await self._socket.prepare(request)
             await self._send(ready)
             async with asyncio.TaskGroup() as tasks:
-                others = [tasks.create_task(self._report(events)), tasks.create_task(self._speak_texts())]
+                works = (self._report(events), self._announce(changes), self._speak_texts())
+                others = [tasks.create_task(work) for work in works]
                 await self._listen()
                 for task in others:
                     task.cancel()
         finally:
             self._session.unsubscribe_events(events)
+            self._lease.forget(changes)
             for utterance in [name for name, epoch in self._open.items() if epoch == self._session.epoch]:
                 with contextlib.suppress(PersonaStreamError):  # the session may have ended it, or itself
                     self._session.end_utterance(utterance)
@@ -99,7 +99,6 @@ class SpeechSocket:
                 if self._is_open(utterance):
                     self._end(utterance)
             case SpeechCancel():
-                self._cancelled_s = asyncio.get_running_loop().time()
                 self._session.cancel()
             case SpeechText(utterance, _, name):
                 voice = find_voice(self._voices, name)
@@ -113,7 +112,6 @@ class SpeechSocket:
     def _start(self, utterance: str, sample_rate_hz: int, channels: int) -> None:
         self._session.start_utterance(utterance, sample_rate_hz, channels)
         self._open[utterance] = self._session.epoch
-        self._started_s[utterance] = asyncio.get_running_loop().time()
 
     def _end(self, utterance: str) -> None:
         self._open.pop(utterance, None)
@@ -158,20 +156,19 @@ class SpeechSocket:
 
     async def _report(self, events: MediaQueue[PlaybackEvent]) -> None:
         async for event in events:
-            now_s = asyncio.get_running_loop().time()
-            started_s = self._started_s.pop(event.utterance, None)
             if isinstance(event, PlaybackStarted):
-                if started_s is not None:
-                    self._metrics.first_sound.observe(now_s - started_s)
                 await self._send(Started(event.utterance, event.pts))
                 continue
             if event.interrupted:
                 self._interrupted(event.utterance)
-            if event.interrupted and self._cancelled_s is not None:
-                self._metrics.interruption.observe(now_s - self._cancelled_s)
-                self._cancelled_s = None
             await self._send(Finished(event.utterance, event.position_samples, event.interrupted))
-        await self._socket.close(message=b"the session is closed")
+        ending = self._lease.ending
+        await self._socket.close(code=ending.code, message=f"{ending.reason}: {ending.detail}".encode())
+
+    async def _announce(self, changes: MediaQueue[LeaseEvent]) -> None:
+        async for change in changes:
+            if isinstance(change, Closing):
+                await self._send(SessionClosing(change.reason, round(change.within_s * 1000)))
 
     async def _send(self, message: ServerMessage) -> None:
         data = encode(message, self._encoding)

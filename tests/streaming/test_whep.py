@@ -11,7 +11,6 @@ import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 
-from streaming import lease
 from streaming.protocol import SpeechText, Started
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -264,13 +263,13 @@ async def test_a_section_that_is_inactive_is_not_served(serving):
         await peer.close()
 
 
-async def test_viewers_that_come_at_once_do_not_pass_the_limit(serving, problem, monkeypatch):
-    monkeypatch.setattr(lease, "MAX_VIEWERS", 2)
-    async with serving() as client:
+@pytest.mark.parametrize(("limit", "code"), [("max_session_viewers", "quota"), ("max_viewers", "capacity")])
+async def test_viewers_that_come_at_once_do_not_pass_the_limit(serving, limit, code):
+    async with serving(**{limit: 2}) as client:
         session = await client.open_session()
         watching = [WhepClient(client, session) for _ in range(4)]
         results = await asyncio.gather(*(whep.connect() for whep in watching), return_exceptions=True)
-        assert sum(isinstance(result, AssertionError) and "capacity" in str(result) for result in results) == 2
+        assert sum(isinstance(result, AssertionError) and f'"code": "{code}"' in str(result) for result in results) == 2
         assert sum(result is None for result in results) == 2
         for whep in watching:
             await whep.peer.close()
@@ -290,6 +289,17 @@ async def test_candidates_trickle_into_the_named_ice_session(serving, problem):
             await problem(reply, 412, "precondition-failed")
         async with client.http.patch(whep.location, data=good, headers=headers | {"If-Match": "*"}) as reply:
             await problem(reply, 422, "unprocessable-entity")
-        async with client.http.patch(whep.location, json={}, headers=bearer(whep.session)) as reply:
+        for tags in (f'"other", {whep.etag}', whep.etag):
+            async with client.http.patch(whep.location, data=good, headers=headers | {"If-Match": tags}) as reply:
+                assert reply.status == 204
+        async with client.http.patch(
+            whep.location, data=good, headers=headers | {"If-Match": f"W/{whep.etag}"}
+        ) as reply:
+            await problem(reply, 412, "precondition-failed")
+        unconditional = {name: value for name, value in headers.items() if name != "If-Match"}
+        async with client.http.patch(whep.location, data=good, headers=unconditional) as reply:
+            assert "ETag" in await problem(reply, 428, "precondition-required")
+        tagged = {"If-Match": whep.etag} | bearer(whep.session)
+        async with client.http.patch(whep.location, json={}, headers=tagged) as reply:
             await problem(reply, 415, "unsupported-media-type")
         await frames(whep.tracks["video"], 5)

@@ -1,0 +1,66 @@
+"""Who may do what: the server's keys, the sessions' tokens, and the secrets that come from the environment."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from engine.errors import SettingError
+
+KEYS_VARIABLE = "PERSONASTREAM_API_KEY"
+TURN_VARIABLE = "PERSONASTREAM_TURN_SECRET"
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What must not stand on a command line, where every user of the machine can read it."""
+
+    keys: tuple[str, ...] = field(default=(), repr=False)  # server keys; several, so that one can replace another
+    turn: str | None = field(default=None, repr=False)  # shared with the TURN server
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Secrets:
+        """Raises SettingError for a key that no HTTP header can carry."""
+        keys = tuple(key.strip() for key in environment.get(KEYS_VARIABLE, "").split(",") if key.strip())
+        for key in keys:
+            if not all("!" <= letter <= "~" for letter in key):
+                raise SettingError(
+                    f"{KEYS_VARIABLE} holds a key with spaces or letters that no header can carry; "
+                    "expected visible ASCII, several keys with commas between them"
+                )
+        return cls(keys, environment.get(TURN_VARIABLE) or None)
+
+    def admit(self, token: str) -> bool:
+        """Whether `token` is a server key. Takes the same time whichever it is, and wherever it differs."""
+        return any([same(key, token) for key in self.keys])  # a list: all of them are compared
+
+
+class Token:
+    """The secret of one session, good for `ttl_s` from `now` (loop time)."""
+
+    def __init__(self, ttl_s: float, now: float):
+        self.text = secrets.token_urlsafe(24)
+        self.expires = now + ttl_s
+
+    def admits(self, token: str, now: float) -> bool:
+        return same(self.text, token) and now < self.expires
+
+
+def same(secret: str, found: str) -> bool:
+    # headers come with surrogates for bytes that are no text: those are wrong tokens, not faults
+    return hmac.compare_digest(secret.encode(), found.encode(errors="surrogatepass"))
+
+
+def token_of(request: web.Request) -> str:
+    """What the request carries: `Authorization: Bearer TOKEN`, or `?token=TOKEN` where headers cannot be set."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return (token if scheme.lower() == "bearer" else request.query.get("token", "")).strip()
+
+
+def unauthorized(text: str) -> web.HTTPUnauthorized:
+    return web.HTTPUnauthorized(text=text, headers={"WWW-Authenticate": 'Bearer realm="personastream"'})

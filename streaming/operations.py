@@ -1,0 +1,107 @@
+"""What operators and their tools ask for: health, readiness, capacity and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from aiohttp import web
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.registry import Collector
+
+from engine.config import ServerConfig
+from engine.errors import DrainingError
+from engine.host import Host
+from engine.media import FPS
+from engine.metrics import StageTimes
+from engine.session import SessionCounters
+from streaming.leases import Leases
+from streaming.metrics import Metrics
+
+
+class Operations:
+    """The routes outside /v1. The server listens when all networks have run once, so readiness only ever ends."""
+
+    def __init__(self, host: Host, leases: Leases, config: ServerConfig, metrics: Metrics):
+        self._host, self._leases, self._config, self._metrics = host, leases, config, metrics
+        metrics.registry.register(LiveState(host, leases, config))
+
+    async def health(self, request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def readiness(self, request: web.Request) -> web.Response:
+        if self._leases.draining:
+            raise DrainingError("the server is shutting down")
+        return web.json_response({"status": "ready", "avatars": len(self._host.avatars)})
+
+    async def capacity(self, request: web.Request) -> web.Response:
+        live, most = len(self._host.sessions), self._config.max_sessions
+        return web.json_response(
+            {
+                "sessions": live,
+                "max_sessions": most,
+                "available": 0 if self._leases.draining else max(0, most - live),
+                "viewers": self._leases.viewers,
+                "max_viewers": self._config.max_viewers,
+                "draining": self._leases.draining,
+            }
+        )
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        page, content_type = self._metrics.render(request.headers.get("Accept", ""))
+        return web.Response(body=page, headers={"Content-Type": content_type})
+
+
+class LiveState(Collector):
+    """What holds right now, read when the page is asked for."""
+
+    def __init__(self, host: Host, leases: Leases, config: ServerConfig):
+        self._host, self._leases, self._config = host, leases, config
+
+    def collect(self) -> Iterator[Metric]:
+        sessions = self._host.sessions.values()
+        numbers = {
+            "sessions": ("Sessions that are open.", len(sessions)),
+            "sessions_max": ("Sessions that may be open.", self._config.max_sessions),
+            "viewers": ("Viewers of all sessions.", self._leases.viewers),
+            "speech_sockets": ("Speech websockets that are open.", sum(lease.sockets for lease in self._leases)),
+            "draining": ("1 while the server finishes and takes nothing new.", int(self._leases.draining)),
+        }
+        for name, (text, value) in numbers.items():
+            yield GaugeMetricFamily(f"personastream_{name}", text, value)
+        depth = GaugeMetricFamily(
+            "personastream_queue_depth_seconds", "What waits, in seconds of media.", labels=["queue"]
+        )
+        depth.add_metric(["speech"], sum(session.buffered_ms for session in sessions) / 1000)
+        depth.add_metric(["units"], sum(session.viewer_backlog for session in sessions) / FPS)
+        yield depth
+        sizes = GaugeMetricFamily("personastream_avatar_bytes", "Size of a served avatar's file.", labels=["avatar"])
+        for name, avatar in self._host.avatars.items():
+            sizes.add_metric([name], avatar.path.stat().st_size)
+        yield sizes
+        yield from _engine_counters(self._host.counters)
+        performers = [performer.times for performer in self._host.performers.values()]
+        yield _stages([*performers, *(lease.broadcast.times for lease in self._leases)])
+
+
+def _engine_counters(counters: SessionCounters) -> Iterator[Metric]:
+    yield CounterMetricFamily("personastream_units", "Frames with their sound that sessions emitted.", counters.units)
+    missed = CounterMetricFamily(
+        "personastream_deadline_misses",
+        "Frames of speech whose new picture was not there in time (picture), and frames that went out late (tick).",
+        labels=["kind"],
+    )
+    missed.add_metric(["picture"], counters.speaking - counters.fresh_speaking)
+    missed.add_metric(["tick"], counters.late)
+    yield missed
+
+
+def _stages(all_times: Iterable[StageTimes]) -> Metric:
+    found: dict[str, tuple[int, float]] = {}
+    for times in all_times:
+        for stage in times.stages:
+            count, total_s = found.get(stage, (0, 0.0))
+            found[stage] = (count + times.count(stage), total_s + times.total_s(stage))
+    family = SummaryMetricFamily("personastream_stage_seconds", "Time that the engine's stages took.", labels=["stage"])
+    for stage, (count, total_s) in sorted(found.items()):
+        family.add_metric([stage], count, total_s)
+    return family
