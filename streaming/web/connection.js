@@ -21,6 +21,37 @@ export async function request(method, url, options = {}) {
   throw new Refusal(response.status, problem.code ?? "http", problem.detail ?? `${response.status} ${response.statusText}`);
 }
 
+/** The server's key, where it wants one: from ?key= in the address, which it leaves at once, kept for this tab. */
+function knownKey() {
+  const address = new URL(location.href);
+  const given = address.searchParams.get("key");
+  if (given) {
+    sessionStorage.setItem("key", given);
+    address.searchParams.delete("key");
+    history.replaceState(null, "", address);
+  }
+  return sessionStorage.getItem("key");
+}
+
+knownKey();
+
+async function openSession(avatar) {
+  const post = (key) => {
+    const authorization = key ? { Authorization: `Bearer ${key}` } : {};
+    const headers = { "Content-Type": "application/json", ...authorization };
+    return request("POST", "/v1/sessions", { body: JSON.stringify({ avatar }), headers });
+  };
+  try {
+    return await post(knownKey());
+  } catch (error) {
+    const key = error.status === 401 ? prompt("This server asks for its key:") : null;
+    if (!key) throw error;
+    const response = await post(key);
+    sessionStorage.setItem("key", key);
+    return response;
+  }
+}
+
 /**
  * Events: "state" {detail: {name, text}}, where name is opening | connecting | live | lost | closed,
  * "stream" {detail: MediaStream}, and "message" {detail: a server message of the speech protocol}.
@@ -43,10 +74,10 @@ export class Conversation extends EventTarget {
 
   async open(avatar) {
     this.#tell("opening", "Opening a session…");
-    const body = JSON.stringify({ avatar });
-    const response = await request("POST", "/v1/sessions", { body, headers: { "Content-Type": "application/json" } });
+    const response = await openSession(avatar);
     this.#info = await response.json();
     if (this.#closed) return this.#forget();
+    this.#renewLater();
     this.#openSocket();
     await this.#watch();
   }
@@ -76,6 +107,18 @@ export class Conversation extends EventTarget {
     fetch(`/v1/sessions/${this.#info.id}`, { method: "DELETE", headers: this.#bearer(), keepalive: true }).catch(() => {});
   }
 
+  /** Tokens expire, and a connection that is lost later needs a good one. */
+  #renewLater() {
+    setTimeout(async () => {
+      if (this.#closed) return;
+      const url = `/v1/sessions/${this.#info.id}/token`;
+      const response = await request("POST", url, { headers: this.#bearer() }).catch(() => null);
+      if (!response) return;
+      Object.assign(this.#info, await response.json());
+      this.#renewLater();
+    }, this.#info.expires_in_s * 500);
+  }
+
   #bearer() {
     return { Authorization: `Bearer ${this.#info.token}` };
   }
@@ -90,12 +133,15 @@ export class Conversation extends EventTarget {
     url.searchParams.set("token", this.#info.token);
     const socket = (this.#socket = new WebSocket(url));
     socket.onmessage = ({ data }) => this.dispatchEvent(new CustomEvent("message", { detail: JSON.parse(data) }));
-    socket.onclose = () => this.close("lost", "The server ended the session. Press Start to open a new one.");
+    socket.onclose = ({ reason }) => {
+      const why = reason.includes(": ") ? `: ${reason.slice(reason.indexOf(": ") + 2)}` : "";
+      this.close("lost", `The server ended the session${why}. Press Start to open a new one.`);
+    };
   }
 
   async #watch() {
     this.#tell("connecting", "Connecting: looking for a network path to the server…");
-    const peer = (this.#peer = new RTCPeerConnection({ bundlePolicy: "max-bundle" }));
+    const peer = (this.#peer = new RTCPeerConnection({ bundlePolicy: "max-bundle", iceServers: this.#info.ice_servers }));
     const stream = new MediaStream();
     peer.addTransceiver("video", { direction: "recvonly" });
     peer.addTransceiver("audio", { direction: "recvonly" });
