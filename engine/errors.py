@@ -125,6 +125,12 @@ class ProtocolError(PersonaStreamError):
     code = "protocol"
 
 
+class PublishError(PersonaStreamError):
+    """A broadcast cannot be sent or recorded where it was asked to."""
+
+    code = "publish"
+
+
 class VoiceError(PersonaStreamError):
     """Text could not be turned into speech."""
 

@@ -64,6 +64,11 @@ class Outlet:
         async for unit in self.units:
             yield self._decodable(unit)
 
+    async def skip_waiting(self) -> None:
+        """Go on with the newest unit; what waits is lost."""
+        while len(self.units):
+            await self.units.get()
+
     def request_keyframe(self) -> None:
         """Ask for a key frame, as a receiver that lost something does (RTCP PLI or FIR)."""
         if self.video is not None:

@@ -146,11 +146,16 @@ class SoundEncoder:
         return packets
 
 
+def encoded_size(width: int, height: int, config: EncoderConfig) -> tuple[int, int]:
+    """Width and height, both even, in which a picture of that size is encoded."""
+    if config.height_px is None:
+        return width, height
+    return round(width * config.height_px / height / 2) * 2, config.height_px // 2 * 2
+
+
 def to_planes(image: np.ndarray, config: EncoderConfig) -> av.VideoFrame:
     """[H, W, 3] uint8 RGB to the planes (BT.709, limited range) and size that the encoders take."""
-    height, width = image.shape[:2]
-    if config.height_px is not None:
-        width, height = round(width * config.height_px / height / 2) * 2, config.height_px // 2 * 2
+    width, height = encoded_size(image.shape[1], image.shape[0], config)
     return av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
         width=width,
         height=height,
