@@ -60,13 +60,14 @@ class Client:
     server: Server
     http: aiohttp.ClientSession
 
-    async def open_session(self) -> dict[str, str]:
-        async with self.http.post("/v1/sessions", json={"avatar": "speaker"}) as reply:
+    async def open_session(self, key: str = "") -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        async with self.http.post("/v1/sessions", json={"avatar": "speaker"}, headers=headers) as reply:
             assert reply.status == 201, await reply.text()
             return dict(await reply.json())
 
     @contextlib.asynccontextmanager
-    async def speech(self, session: dict[str, str], encoding: Encoding = Encoding.MSGPACK) -> AsyncIterator[Speech]:
+    async def speech(self, session: dict[str, Any], encoding: Encoding = Encoding.MSGPACK) -> AsyncIterator[Speech]:
         async with self.http.ws_connect(session["speech"], params={"token": session["token"]}) as socket:
             yield Speech(socket, encoding)
 
@@ -96,13 +97,13 @@ class Speech:
 
 @pytest.fixture
 def serving(host):
-    """`async with serving(idle_session_s=...) as client`: a server of its own on the shared host."""
+    """`async with serving(idle_session_s=..., secrets=...) as client`: a server of its own on the shared host."""
 
     @contextlib.asynccontextmanager
-    async def serve(samples=None, **config: Any) -> AsyncIterator[Client]:
+    async def serve(samples=None, secrets=None, **config: Any) -> AsyncIterator[Client]:
         settings = ServerConfig(port=0, max_sessions=MAX_SESSIONS, **config)
         async with (
-            Server(host, settings, espeak_voices(), samples) as server,
+            Server(host, settings, espeak_voices(), samples, secrets) as server,
             aiohttp.ClientSession(server.url) as http,
         ):
             yield Client(server, http)

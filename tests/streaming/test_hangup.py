@@ -1,0 +1,68 @@
+"""Clients that vanish, noticed by what they leave behind: nothing."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from conftest import Speech
+from test_speech_socket import tone
+from test_whep import bearer, frames, viewer
+
+from streaming import peer
+from streaming.protocol import Encoding, SpeechAudio, SpeechStart, Started
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def ended(host, session, timeout_s):
+    async with asyncio.timeout(timeout_s):
+        while session["id"] in host.sessions:
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("abruptly", [True, False])
+async def test_a_client_that_vanishes_while_its_message_waits_for_room_is_noticed(serving, host, abruptly):
+    async with serving(idle_session_s=0.5) as client:
+        session = await client.open_session()
+        socket = await client.http.ws_connect(session["speech"], params={"token": session["token"]})
+        speech = Speech(socket, Encoding.MSGPACK)
+        await speech.send(SpeechStart("long", 8_000))
+        for _ in range(3):
+            await speech.send(SpeechAudio("long", tone(30, 8_000)))
+        await speech.receive_until(Started)
+        await asyncio.sleep(0.5)  # the second message waits for room now, the third for the second
+        (lease,) = client.server.leases
+        assert lease.sockets == 1 and lease.session.buffered_ms > 25_000
+        transport = socket._response.connection.transport
+        (transport.abort if abruptly else transport.close)()
+        await ended(host, session, 5)
+
+
+async def test_a_session_is_kept_for_its_viewers_when_the_speaker_vanishes(serving, host):
+    async with serving(idle_session_s=0.5) as client:
+        session = await client.open_session()
+        async with viewer(client, session):
+            async with client.speech(session) as speech:
+                await speech.send(SpeechStart("a", 16_000))
+                await speech.receive()
+            await asyncio.sleep(1.0)
+            assert session["id"] in host.sessions
+        await ended(host, session, 5)
+
+
+async def test_a_viewer_that_never_connects_is_given_up_and_then_its_session(serving, host, monkeypatch):
+    monkeypatch.setattr(peer, "CONNECT_TIMEOUT_S", 0.5)
+    async with serving(idle_session_s=0.3) as client:
+        session = await client.open_session()
+        async with viewer(client, session) as whep:
+            offer = whep.peer.localDescription.sdp
+            await frames(whep.tracks["video"], 1)
+        another = await client.open_session()
+        headers = {"Content-Type": "application/sdp"} | bearer(another)
+        async with client.http.post(another["whep"], data=offer, headers=headers) as reply:
+            assert reply.status == 201
+        await ended(host, another, 5)
+        async with client.http.get("/metrics") as reply:
+            page = await reply.text()
+        assert 'personastream_viewers_left_total{reason="timeout"} 1.0' in page
