@@ -71,8 +71,21 @@ class ServerConfig:
     max_session_viewers: int = 20  # of one session: they share an encode, but each is encrypted for in Python
     token_ttl_s: float = 3600.0  # a session's token opens nothing new after this; POST .../token gives another one
     drain_s: float = 20.0  # what is being said when the server is asked to stop may take so long to its end
+    publish_api: bool = False  # who may use a session may also have this server publish it to any URL
     ice: IceConfig = field(default_factory=IceConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BroadcastConfig:
+    """A session that is published for as long as the server runs, without any viewer."""
+
+    publish: tuple[
+        str, ...
+    ] = ()  # whip(s)://, rtmp(s)://, srt://, or a file (.mp4, .mkv, .flv, .ts); repeat for several
+    publish_avatar: str | None = None  # the first avatar where none is named
+    publish_session: str = "broadcast"  # its id; its token comes from PERSONASTREAM_BROADCAST_TOKEN
+
 
 @dataclass(frozen=True, kw_only=True)
 class VoicesConfig:

@@ -76,14 +76,14 @@ class Host:
         finally:
             await self._scheduler.close()
 
-    def open_session(self, avatar: str) -> Session:
-        """A new session, already running. Raises UnknownAvatarError, CapacityError."""
+    def open_session(self, avatar: str, session_id: str | None = None) -> Session:
+        """A new session, already running, with that id or a random one. Raises UnknownAvatarError, CapacityError."""
         if avatar not in self._performers:
             raise UnknownAvatarError(f"no avatar {avatar!r}; this server has {', '.join(sorted(self._performers))}")
         if len(self.sessions) >= self._max_sessions:
             raise CapacityError(f"{len(self.sessions)} sessions are open, the limit is {self._max_sessions}; try later")
         performer = self._performers[avatar]
-        session = Session(secrets.token_hex(8), performer, self._scheduler, self._config, self.latencies)
+        session = Session(session_id or secrets.token_hex(8), performer, self._scheduler, self._config, self.latencies)
         self.sessions[session.id] = session
         self._tasks.create_task(self._supervise(session), name=f"session {session.id}")
         return session

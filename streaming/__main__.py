@@ -16,12 +16,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from engine.__main__ import Bench, Doctor, Dub
-from engine.config import ServerConfig, SessionConfig, VoicesConfig
+from engine.config import BroadcastConfig, ServerConfig, SessionConfig, VoicesConfig
 from engine.errors import AvatarFileError, PersonaStreamError
 from engine.host import Host
-from streaming.auth import Secrets
+from streaming.auth import BROADCAST_VARIABLE, Secrets
 from streaming.samples import list_samples
 from streaming.server import Server
+from streaming.station import on_air
 from streaming.voices.catalogue import open_voices
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,9 @@ class Serve:
     samples: Path | None = None
     """A folder of WAV files that the page offers to play."""
     server: Annotated[ServerConfig, tyro.conf.arg(name="")] = field(default_factory=ServerConfig)
+    broadcast: Annotated[BroadcastConfig, tyro.conf.arg(name=""), tyro.conf.UseAppendAction] = field(
+        default_factory=BroadcastConfig
+    )
     session: SessionConfig = field(default_factory=SessionConfig)
     voices: VoicesConfig = field(default_factory=VoicesConfig)
 
@@ -50,18 +54,24 @@ class Serve:
 
     async def _serve(self) -> None:
         stops = Stops()
-        samples = list_samples(self.samples)
+        samples, secrets = list_samples(self.samples), Secrets.from_environment()
         async with (
             open_voices(self.voices) as voices,
             Host(avatars_by_name(self.avatars), self.session, self.server.max_sessions) as host,
-            Server(host, self.server, voices, samples, Secrets.from_environment()) as server,
+            Server(host, self.server, voices, samples, secrets) as server,
         ):
-            Console().print(
-                f"[bold]personastream[/bold] serves {', '.join(host.avatars)} at [link]{server.url}/[/link]"
-            )
-            await stops.first.wait()
-            log.info("server.drain within_s=%.0f sessions=%d", self.server.drain_s, len(server.leases))
-            await unless(stops.second, server.drain())
+            console = Console(soft_wrap=True)
+            async with on_air(server.leases, host.avatars, self.broadcast, self.server.encoder, secrets) as lease:
+                console.print(
+                    f"[bold]personastream[/bold] serves {', '.join(host.avatars)} at [link]{server.url}/[/link]"
+                )
+                if lease is not None:
+                    speech = f"{server.url}/v1/sessions/{lease.session.id}/speech"
+                    known = f"${BROADCAST_VARIABLE}" if secrets.broadcast else lease.token
+                    console.print(f"{lease.avatar} is on air; speech: {speech}?token={known}", highlight=False)
+                await stops.first.wait()
+                log.info("server.drain within_s=%.0f sessions=%d", self.server.drain_s, len(server.leases))
+                await unless(stops.second, server.drain())
 
 
 class Stops:

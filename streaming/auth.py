@@ -14,6 +14,7 @@ from engine.errors import SettingError
 
 KEYS_VARIABLE = "PERSONASTREAM_API_KEY"
 TURN_VARIABLE = "PERSONASTREAM_TURN_SECRET"
+BROADCAST_VARIABLE = "PERSONASTREAM_BROADCAST_TOKEN"
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Secrets:
 
     keys: tuple[str, ...] = field(default=(), repr=False)  # server keys; several, so that one can replace another
     turn: str | None = field(default=None, repr=False)  # shared with the TURN server
+    broadcast: str | None = field(default=None, repr=False)  # the token of the session that is published
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Secrets:
@@ -33,7 +35,7 @@ class Secrets:
                     f"{KEYS_VARIABLE} holds a key with spaces or letters that no header can carry; "
                     "expected visible ASCII, several keys with commas between them"
                 )
-        return cls(keys, environment.get(TURN_VARIABLE) or None)
+        return cls(keys, environment.get(TURN_VARIABLE) or None, environment.get(BROADCAST_VARIABLE) or None)
 
     def admit(self, token: str) -> bool:
         """Whether `token` is a server key. Takes the same time whichever it is, and wherever it differs."""
@@ -41,10 +43,10 @@ class Secrets:
 
 
 class Token:
-    """The secret of one session, good for `ttl_s` from `now` (loop time)."""
+    """The secret of one session, good for `ttl_s` from `now` (loop time); a random one unless it is given."""
 
-    def __init__(self, ttl_s: float, now: float):
-        self.text = secrets.token_urlsafe(24)
+    def __init__(self, ttl_s: float, now: float, text: str | None = None):
+        self.text = text or secrets.token_urlsafe(24)
         self.expires = now + ttl_s
 
     def admits(self, token: str, now: float) -> bool:

@@ -18,8 +18,11 @@ from streaming.broadcast import Broadcast
 from streaming.ice import Ice
 from streaming.metrics import Metrics
 from streaming.peer import Viewer
+from streaming.publication import Publication, Sink
 
 log = logging.getLogger(__name__)
+
+MAX_PUBLICATIONS = 8  # of one session
 
 
 @dataclass(frozen=True)
@@ -65,19 +68,30 @@ LeaseEvent = Closing | Closed | Viewers
 
 
 class Lease:
-    """One session, its token, its viewers and its sockets."""
+    """One session, its token, its viewers, its publications and its sockets. A `standing` one keeps its token, and
+    neither age nor want of users ends it."""
 
-    def __init__(self, avatar: str, session: Session, config: ServerConfig, ice: Ice, metrics: Metrics):
+    def __init__(
+        self,
+        avatar: str,
+        session: Session,
+        config: ServerConfig,
+        ice: Ice,
+        metrics: Metrics,
+        standing: Token | None = None,
+    ):
         self.avatar = avatar
         self.session = session
         self.broadcast = Broadcast(session, config.encoder)
         self.viewers: dict[str, Viewer] = {}
+        self.publications: dict[str, Publication] = {}
         self.answering = 0  # viewers to be
         self.sockets = 0
         self._config, self._ice, self._metrics = config, ice, metrics
         self._loop = asyncio.get_running_loop()
         self.began_s = self._loop.time()
-        self._token = self._new_token()
+        self._standing = standing
+        self._token = standing or self._new_token()
         self._ending: Ending | None = None
         self._listeners: list[MediaQueue[LeaseEvent]] = []
         self._used = asyncio.Event()
@@ -104,7 +118,7 @@ class Lease:
 
     def renew_token(self) -> str:
         """Another token; the one before opens nothing any more. What was opened with it stays open."""
-        self._token = self._new_token()
+        self._token = self._standing or self._new_token()
         return self._token.text
 
     def _new_token(self) -> Token:
@@ -116,10 +130,8 @@ class Lease:
         """Own the tasks of the viewers until the session ends, by itself, by `close`, of age or for want of users."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                keeping = [
-                    self._tasks.create_task(work)
-                    for work in (self._close_when_unused(), self._close_when_old(), self.broadcast.run())
-                ]
+                limits = () if self._standing else (self._close_when_unused(), self._close_when_old())
+                keeping = [self._tasks.create_task(work) for work in (*limits, self.broadcast.run())]
                 self._running.set()
                 async for _ in self._events:
                     pass
@@ -129,6 +141,8 @@ class Lease:
                 await self._tell(Closed(self.ending.reason, self.ending.detail))
                 for viewer in self.viewers.values():
                     viewer.leave("session")
+                for publication in list(self.publications.values()):
+                    await publication.stop()
         finally:
             await self.session.close()
             for listener in self._listeners:
@@ -138,6 +152,10 @@ class Lease:
     async def started(self) -> None:
         """Wait until viewers may be added."""
         await self._running.wait()
+
+    async def ended(self) -> None:
+        """Wait for the end of the session."""
+        await self._closed.wait()
 
     async def close(self, ending: Ending) -> None:
         """End the session, and with it its viewers and sockets; the first ending counts."""
@@ -197,6 +215,17 @@ class Lease:
         self._tasks.create_task(self._supervise(viewer))
         return viewer, answer
 
+    def publish(self, url: str, sink: Sink) -> Publication:
+        """Publish the session to one more destination, until that is stopped or the session ends."""
+        if len(self.publications) >= MAX_PUBLICATIONS:
+            raise QuotaError(f"{MAX_PUBLICATIONS} publications of this session are there, which is the most")
+        if self._tasks is None:
+            raise SessionClosedError(f"session {self.session.id} is closed: {self.ending.detail}")
+        publication = Publication(url, sink, self.broadcast)
+        self.publications[publication.id] = publication
+        self._tasks.create_task(self._supervise_publication(publication))
+        return publication
+
     @contextmanager
     def socket(self) -> Iterator[Callable[[], None]]:
         """Count one speech socket as a user for the time of the block, or until the function that it gets is called."""
@@ -245,7 +274,17 @@ class Lease:
             self._count_users()
             await self._tell(Viewers(len(self.viewers)))
 
+    async def _supervise_publication(self, publication: Publication) -> None:
+        self._count_users()
+        try:
+            await publication.run()
+        except Exception:
+            log.exception("publication of session %s to %s failed", self.session.id, publication.status.url)
+        finally:
+            self.publications.pop(publication.id, None)
+            self._count_users()
+
     def _count_users(self) -> None:
-        used = bool(self.viewers or self.sockets)
+        used = bool(self.viewers or self.sockets or self.publications)
         (self._used.set if used else self._used.clear)()
         (self._unused.clear if used else self._unused.set)()

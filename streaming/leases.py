@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from types import TracebackType
@@ -12,6 +13,7 @@ from typing import Self
 from engine.config import ServerConfig
 from engine.errors import CapacityError, DrainingError
 from engine.host import Host
+from streaming.auth import Token
 from streaming.ice import Ice
 from streaming.lease import DRAINING, Ending, Lease
 from streaming.limits import SessionRate
@@ -76,12 +78,30 @@ class Leases:
             raise DrainingError("the server is shutting down; try another one")
         self._rate.take(address, asyncio.get_running_loop().time())
         lease = Lease(avatar, self._host.open_session(avatar), self._config, self._ice, self._metrics)
+        await self._begin(lease)
+        log.info("session.open session=%s avatar=%r address=%s", lease.session.id, avatar, address)
+        return lease
+
+    async def open_standing(self, avatar: str, session_id: str, token: str | None) -> Lease:
+        """A session of the server itself, with an id and a token that are known beforehand; no limit of time ends it.
+
+        Raises UnknownAvatarError, CapacityError, DrainingError.
+        """
+        if self.draining:
+            raise DrainingError("the server is shutting down")
+        session = self._host.open_session(avatar, session_id)
+        standing = Token(math.inf, asyncio.get_running_loop().time(), token)
+        lease = Lease(avatar, session, self._config, self._ice, self._metrics, standing)
+        self._ended.pop(session_id, None)
+        await self._begin(lease)
+        log.info("session.open session=%s avatar=%r address=none", session_id, avatar)
+        return lease
+
+    async def _begin(self, lease: Lease) -> None:
         self._live[lease.session.id] = lease
         self._tasks.create_task(self._supervise(lease))
         await lease.started()
         self._metrics.sessions_opened.inc()
-        log.info("session.open session=%s avatar=%r address=%s", lease.session.id, avatar, address)
-        return lease
 
     async def add_viewer(self, lease: Lease, offer: str) -> tuple[Viewer, str]:
         """A new viewer of one of the sessions, within the limit of all, and the SDP answer for it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from aiohttp import web
@@ -16,6 +17,7 @@ from engine.metrics import StageTimes
 from engine.session import SessionCounters
 from streaming.leases import Leases
 from streaming.metrics import Metrics
+from streaming.publication import State
 
 
 class Operations:
@@ -74,6 +76,7 @@ class LiveState(Collector):
         depth.add_metric(["speech"], sum(session.buffered_ms for session in sessions) / 1000)
         depth.add_metric(["units"], sum(session.viewer_backlog for session in sessions) / FPS)
         yield depth
+        yield from _publications(self._leases)
         sizes = GaugeMetricFamily("personastream_avatar_bytes", "Size of a served avatar's file.", labels=["avatar"])
         for name, avatar in self._host.avatars.items():
             sizes.add_metric([name], avatar.path.stat().st_size)
@@ -81,6 +84,14 @@ class LiveState(Collector):
         yield from _engine_counters(self._host.counters)
         performers = [performer.times for performer in self._host.performers.values()]
         yield _stages([*performers, *(lease.broadcast.times for lease in self._leases)])
+
+
+def _publications(leases: Leases) -> Iterator[Metric]:
+    states = GaugeMetricFamily("personastream_publications", "Destinations that are published to.", labels=["state"])
+    found = Counter(one.status.state.value for lease in leases for one in lease.publications.values())
+    for state in State:
+        states.add_metric([state.value], found[state.value])
+    yield states
 
 
 def _engine_counters(counters: SessionCounters) -> Iterator[Metric]:

@@ -15,6 +15,7 @@ from engine.errors import (
     MediaError,
     PersonaStreamError,
     ProtocolError,
+    PublishError,
     QuotaError,
     SessionClosedError,
     UnknownAvatarError,
@@ -30,6 +31,7 @@ STATUSES: tuple[tuple[type[PersonaStreamError], HTTPStatus], ...] = (
     (CapacityError, HTTPStatus.SERVICE_UNAVAILABLE),
     (ProtocolError, HTTPStatus.BAD_REQUEST),
     (MediaError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (PublishError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (VoiceError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (PersonaStreamError, HTTPStatus.INTERNAL_SERVER_ERROR),
 )

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engine.avatar import Avatar
 from engine.config import EncoderConfig
 from engine.errors import PublishError
 from streaming import recorder, relay, whip
+from streaming.encoders import encoded_size
 from streaming.publication import Sink, hidden
 
 SCHEMES = (*whip.SCHEMES, *relay.CONTAINERS)
+
+
+def open_sink(url: str, avatar: Avatar, config: EncoderConfig) -> Sink:
+    """`make_sink` for that avatar's pictures; may take a moment."""
+    return make_sink(url, encoded_size(avatar.width, avatar.height, config), config)
+
+
+def publishes_file(url: str) -> bool:
+    return "://" not in url or url.lower().startswith("file:")
 
 
 def make_sink(url: str, size: tuple[int, int], config: EncoderConfig) -> Sink:

@@ -14,7 +14,7 @@ from aiohttp.typedefs import Handler
 from engine.config import ServerConfig
 from engine.errors import PersonaStreamError, ProtocolError, SessionClosedError, SettingError
 from engine.host import Host
-from streaming import events, whep
+from streaming import events, publications, whep
 from streaming.auth import KEYS_VARIABLE, Secrets, token_of, unauthorized
 from streaming.hangup import on_hangup
 from streaming.ice import Ice
@@ -131,6 +131,10 @@ class Server:
                 web.post(f"{session}/offer", self._leased(self._whep.answer_json)),
                 web.patch(f"{session}/whep/{{viewer}}", self._leased(whep.trickle)),
                 web.delete(f"{session}/whep/{{viewer}}", self._leased(whep.remove_viewer)),
+                web.get(f"{session}/publish", self._leased(publications.list_all)),
+                web.post(f"{session}/publish", self._leased(self._publish)),
+                web.get(f"{session}/publish/{{publication}}", self._leased(publications.show)),
+                web.delete(f"{session}/publish/{{publication}}", self._leased(publications.remove)),
                 web.get(f"{session}/speech", self._leased(self._speech)),
                 web.get("/", self._listing.page),
                 web.get(r"/{file:[a-z]+\.(?:js|css|svg)}", self._listing.page),
@@ -207,6 +211,13 @@ class Server:
     async def _close_session(self, request: web.Request, lease: Lease) -> web.Response:
         await lease.close(CLOSED)
         return web.Response(status=204)
+
+    async def _publish(self, request: web.Request, lease: Lease) -> web.Response:
+        if not self._config.publish_api:
+            raise web.HTTPForbidden(
+                text="this server publishes what --publish names alone; start it with --publish-api"
+            )
+        return await publications.add(request, lease, self._config.encoder)
 
     async def _describe_whep(self, request: web.Request) -> web.Response:
         """For everybody, but the ICE servers only for those who may use the session."""

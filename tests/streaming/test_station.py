@@ -1,0 +1,153 @@
+"""What the server publishes on its own, and the publish resource of a session."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+import pytest
+from readback import read
+
+from engine.config import BroadcastConfig, EncoderConfig
+from engine.errors import PublishError, UnknownAvatarError
+from streaming.auth import Secrets
+from streaming.lease import CLOSED
+from streaming.protocol import SpeechText, Started
+from streaming.publication import State
+from streaming.station import on_air
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+ROOT = Path(__file__).parents[2]
+ENCODER = EncoderConfig(codec="libx264")
+
+
+def bearer(session):
+    return {"Authorization": f"Bearer {session['token']}"}
+
+
+async def until(condition, timeout_s=20.0):
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.05)
+
+
+async def test_a_published_session_needs_no_viewer_and_speaks_by_its_known_token(serving, host, tmp_path):
+    file = tmp_path / "talk.mkv"
+    config = BroadcastConfig(publish=(str(file),))
+    async with serving(idle_session_s=0.5) as client:  # noqa: SIM117
+        async with on_air(client.server.leases, host.avatars, config, ENCODER, Secrets(broadcast="known")) as lease:
+            session = {"speech": "/v1/sessions/broadcast/speech", "token": "known"}
+            await asyncio.sleep(1.5)  # longer than a session without users may live
+            async with client.speech(session) as speech:
+                await speech.send(SpeechText("greeting", "Good evening, this is the news."))
+                await speech.receive_until(Started)
+                await asyncio.sleep(1.5)
+            (published,) = lease.publications.values()
+            assert published.status.state is State.LIVE
+            async with client.http.get("/metrics") as reply:
+                assert 'personastream_publications{state="live"} 1.0' in await reply.text()
+    found = read(str(file))
+    assert abs(found.fps - 25) < 0.05
+    assert np.abs(found.sound[:48_000]).max() < 0.01 and np.abs(found.sound).max() > 0.1
+
+
+async def test_a_published_session_that_ends_is_opened_again(serving, host, tmp_path):
+    config = BroadcastConfig(publish=(str(tmp_path / "talk.mkv"),), publish_avatar="speaker")
+    async with serving() as client:
+        leases = client.server.leases
+        async with on_air(leases, host.avatars, config, ENCODER, Secrets()) as first:
+            token = first.token
+            await until(lambda: (tmp_path / "talk.mkv").exists())
+            await first.close(CLOSED)
+            await until(lambda: leases.find("broadcast") not in (None, first))
+            await until(lambda: (tmp_path / "talk-2.mkv").exists())
+            assert leases.find("broadcast").token == token, "what speaks for it can connect again"
+
+
+@pytest.mark.parametrize(
+    ("config", "error"),
+    [
+        (BroadcastConfig(publish=("ftp://example.org",)), PublishError),
+        (BroadcastConfig(publish=("talk.mkv",), publish_avatar="nobody"), UnknownAvatarError),
+    ],
+)
+async def test_what_cannot_be_published_is_told_before_anything_is_opened(serving, host, config, error):
+    async with serving() as client:
+        with pytest.raises(error):
+            async with on_air(client.server.leases, host.avatars, config, ENCODER, Secrets()):
+                pass
+        assert not len(client.server.leases)
+
+
+async def test_a_session_is_published_over_http(serving, host, problem):
+    """To a WHIP endpoint that is not there: it is retried, shown without its secret, and ended."""
+    async with serving(publish_api=True) as client:
+        session = await client.open_session()
+        place, auth = f"/v1/sessions/{session['id']}/publish", bearer(session)
+        body = {"url": "whip://secret@127.0.0.1:9/room"}
+        async with client.http.post(place, json=body, headers=auth) as reply:
+            assert reply.status == 201, await reply.text()
+            location = reply.headers["Location"]
+        lease = client.server.leases.find(session["id"])
+        await until(lambda: any(one.status.failures for one in lease.publications.values()))
+        async with client.http.get(place, headers=auth) as reply:
+            (shown,) = (await reply.json())["publications"]
+        assert shown["state"] == "retrying" and shown["url"] == "whip://127.0.0.1:9/room" and shown["last_error"]
+        assert shown["location"] == location and "secret" not in str(shown)
+        async with client.http.delete(location, headers=auth) as reply:
+            assert reply.status == 204
+        await until(lambda: not lease.publications)
+        async with client.http.get(location, headers=auth) as reply:
+            await problem(reply, 404, "not-found")
+
+
+async def test_a_session_is_published_to_urls_alone_and_where_the_server_allows_it(serving, problem, tmp_path):
+    async with serving(publish_api=True) as client:
+        session = await client.open_session()
+        place, auth = f"/v1/sessions/{session['id']}/publish", bearer(session)
+        for url in (str(tmp_path / "mine.mp4"), f"file://{tmp_path}/mine.mp4", "gopher://x/y"):
+            async with client.http.post(place, json={"url": url}, headers=auth) as reply:
+                await problem(reply, 422, "publish")
+        async with client.http.post(place, json={"uri": "x"}, headers=auth) as reply:
+            await problem(reply, 400, "protocol")
+        async with client.http.post(place, json={"url": "whip://h/p"}) as reply:
+            await problem(reply, 401, "unauthorized")
+        assert not list(tmp_path.iterdir())
+    async with serving() as client:
+        session = await client.open_session()
+        place = f"/v1/sessions/{session['id']}/publish"
+        async with client.http.post(place, json={"url": "whip://h/p"}, headers=bearer(session)) as reply:
+            assert "--publish-api" in await problem(reply, 403, "forbidden")
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv", ".ts"])
+async def test_a_server_that_is_killed_leaves_a_playable_recording(avatar_path, tmp_path, ending):
+    file = tmp_path / f"talk{ending}"
+    command = [sys.executable, "-m", "streaming", "serve", str(avatar_path), "--port", "0"]
+    command += ["--publish", str(file), "--publish", str(tmp_path / "second.flv")]
+    environment = os.environ | {"PERSONASTREAM_BROADCAST_TOKEN": "known"}
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        try:
+            url = re.search(r"http://\S+?:\d+", server.stdout.readline()).group()
+            assert "known" not in server.stdout.readline()
+            asked = f"{url}/v1/sessions/broadcast/publish?token=known"
+            async with aiohttp.ClientSession() as http, http.get(asked) as reply:
+                assert len((await reply.json())["publications"]) == 2
+            began = time.monotonic()
+            while time.monotonic() - began < 7.5:
+                await asyncio.sleep(0.1)
+        finally:
+            server.send_signal(signal.SIGKILL)
+    found = read(str(file))
+    assert len(found.pictures) >= 4 * 25 and abs(found.fps - 25) < 0.05
+    assert found.sound_s[-1] > 3.9
+    assert (tmp_path / "second.flv").stat().st_size > 10_000
