@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from enum import Enum
 from typing import Generic, TypeVar
 
@@ -20,13 +21,19 @@ class QueueClosed(Exception):
 
 
 class MediaQueue(Generic[Item]):
-    """A bounded queue on one event loop. `dropped` counts what DROP_OLDEST threw away."""
+    """A bounded queue on one event loop. `dropped` counts what DROP_OLDEST threw away.
 
-    def __init__(self, capacity: int, policy: Policy):
+    `capacity` is the sum of the items' sizes, which are 1 where no `size` is given; an item that is larger than all of
+    it has the queue for itself.
+    """
+
+    def __init__(self, capacity: int, policy: Policy, size: Callable[[Item], int] = lambda item: 1):
         if capacity < 1:
             raise ValueError(f"capacity {capacity}; expected at least 1")
         self._items: deque[Item] = deque()
         self._capacity = capacity
+        self._size = size
+        self._used = 0
         self._policy = policy
         self._changed = asyncio.Condition()
         self._closed = False
@@ -47,12 +54,13 @@ class MediaQueue(Generic[Item]):
     async def put(self, item: Item) -> None:
         async with self._changed:
             if self._policy is Policy.WAIT:
-                await self._changed.wait_for(lambda: self._closed or len(self._items) < self._capacity)
+                await self._changed.wait_for(lambda: self._closed or self._has_room(item))
             if self._closed:
                 raise QueueClosed
-            if len(self._items) == self._capacity:
-                self._items.popleft()
+            while not self._has_room(item):
+                self._used -= self._size(self._items.popleft())
                 self.dropped += 1
+            self._used += self._size(item)
             self._items.append(item)
             self._changed.notify_all()
 
@@ -62,8 +70,12 @@ class MediaQueue(Generic[Item]):
             if not self._items:
                 raise QueueClosed
             item = self._items.popleft()
+            self._used -= self._size(item)
             self._changed.notify_all()
             return item
+
+    def _has_room(self, item: Item) -> bool:
+        return not self._items or self._used + self._size(item) <= self._capacity
 
     async def close(self) -> None:
         """Readers still get what is queued, then QueueClosed; writers get it at once. Idempotent."""

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import msgpack  # type: ignore[import-untyped]
 
-from engine.errors import CapacityError, PersonaStreamError, ProtocolError
+from engine.errors import PersonaStreamError, ProtocolError
 
 MAX_MESSAGE_BYTES = 1 << 20  # ten seconds of 48 kHz mono, or seven as base64
 MAX_ID_CHARS = 128
@@ -92,6 +92,15 @@ class Finished:
 
 
 @dataclass(frozen=True)
+class Truncate:
+    """For a Realtime model whose item was interrupted: the event to forward to it (see `realtime`)."""
+
+    item_id: str
+    content_index: int
+    audio_end_ms: int
+
+
+@dataclass(frozen=True)
 class SessionClosing:
     """The session takes no new utterance; it ends when what was begun is said, and within `within_ms`."""
 
@@ -109,11 +118,11 @@ class Failure:
 
     @classmethod
     def of(cls, error: PersonaStreamError) -> Failure:
-        return cls(error.code, str(error), isinstance(error, CapacityError))
+        return cls(error.code, str(error), error.retryable)
 
 
 ClientMessage = SpeechStart | SpeechAudio | SpeechEnd | SpeechCancel | SpeechText
-ServerMessage = SessionReady | Started | Finished | SessionClosing | Failure
+ServerMessage = SessionReady | Started | Finished | SessionClosing | Truncate | Failure
 AnyMessage = TypeVar("AnyMessage", ClientMessage, ServerMessage)
 
 CLIENT_TYPES: dict[str, type[ClientMessage]] = {
@@ -128,6 +137,7 @@ SERVER_TYPES: dict[str, type[ServerMessage]] = {
     "session.closing": SessionClosing,
     "playback.started": Started,
     "playback.finished": Finished,
+    "conversation.item.truncate": Truncate,
     "error": Failure,
 }
 TYPE_NAMES: dict[type[Any], str] = {kind: name for name, kind in [*CLIENT_TYPES.items(), *SERVER_TYPES.items()]}
@@ -135,12 +145,17 @@ TYPE_NAMES: dict[type[Any], str] = {kind: name for name, kind in [*CLIENT_TYPES.
 
 def decode_client(data: bytes | str) -> ClientMessage:
     """One websocket message from a client; ProtocolError says what was found and what was expected."""
-    return _decode(data, CLIENT_TYPES)
+    return message_of(parse(data), isinstance(data, str))
+
+
+def message_of(found: dict[str, Any], text: bool) -> ClientMessage:
+    """The message in a parsed map; `text`: it came as JSON, where bytes are base64. ProtocolError as above."""
+    return _checked_message(found, text, CLIENT_TYPES)
 
 
 def decode_server(data: bytes | str) -> ServerMessage:
     """One websocket message from the server: for clients written in Python."""
-    return _decode(data, SERVER_TYPES)
+    return _checked_message(parse(data), isinstance(data, str), SERVER_TYPES)
 
 
 def encode(message: ClientMessage | ServerMessage, encoding: Encoding) -> bytes | str:
@@ -159,24 +174,25 @@ def encoding_of(data: bytes | str) -> Encoding:
     return Encoding.JSON if isinstance(data, str) else Encoding.MSGPACK
 
 
-def _decode(data: bytes | str, types: dict[str, type[AnyMessage]]) -> AnyMessage:
-    found = _parse(data)
-    name = found.pop("type", None)
+def _checked_message(found: dict[str, Any], text: bool, types: dict[str, type[AnyMessage]]) -> AnyMessage:
+    name = found.get("type")
     if not isinstance(name, str) or name not in types:
         raise ProtocolError(f"message type {_shown(name)}; expected one of {_listed(types)}")
     kind = types[name]
-    names = [field.name for field in fields(kind)]
-    unknown = sorted(key for key in found if key not in names)
+    names: list[str] = [field.name for field in fields(kind)]
+    unknown = sorted(key for key in found if key not in ("type", *names))
     if unknown:
-        raise ProtocolError(f"{name} with {_listed(unknown)}; its fields are {_listed(names) or 'none'}")
+        shown = _listed(key[:40] for key in unknown[:4])
+        raise ProtocolError(f"{name} with {shown}; its fields are {_listed(names) or 'none'}")
     values = {}
     for field in fields(kind):
         value = found.get(field.name, field.default)
-        values[field.name] = _checked(name, field.name, str(field.type), value, isinstance(data, str))
+        values[field.name] = _checked(name, field.name, str(field.type), value, text)
     return kind(**values)
 
 
-def _parse(data: bytes | str) -> dict[str, Any]:
+def parse(data: bytes | str) -> dict[str, Any]:
+    """The map that a websocket message holds, whatever it says; ProtocolError."""
     size = len(data)
     if size > MAX_MESSAGE_BYTES:
         raise ProtocolError(f"a message of {size} bytes; expected at most {MAX_MESSAGE_BYTES}: send smaller pieces")

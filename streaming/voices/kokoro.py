@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
@@ -16,10 +15,9 @@ from streaming.kokoro import FAILED, READY, RECORD, SOUND
 from streaming.voices.voice import SampleCutter, sentences
 
 SAMPLE_RATE_HZ = 24_000
-START_TIMEOUT_S = 60.0  # loading 90 to 330 MB from a cold disk
+START_TIMEOUT_S = 180.0  # 90 to 330 MB from a cold disk, libraries that compile, and a busy machine
 STALL_S = 60.0  # one sentence on a busy core
 PIECE_BYTES = 1 << 14
-THREADS = "2"  # it must not take the cores that render
 # The first letter of a Kokoro voice is its language.
 LANGUAGES = {"a": "en-us", "b": "en-gb", "e": "es", "f": "fr-fr", "h": "hi", "i": "it", "j": "ja", "p": "pt-br"}
 
@@ -83,7 +81,6 @@ async def open_kokoro(model: Path, voices: Path) -> AsyncIterator[KokoroProcess]
         *(sys.executable, "-m", "streaming.kokoro", str(model), str(voices)),
         stdin=pipe,
         stdout=pipe,
-        env={**os.environ, "OMP_NUM_THREADS": THREADS},
     )
     try:
         kind, data = await read_record(child, START_TIMEOUT_S)

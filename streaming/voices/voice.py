@@ -9,7 +9,7 @@ from typing import Protocol
 
 from engine.errors import VoiceError, VoiceFormatError
 
-SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？])\s*|\n+")
+SENTENCE_END = re.compile(r"""(?<=[.!?…])\s+|(?<=[.!?…]["'”’)\]])\s+|(?<=[。！？])\s*|\n+""")
 CLAUSE_END = re.compile(r"(?<=[,;:–—])\s+|(?<=[、，；：])")
 MIN_CHARS = 12  # shorter than any sentence worth a request of its own, longer than "Dr." or "e.g."
 FIRST_CHARS = 80  # a first sentence beyond this is cut at a clause, so that sound comes early

@@ -91,3 +91,26 @@ async def test_a_cancelled_writer_leaves_nothing_behind():
 def test_a_queue_without_room_is_refused():
     with pytest.raises(ValueError, match="capacity 0"):
         MediaQueue(0, Policy.WAIT)
+
+
+async def test_items_of_a_size_share_the_capacity_and_one_that_is_larger_than_all_of_it_stands_alone():
+    queue = MediaQueue(10, Policy.WAIT, len)
+    await queue.put("x" * 20)
+    writer = asyncio.create_task(queue.put("abcdef"))
+    await settle()
+    assert not writer.done()
+    assert len(await queue.get()) == 20
+    await writer
+    await queue.put("ghij")
+    writer = asyncio.create_task(queue.put("k"))
+    await settle()
+    assert not writer.done() and await queue.get() == "abcdef"
+    await writer
+
+
+async def test_a_large_item_drops_as_many_of_the_oldest_as_it_needs():
+    queue = MediaQueue(10, Policy.DROP_OLDEST, len)
+    for item in ("aaaa", "bbbb", "cc", "dddddd"):
+        await queue.put(item)
+    assert queue.dropped == 2
+    assert [await queue.get() for _ in range(2)] == ["cc", "dddddd"]

@@ -1,0 +1,210 @@
+"""Voices over websockets against real servers that speak as the services do, and as they should not."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import struct
+
+import pytest
+from aiohttp import WSMsgType, web
+
+from engine.errors import (
+    VoiceAuthError,
+    VoiceBrokenError,
+    VoiceError,
+    VoiceFormatError,
+    VoiceQuotaError,
+    VoiceStalledError,
+    VoiceUnreachableError,
+)
+from streaming.voices.socket_api import SocketVoice
+from streaming.voices.voice import speak_whole
+
+SENTENCES = "The first sentence is here. The second sentence follows it."
+PCM = struct.pack("<4800h", *range(4800))  # 0.2 s
+CODED = base64.b64encode(PCM).decode()
+
+
+@pytest.fixture
+def speaking(service, http):
+    """`async with speaking(name, talk) as (voice, requests)`: `talk(socket)` is the service's side."""
+
+    @contextlib.asynccontextmanager
+    async def open_voice(name, talk, stall_s=0.5):
+        requests = []
+
+        async def answer(request):
+            requests.append(request)
+            socket = web.WebSocketResponse()
+            await socket.prepare(request)
+            await talk(socket)
+            await socket.close()
+            return socket
+
+        async with service("/{path:.*}", answer) as url:
+            url = url.replace("http", "ws")
+            yield (
+                SocketVoice(http=http, service=name, url=url, model="m", voice="v", key="secret", stall_s=stall_s),
+                requests,
+            )
+
+    return open_voice
+
+
+async def test_cartesia_is_spoken_to_as_its_reference_says(speaking):
+    heard = []
+
+    async def talk(socket):
+        while not heard or heard[-1]["continue"]:
+            heard.append((await socket.receive()).json())
+            await socket.send_json({"type": "chunk", "data": CODED, "done": False, "context_id": "1"})
+        await socket.send_json({"type": "timestamps", "done": False})
+        await socket.send_json({"type": "done", "done": True, "context_id": "1"})
+        await socket.receive()
+
+    async with speaking("cartesia", talk) as (voice, requests):
+        assert await speak_whole(voice, SENTENCES) == PCM * 2
+    assert [found["transcript"].strip() for found in heard] == [
+        "The first sentence is here.",
+        "The second sentence follows it.",
+    ]
+    assert heard[0]["output_format"] == {"container": "raw", "encoding": "pcm_s16le", "sample_rate": 24_000}
+    assert heard[0]["voice"] == {"mode": "id", "id": "v"} and heard[0]["model_id"] == "m"
+    assert requests[0].headers["X-API-Key"] == "secret" and requests[0].path == "/tts/websocket"
+
+
+async def test_deepgram_is_spoken_to_as_its_reference_says(speaking):
+    heard = []
+
+    async def talk(socket):
+        while not heard or heard[-1]["type"] != "Flush":
+            heard.append((await socket.receive()).json())
+        await socket.send_json({"type": "Metadata", "request_id": "x"})
+        await socket.send_bytes(PCM[:1001])
+        await socket.send_bytes(PCM[1001:])
+        await socket.send_json({"type": "Flushed", "sequence_id": 0})
+        await socket.receive()
+
+    async with speaking("deepgram", talk) as (voice, requests):
+        assert await speak_whole(voice, SENTENCES) == PCM
+    assert [found["type"] for found in heard] == ["Speak", "Speak", "Flush"]
+    assert dict(requests[0].query) == {"model": "v", "encoding": "linear16", "sample_rate": "24000"}
+    assert requests[0].headers["Authorization"] == "Token secret"
+
+
+async def test_elevenlabs_is_spoken_to_as_its_reference_says(speaking):
+    heard = []
+
+    async def talk(socket):
+        while not heard or heard[-1]["text"]:
+            heard.append((await socket.receive()).json())
+        await socket.send_json({"audio": CODED, "isFinal": None})
+        await socket.send_json({"audio": None, "isFinal": True})
+        await socket.receive()
+
+    async with speaking("elevenlabs", talk) as (voice, requests):
+        assert await speak_whole(voice, SENTENCES) == PCM
+    assert [found["text"].strip() for found in heard] == [
+        "",
+        "The first sentence is here.",
+        "The second sentence follows it.",
+        "",
+    ]
+    assert requests[0].path == "/v1/text-to-speech/v/stream-input"
+    assert dict(requests[0].query) == {"model_id": "m", "output_format": "pcm_24000"}
+    assert requests[0].headers["xi-api-key"] == "secret"
+
+
+async def fails(voice, kind, said):
+    got = []
+    with pytest.raises(VoiceError, match=said) as failure:
+        async for piece in voice.speak("One sentence."):
+            got.append(piece)
+    assert type(failure.value) is kind
+    return b"".join(got)
+
+
+async def test_a_service_that_stalls_is_an_error_after_the_limit(speaking):
+    async def talk(socket):
+        await socket.send_bytes(PCM)
+        await asyncio.sleep(10)
+
+    async with speaking("deepgram", talk) as (voice, _), asyncio.timeout(3):
+        assert await fails(voice, VoiceStalledError, "sent nothing for 0.5 s after 0.2 s") == PCM
+
+
+async def test_a_service_that_dies_mid_word_gives_what_it_said(speaking):
+    async def talk(socket):
+        await socket.send_bytes(PCM)
+        await socket.close(code=1011, message=b"out of voices")
+
+    async with speaking("deepgram", talk) as (voice, _):
+        assert await fails(voice, VoiceBrokenError, "closed the connection .*after 0.2 s") == PCM
+
+
+async def test_a_flood_is_cut_off_and_hung_up_on(speaking):
+    async def talk(socket):
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await socket.send_bytes(bytes(1 << 16))
+
+    async with speaking("deepgram", talk) as (voice, _), asyncio.timeout(5):
+        await fails(voice, VoiceFormatError, "takes 20 s at the most")
+
+
+@pytest.mark.parametrize(
+    ("message", "kind", "said"),
+    [
+        ("<html>", VoiceFormatError, "sent '<html>'"),
+        ("[" * 100_000, VoiceFormatError, "expected JSON"),
+        ("[]", VoiceFormatError, "not an object"),
+        ('{"type": "chunk", "data": "@"}', VoiceFormatError, "expected JSON"),
+        ('{"type": "chunk", "data": 7}', VoiceFormatError, "expected JSON"),
+        (b"\0\0", VoiceFormatError, "binary message"),
+        (json.dumps({"type": "error", "error": "Invalid model", "done": True}), VoiceError, "Invalid model"),
+        (json.dumps({"type": "done", "done": True}), VoiceFormatError, "sent no sound"),
+    ],
+)
+async def test_garbage_is_refused_and_named(speaking, message, kind, said):
+    async def talk(socket):
+        await (socket.send_str(message) if isinstance(message, str) else socket.send_bytes(message))
+        await socket.receive()
+
+    async with speaking("cartesia", talk) as (voice, _):
+        assert await fails(voice, kind, said) == b""
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(401, VoiceAuthError), (429, VoiceQuotaError), (500, VoiceUnreachableError), (404, VoiceError)]
+)
+async def test_a_refused_connection_is_typed(service, http, status, kind):
+    async def answer(request):
+        return web.Response(status=status)
+
+    async with service("/{path:.*}", answer) as url:
+        voice = SocketVoice(http=http, service="deepgram", url=url, model="", voice="v", key="k", stall_s=1)
+        await fails(voice, kind, f"answered {status}")
+
+
+async def test_nobody_listens_at_the_address(http):
+    url = "ws://127.0.0.1:1"
+    voice = SocketVoice(http=http, service="deepgram", url=url, model="", voice="v", key="k", stall_s=1)
+    await fails(voice, VoiceUnreachableError, "cannot be reached")
+
+
+async def test_a_listener_that_leaves_hangs_up(speaking):
+    gone = asyncio.Event()
+
+    async def talk(socket):
+        while (await socket.receive()).type is WSMsgType.TEXT:
+            await socket.send_bytes(PCM)
+        gone.set()
+
+    async with speaking("deepgram", talk) as (voice, _), asyncio.timeout(3):
+        pieces = voice.speak("One sentence.")
+        await anext(pieces)
+        await pieces.aclose()
+        await gone.wait()
