@@ -80,9 +80,7 @@ class ServerConfig:
 class BroadcastConfig:
     """A session that is published for as long as the server runs, without any viewer."""
 
-    publish: tuple[
-        str, ...
-    ] = ()  # whip(s)://, rtmp(s)://, srt://, or a file (.mp4, .mkv, .flv, .ts); repeat for several
+    publish: tuple[str, ...] = ()  # whip(s)://, rtmp(s)://, srt:// or a file (.mp4 .mkv .flv .ts); may be repeated
     publish_avatar: str | None = None  # the first avatar where none is named
     publish_session: str = "broadcast"  # its id; its token comes from PERSONASTREAM_BROADCAST_TOKEN
 
