@@ -303,3 +303,30 @@ async def test_candidates_trickle_into_the_named_ice_session(serving, problem):
         async with client.http.patch(whep.location, json={}, headers=tagged) as reply:
             await problem(reply, 415, "unsupported-media-type")
         await frames(whep.tracks["video"], 5)
+
+
+async def test_an_offer_in_json_is_answered_in_json(serving, problem):
+    async with serving() as client:
+        session = await client.open_session()
+        path = f"/v1/sessions/{session['id']}/offer"
+        peer, tracks = RTCPeerConnection(RTCConfiguration(iceServers=[])), {}
+        peer.on("track", lambda track: tracks.setdefault(track.kind, track))
+        for kind in ("video", "audio"):
+            peer.addTransceiver(kind, direction="recvonly")
+        await peer.setLocalDescription(await peer.createOffer())
+        offer = {"sdp": peer.localDescription.sdp, "type": "offer"}
+        for bad in ({}, [], {"sdp": offer["sdp"], "type": "answer"}, {"sdp": 7, "type": "offer"}):
+            async with client.http.post(path, json=bad, headers=bearer(session)) as reply:
+                assert '{"sdp", "type": "offer"}' in await problem(reply, 400, "protocol")
+        async with client.http.post(path, data=offer["sdp"], headers=SDP | bearer(session)) as reply:
+            await problem(reply, 415, "unsupported-media-type")
+        async with client.http.post(path, json=offer) as reply:
+            await problem(reply, 401, "unauthorized")
+        async with client.http.post(path, json=offer, headers=bearer(session)) as reply:
+            assert reply.status == 201 and reply.headers["ETag"]
+            location = reply.headers["Location"]
+            await peer.setRemoteDescription(RTCSessionDescription(**await reply.json()))
+        await frames(tracks["video"], 5)
+        async with client.http.delete(location, headers=bearer(session)) as reply:
+            assert reply.status == 200
+        await peer.close()
