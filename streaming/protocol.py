@@ -19,6 +19,7 @@ import msgpack  # type: ignore[import-untyped]
 from engine.errors import PersonaStreamError, ProtocolError
 
 MAX_MESSAGE_BYTES = 1 << 20  # ten seconds of 48 kHz mono, or seven as base64
+MAX_SERVER_MESSAGE_BYTES = 64 << 20  # a unit with a picture of 4096 x 4096
 MAX_ID_CHARS = 128
 MAX_TEXT_CHARS = 5_000  # about six minutes of speech
 
@@ -109,6 +110,16 @@ class SessionClosing:
 
 
 @dataclass(frozen=True)
+class Unit:
+    """One frame with its sound, on the units websocket. A picture that repeats its predecessor is left out."""
+
+    pts: int
+    speaking: bool  # the sound is speech of an utterance
+    samples: bytes  # 1920 samples s16le mono, 48 kHz
+    picture: bytes | None = None  # RGB, row by row, of the size that session.ready told
+
+
+@dataclass(frozen=True)
 class Failure:
     """A message was refused, or speech could not be made; the connection goes on."""
 
@@ -122,7 +133,7 @@ class Failure:
 
 
 ClientMessage = SpeechStart | SpeechAudio | SpeechEnd | SpeechCancel | SpeechText
-ServerMessage = SessionReady | Started | Finished | SessionClosing | Truncate | Failure
+ServerMessage = SessionReady | Started | Finished | SessionClosing | Truncate | Unit | Failure
 AnyMessage = TypeVar("AnyMessage", ClientMessage, ServerMessage)
 
 CLIENT_TYPES: dict[str, type[ClientMessage]] = {
@@ -138,6 +149,7 @@ SERVER_TYPES: dict[str, type[ServerMessage]] = {
     "playback.started": Started,
     "playback.finished": Finished,
     "conversation.item.truncate": Truncate,
+    "unit": Unit,
     "error": Failure,
 }
 TYPE_NAMES: dict[type[Any], str] = {kind: name for name, kind in [*CLIENT_TYPES.items(), *SERVER_TYPES.items()]}
@@ -155,7 +167,7 @@ def message_of(found: dict[str, Any], text: bool) -> ClientMessage:
 
 def decode_server(data: bytes | str) -> ServerMessage:
     """One websocket message from the server: for clients written in Python."""
-    return _checked_message(parse(data), isinstance(data, str), SERVER_TYPES)
+    return _checked_message(parse(data, MAX_SERVER_MESSAGE_BYTES), isinstance(data, str), SERVER_TYPES)
 
 
 def encode(message: ClientMessage | ServerMessage, encoding: Encoding) -> bytes | str:
@@ -191,11 +203,11 @@ def _checked_message(found: dict[str, Any], text: bool, types: dict[str, type[An
     return kind(**values)
 
 
-def parse(data: bytes | str) -> dict[str, Any]:
+def parse(data: bytes | str, limit: int = MAX_MESSAGE_BYTES) -> dict[str, Any]:
     """The map that a websocket message holds, whatever it says; ProtocolError."""
     size = len(data)
-    if size > MAX_MESSAGE_BYTES:
-        raise ProtocolError(f"a message of {size} bytes; expected at most {MAX_MESSAGE_BYTES}: send smaller pieces")
+    if size > limit:
+        raise ProtocolError(f"a message of {size} bytes; expected at most {limit}: send smaller pieces")
     try:
         found = json.loads(data) if isinstance(data, str) else msgpack.unpackb(data)
     except (ValueError, RecursionError, msgpack.UnpackException) as error:
@@ -210,7 +222,7 @@ def parse(data: bytes | str) -> dict[str, Any]:
 
 def _checked(message: str, name: str, kind: str, value: Any, text: bool) -> Any:
     """`value` if it is what field `name` of `message` takes; base64 becomes bytes in text messages."""
-    if kind == "bytes" and text and isinstance(value, str):
+    if kind.startswith("bytes") and text and isinstance(value, str):
         try:
             value = base64.b64decode(value, validate=True)
         except (binascii.Error, ValueError):
@@ -221,6 +233,7 @@ def _checked(message: str, name: str, kind: str, value: Any, text: bool) -> Any:
         "int": ("an integer, not negative", type(value) is int and value >= 0),
         "bool": ("true or false", isinstance(value, bool)),
         "bytes": ("bytes", isinstance(value, bytes)),
+        "bytes | None": ("bytes", value is None or isinstance(value, bytes)),
         "tuple[str, ...]": ("a list of strings", _is_strings(value)),
     }[kind]
     if not right:

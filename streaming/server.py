@@ -29,6 +29,7 @@ from streaming.problems import problem_middleware
 from streaming.protocol import MAX_MESSAGE_BYTES
 from streaming.samples import Sample
 from streaming.speech_socket import SpeechSocket
+from streaming.unit_socket import UnitSocket
 from streaming.voices.voice import Voice
 from streaming.whep import Whep
 
@@ -136,6 +137,7 @@ class Server:
                 web.get(f"{session}/publish/{{publication}}", self._leased(publications.show)),
                 web.delete(f"{session}/publish/{{publication}}", self._leased(publications.remove)),
                 web.get(f"{session}/speech", self._leased(self._speech)),
+                web.get(f"{session}/units", self._leased(self._units)),
                 web.get("/", self._listing.page),
                 web.get(r"/{file:[a-z]+\.(?:js|css|svg)}", self._listing.page),
             ]
@@ -230,6 +232,12 @@ class Server:
         assert request.transport is not None
         with lease.socket() as leave, on_hangup(request.transport, leave):
             await SpeechSocket(socket, lease, self._voices).run(request)
+        return socket
+
+    async def _units(self, request: web.Request, lease: Lease) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(heartbeat=PING_S, max_msg_size=MAX_MESSAGE_BYTES, compress=False)
+        with lease.socket():
+            await UnitSocket(socket, lease).run(request)
         return socket
 
 
