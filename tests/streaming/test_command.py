@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
 import signal
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
 from pathlib import Path
+
+import aiohttp
+import pytest
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "streaming"]
@@ -50,4 +58,80 @@ def test_a_port_in_use_is_one_line_and_exit_code_2(avatar_path):
             assert "Traceback" not in done.stderr
         finally:
             server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=15) == 0
+
+
+def test_listening_beyond_this_machine_wants_a_key_or_a_word(avatar_path):
+    done = run("serve", str(avatar_path), "--host", "0.0.0.0", "--port", "0")
+    assert done.returncode == 2
+    said = done.stderr.replace("\n", " ")
+    assert "no key is set" in said and "PERSONASTREAM_API_KEY" in said and "--open" in said
+    assert "Traceback" not in done.stderr
+
+
+@contextlib.contextmanager
+def served(avatar, *arguments):
+    command = [*COMMAND, "serve", str(avatar), "--port", "0", *arguments]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as server:
+        try:
+            yield server, server.stdout.readline().split()[-1].rstrip("/")
+        finally:
+            server.kill()
+
+
+def post(url, body):
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as reply:
+        return json.loads(reply.read())
+
+
+async def speak_endlessly(url):
+    """Begins an utterance that is never ended; then waits for the server to close the socket: its code and reason."""
+    session = post(f"{url}/v1/sessions", {"avatar": "speaker"})
+    async with (
+        aiohttp.ClientSession(url) as http,
+        http.ws_connect(session["speech"], params={"token": session["token"]}) as socket,
+    ):
+        await socket.send_json({"type": "speech.start", "id": "endless", "sample_rate": 16000})
+        yield None
+        while (message := await socket.receive(timeout=20)).type is aiohttp.WSMsgType.TEXT:
+            pass
+        yield message.data, message.extra
+
+
+def test_the_first_signal_drains_and_the_second_ends_at_once(avatar_path):
+    async def main(server, url):
+        async with contextlib.aclosing(speak_endlessly(url)) as speaking:
+            await anext(speaking)
+            await asyncio.sleep(0.5)
+            server.send_signal(signal.SIGTERM)
+            await asyncio.sleep(1.0)
+            assert server.poll() is None, "something is still being said"
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(f"{url}/readyz", timeout=10)
+            assert refused.value.code == 503
+            refused.value.close()
+            server.send_signal(signal.SIGTERM)
+            assert await anext(speaking) == (1001, "draining: the server shuts down")
+
+    with served(avatar_path, "--drain-s", "60") as (server, url):
+        asyncio.run(main(server, url))
+        began = time.monotonic()
+        assert server.wait(timeout=15) == 0
+        assert time.monotonic() - began < 10
+        errors = server.stderr.read()
+        assert "server.drain within_s=60 sessions=1" in errors and "Traceback" not in errors
+
+
+def test_draining_ends_by_itself(avatar_path):
+    async def main(server, url):
+        async with contextlib.aclosing(speak_endlessly(url)) as speaking:
+            await anext(speaking)
+            await asyncio.sleep(0.5)
+            server.send_signal(signal.SIGTERM)
+            assert (await anext(speaking))[0] == 1001
+
+    with served(avatar_path, "--drain-s", "1") as (server, url):
+        asyncio.run(main(server, url))
         assert server.wait(timeout=15) == 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
+import aioice.ice
 import pytest
 from conftest import Speech
 from test_speech_socket import tone
@@ -66,3 +68,18 @@ async def test_a_viewer_that_never_connects_is_given_up_and_then_its_session(ser
         async with client.http.get("/metrics") as reply:
             page = await reply.text()
         assert 'personastream_viewers_left_total{reason="timeout"} 1.0' in page
+
+
+async def test_a_viewer_whose_network_is_gone_is_reaped_with_its_session(serving, host, monkeypatch):
+    monkeypatch.setattr(aioice.ice, "CONSENT_INTERVAL", 0.1)  # RFC 7675 has 5 s; six checks in a row have to fail
+    async with serving(idle_session_s=0.3) as client:
+        session = await client.open_session()
+        async with viewer(client, session) as whep:
+            await frames(whep.tracks["video"], 2)
+            for protocol in whep.peer.getTransceivers()[0].receiver.transport.transport._connection._protocols:
+                protocol.transport.abort()  # no RTCP BYE, no DTLS close
+            await ended(host, session, 20)
+        async with client.http.get("/metrics") as reply:
+            page = await reply.text()
+        # the path is given up and with it, in the same moment, the encryption over it: either is seen first
+        assert re.search(r'personastream_viewers_left_total\{reason="(failed|closed)"\} 1.0', page)
