@@ -49,7 +49,7 @@ class Viewer:
         self._ice = ice
         self._reason: str | None = None
         self._joined_s: float | None = None
-        self._tracks = TrackPair()
+        self._tracks = TrackPair(metrics.av_skew.observe)
         self._kinds: list[str] = []
         self._video: VideoCodec | None = None
         self._peer = RTCPeerConnection(RTCConfiguration(iceServers=ice.server_side(self.id)))

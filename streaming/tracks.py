@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from fractions import Fraction
 
 import av
@@ -20,7 +21,7 @@ from aiortc.mediastreams import VIDEO_TIME_BASE, MediaStreamError
 from aiortc.rtcrtpsender import RTCRtpSender
 
 from engine.errors import ProtocolError
-from engine.media import SAMPLE_RATE_HZ
+from engine.media import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from engine.queues import MediaQueue, Policy, QueueClosed
 from streaming.broadcast import EncodedUnit, Outlet
 from streaming.encoders import OPUS_SAMPLES, SOUND_TIME_BASE, SoundPacket, VideoCodec
@@ -28,7 +29,25 @@ from streaming.encoders import OPUS_SAMPLES, SOUND_TIME_BASE, SoundPacket, Video
 PACKET_S = OPUS_SAMPLES / SAMPLE_RATE_HZ
 VIDEO_TICKS_PER_SAMPLE = Fraction(VIDEO_TIME_BASE.denominator, SAMPLE_RATE_HZ)
 TRACK_UNITS = 2  # what one track may be ahead of the other
+SKEW_WINDOW = 2 * TRACK_UNITS * SAMPLES_PER_FRAME  # media time in which the other half of a unit can still leave
 VIDEO_CODECS = {f"video/{codec.value}": codec for codec in VideoCodec}
+
+
+class Skew:
+    """How far apart the picture of a unit and the first packet of its sound leave; `observe` is told in seconds."""
+
+    def __init__(self, observe: Callable[[float], None]):
+        self._observe = observe
+        self._left_s: dict[int, float] = {}  # by media time, where the other has not left yet
+
+    def departed(self, pts: int) -> None:
+        now_s = asyncio.get_running_loop().time()
+        other_s = self._left_s.pop(pts, None)
+        if other_s is not None:
+            self._observe(now_s - other_s)
+        else:
+            self._left_s = {known: when for known, when in self._left_s.items() if known > pts - SKEW_WINDOW}
+            self._left_s[pts] = now_s
 
 
 class PictureTrack(MediaStreamTrack):
@@ -36,14 +55,16 @@ class PictureTrack(MediaStreamTrack):
 
     kind = "video"
 
-    def __init__(self) -> None:
+    def __init__(self, skew: Skew) -> None:
         super().__init__()
         self.units: MediaQueue[EncodedUnit] = MediaQueue(TRACK_UNITS, Policy.WAIT)
+        self._skew = skew
 
     async def recv(self) -> av.Packet:
         while True:
             unit = await _next_unit(self, self.units)
             if unit.picture is not None:
+                self._skew.departed(unit.pts)
                 return _packet(unit.picture.data, int(unit.pts * VIDEO_TICKS_PER_SAMPLE), VIDEO_TIME_BASE)
 
 
@@ -52,9 +73,10 @@ class SoundTrack(MediaStreamTrack):
 
     kind = "audio"
 
-    def __init__(self) -> None:
+    def __init__(self, skew: Skew) -> None:
         super().__init__()
         self.units: MediaQueue[EncodedUnit] = MediaQueue(TRACK_UNITS, Policy.WAIT)
+        self._skew = skew
         self._rest: deque[SoundPacket] = deque()
         self._due_s = 0.0
 
@@ -64,7 +86,9 @@ class SoundTrack(MediaStreamTrack):
                 await asyncio.sleep(self._due_s - asyncio.get_running_loop().time())
         else:
             while not self._rest:
-                self._rest.extend((await _next_unit(self, self.units)).sound)
+                unit = await _next_unit(self, self.units)
+                self._rest.extend(unit.sound)
+            self._skew.departed(unit.pts)
             self._due_s = asyncio.get_running_loop().time()
         self._due_s += PACKET_S
         sound = self._rest.popleft()
@@ -74,9 +98,10 @@ class SoundTrack(MediaStreamTrack):
 class TrackPair:
     """Feeds both tracks from one outlet, and takes what the receiver says about its link back to it."""
 
-    def __init__(self) -> None:
-        self.picture = PictureTrack()
-        self.sound = SoundTrack()
+    def __init__(self, observe_skew: Callable[[float], None] = lambda seconds: None) -> None:
+        skew = Skew(observe_skew)
+        self.picture = PictureTrack(skew)
+        self.sound = SoundTrack(skew)
         self.outlet: Outlet | None = None  # while the peer is connected
 
     def serve(self, sender: RTCRtpSender, codec: str) -> VideoCodec | None:

@@ -330,3 +330,11 @@ async def test_an_offer_in_json_is_answered_in_json(serving, problem):
         async with client.http.delete(location, headers=bearer(session)) as reply:
             assert reply.status == 200
         await peer.close()
+
+
+async def test_the_skew_of_what_leaves_is_counted(serving):
+    async with serving() as client, viewer(client, await client.open_session()) as whep:
+        await asyncio.gather(frames(whep.tracks["video"], 50), frames(whep.tracks["audio"], 100))
+        async with client.http.get("/metrics") as reply:
+            found = dict(re.findall(r"personastream_av_skew_seconds_(count|sum) (\S+)", await reply.text()))
+        assert 40 <= float(found["count"]) and 0 <= float(found["sum"]) / float(found["count"]) < 0.04
