@@ -132,6 +132,10 @@ class Broadcast:
         if codec in self._pictures:
             self._pictures[codec].request_keyframe()
 
+    def rate_bps(self, codec: VideoCodec) -> int | None:
+        """What pictures of that codec are encoded at right now; None while nobody takes any."""
+        return self._pictures[codec].bitrate_bps if codec in self._pictures else None
+
     async def run(self) -> None:
         """Encode whenever somebody wants it, until cancelled or the session ends; then all outlets close."""
         with ThreadPoolExecutor(1, thread_name_prefix=f"encode {self._session.id}") as thread:

@@ -153,13 +153,13 @@ async def test_rtmp_connects_anew_and_its_time_goes_on(host, nginx):
 
 
 @needs_ffmpeg
-async def test_srt_reaches_a_listener(host, tmp_path):
-    port, file = free_port(socket.SOCK_DGRAM), tmp_path / "taken.ts"
-    listener = subprocess.Popen(
-        ["ffmpeg", "-v", "error", "-i", f"srt://127.0.0.1:{port}?mode=listener", "-c", "copy", "-t", "5", str(file)]
-    )
+@pytest.mark.parametrize("scheme", ["srt", "rtmp"])
+async def test_a_listening_ffmpeg_takes_it(host, tmp_path, scheme):
+    port = free_port(socket.SOCK_DGRAM if scheme == "srt" else socket.SOCK_STREAM)
+    url, file = f"{scheme}://127.0.0.1:{port}" + "/live/x" * (scheme == "rtmp"), tmp_path / "taken.mkv"
+    source = ["-i", f"{url}?mode=listener"] if scheme == "srt" else ["-listen", "1", "-i", url]
+    listener = subprocess.Popen(["ffmpeg", "-v", "error", *source, "-c", "copy", "-t", "5", str(file)])
     try:
-        url = f"srt://127.0.0.1:{port}"
         async with broadcasting(host) as broadcast, publishing(host, broadcast, url) as published:
             await until(lambda: listener.poll() is not None, 30)
             assert published.status.connections >= 1

@@ -1,0 +1,89 @@
+"""The two tracks of a viewer: when packets leave, which is what a receiver aligns sound and picture by."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import numpy as np
+import pytest
+
+from engine.config import EncoderConfig
+from engine.media import SAMPLES_PER_FRAME
+from streaming.broadcast import Broadcast
+from streaming.encoders import SoundCodec, VideoCodec
+from streaming.tracks import H264Packetizer, TrackPair
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+OPUS_DELAY_SAMPLES = 312  # of libopus at 48 kHz: a packet's time stamp is so much before its unit's
+
+
+@contextlib.asynccontextmanager
+async def tracks_of(host, video=VideoCodec.H264):
+    session = host.open_session("speaker")
+    broadcast = Broadcast(session, EncoderConfig(codec="libx264"))
+    tracks = TrackPair()
+
+    async def feed(outlet):
+        tracks.outlet = outlet
+        async for unit in outlet:
+            await tracks.put(unit, picture=True, sound=True)
+
+    running = asyncio.create_task(broadcast.run())
+    feeding = asyncio.create_task(feed(broadcast.open(video, SoundCodec.OPUS)))
+    try:
+        yield tracks, broadcast
+    finally:
+        await session.close()
+        for task in (running, feeding):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+async def departures(track, count):
+    """Media time (samples at 48 kHz) and loop time of packets as they leave."""
+    found, loop = [], asyncio.get_running_loop()
+    async with asyncio.timeout(20):
+        while len(found) < count:
+            packet = await track.recv()
+            found.append((float(packet.pts * packet.time_base) * 48_000, loop.time()))
+    return np.array(found)
+
+
+async def test_picture_and_sound_of_a_unit_leave_together_and_the_second_packet_later(host):
+    async with tracks_of(host) as (tracks, _):
+        pictures, sound = await asyncio.gather(departures(tracks.picture, 75), departures(tracks.sound, 150))
+    assert set(np.diff(np.rint(pictures[:, 0])).astype(int)) == {SAMPLES_PER_FRAME}
+    assert set(np.diff(np.rint(sound[:, 0])).astype(int)) == {SAMPLES_PER_FRAME // 2}
+    left = dict(zip(np.rint(pictures[:, 0]).astype(int), pictures[:, 1], strict=True))
+    units = np.rint(sound[:, 0]).astype(int) + OPUS_DELAY_SAMPLES
+    offsets = np.array([when - left[unit] for unit, when in zip(units, sound[:, 1], strict=True) if unit in left])
+    assert len(offsets) >= 70
+    assert abs(np.median(offsets)) < 0.002, "a receiver would hear what it sees"
+    assert abs(np.median(np.diff(sound[:, 1])) - 0.020) < 0.003, "evenly, though units come every 40 ms"
+
+
+async def test_what_a_receiver_says_of_its_link_reaches_the_encode(host):
+    async with tracks_of(host) as (tracks, broadcast):
+        packetizer = H264Packetizer(tracks)
+        await asyncio.gather(departures(tracks.picture, 2), departures(tracks.sound, 4))
+        for wanted_bps, given_bps in ((700_000, 700_000), (10, EncoderConfig().min_bitrate_bps)):
+            packetizer.target_bitrate = wanted_bps  # as aiortc's sender does for a REMB
+            await asyncio.gather(departures(tracks.picture, 10), departures(tracks.sound, 20))
+            assert broadcast.rate_bps(VideoCodec.H264) == given_bps
+
+
+async def test_a_request_for_a_key_frame_reaches_the_encode(host):
+    async with tracks_of(host) as (tracks, broadcast):
+        watcher = broadcast.open(VideoCodec.H264, None, capacity=50)
+        keys = []
+        async with asyncio.timeout(10):
+            async for unit in watcher:
+                keys.append(bool(unit.picture and unit.picture.keyframe))
+                if len(keys) == 25:
+                    tracks.request_keyframe()  # as aiortc's sender does for a PLI
+                if len(keys) == 30:
+                    break
+        assert not any(keys[13:25]) and any(keys[25:]), "long before the next one is due"
