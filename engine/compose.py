@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
 from engine.models.morphable import CROP_PX, FACE_OVAL, LIPS_OUTER
-from engine.models.renderer import CELL_PX, RendererConfig
+from engine.models.renderer import CELL_PX
 
 GRID = CROP_PX // CELL_PX
 LIP_GROWTH = 1.25  # the lip mask reaches this much beyond the outer contour: the rim of the lips moves with them
 FEATHER_PX = 5.0
+MARGIN_PX = 12.0  # of the rendered window around what is pasted: the feather and what convolutions see beyond it
 # The pasted region reaches beyond the chin, where a moving jaw uncovers the neck, and stays on the cheeks elsewhere.
 JAW_GROWTH = 0.84 + 0.24 * np.cos(np.linspace(-np.pi / 2, np.pi / 2, 15))[:, None]
 # Below the nose, from cheek to cheek: the upper edge of what is pasted back.
@@ -30,22 +33,84 @@ def cut(frame: np.ndarray, box: np.ndarray) -> np.ndarray:
     return cv2.resize(square, (CROP_PX, CROP_PX), interpolation=how)
 
 
-def _window(points: np.ndarray, rows: int, columns: int) -> tuple[int, int]:
-    """Row and column (in cells) of a window centred on points [n, 2] px that stays inside the crop."""
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of the crop, in cells of 4 px."""
+
+    row: int
+    column: int
+    rows: int
+    columns: int
+
+    @property
+    def left(self) -> int:
+        return self.column * CELL_PX
+
+    @property
+    def top(self) -> int:
+        return self.row * CELL_PX
+
+    @property
+    def height(self) -> int:
+        return self.rows * CELL_PX
+
+    @property
+    def width(self) -> int:
+        return self.columns * CELL_PX
+
+    @property
+    def pixels(self) -> tuple[slice, slice]:
+        """Rows and columns of the crop's pixels."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+    def inside(self, outer: Window) -> Window:
+        """The same cells, counted from the corner of `outer`, moved until they lie within it."""
+        row = int(np.clip(self.row - outer.row, 0, outer.rows - self.rows))
+        column = int(np.clip(self.column - outer.column, 0, outer.columns - self.columns))
+        return Window(row, column, self.rows, self.columns)
+
+    def local(self, points: np.ndarray) -> np.ndarray:
+        """points [n, 2] px of the crop, from this window's corner."""
+        return points - np.array([self.left, self.top])
+
+
+def window_around(points: np.ndarray, rows: int, columns: int) -> Window:
+    """The window of rows x columns centred on points [n, 2] px, moved until it lies within the crop."""
     middle = (points.min(0) + points.max(0)) / 2 / CELL_PX
     row = int(np.clip(round(float(middle[1]) - rows / 2), 0, GRID - rows))
     column = int(np.clip(round(float(middle[0]) - columns / 2), 0, GRID - columns))
-    return row, column
+    return Window(row, column, rows, columns)
 
 
-def face_window(mesh: np.ndarray, config: RendererConfig) -> tuple[int, int]:
-    """Cell of the face window of mesh [V, 3] in crop pixels: below the nose to below the chin."""
-    return _window(mesh[[*JAW, 2], :2], config.face_rows, config.face_columns)
+def window_over(points: np.ndarray, margin_px: float, outer: Window | None = None) -> Window:
+    """The smallest window within `outer` over points [n, 2] px and `margin_px` around them. Sides are even numbers of
+    cells, so that the networks meet few different sizes."""
+    outer = outer or Window(0, 0, GRID, GRID)
+    corner = np.array([outer.column, outer.row])
+    most = np.array([outer.columns, outer.rows])
+    low = np.floor((points.min(0) - margin_px) / CELL_PX).astype(int) - corner
+    high = np.ceil((points.max(0) + margin_px) / CELL_PX).astype(int) - corner
+    low, high = low.clip(0, most - 2), high.clip(2, most)
+    size = np.minimum((np.maximum(high - low, 2) + 1) // 2 * 2, most)
+    low = np.minimum(low, most - size) + corner
+    return Window(int(low[1]), int(low[0]), int(size[1]), int(size[0]))
 
 
-def lip_window(mesh: np.ndarray, config: RendererConfig) -> tuple[int, int]:
-    """Cell of the lip window of mesh [V, 3] in crop pixels."""
-    return _window(mesh[list(LIPS_OUTER), :2], config.lip_rows, config.lip_columns)
+def paste_outlines(*meshes: np.ndarray) -> list[np.ndarray]:
+    """For each of the meshes [V, 3] (crop pixels) the outline [n, 2] of what is pasted: below the nose to below the
+    chin."""
+    outlines = []
+    for mesh in meshes:
+        jaw = mesh[2, :2] + (mesh[list(JAW), :2] - mesh[2, :2]) * JAW_GROWTH
+        outlines.append(np.concatenate([jaw, mesh[list(UNDER_NOSE), :2]]))
+    return outlines
+
+
+def lip_outline(mesh: np.ndarray) -> np.ndarray:
+    """What Lip-Attention fetches, [n, 2]: the outer lips of mesh [V, 3] and a rim around them."""
+    lips = mesh[list(LIPS_OUTER), :2]
+    grown: np.ndarray = lips.mean(0) + (lips - lips.mean(0)) * LIP_GROWTH
+    return grown
 
 
 def _polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -55,56 +120,39 @@ def _polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return canvas.astype(np.float32) / 255
 
 
-def lip_mask(mesh: np.ndarray, cell: tuple[int, int], config: RendererConfig) -> np.ndarray:
-    """M of eq. 4 over the face window at `cell`: [rows, columns] float32, the share of each cell that is lips."""
-    lips = mesh[list(LIPS_OUTER), :2]
-    grown = lips.mean(0) + (lips - lips.mean(0)) * LIP_GROWTH
-    shape = (config.face_rows * CELL_PX, config.face_columns * CELL_PX)
-    filled = _polygon(grown - np.array([cell[1], cell[0]]) * CELL_PX, shape)
-    cells = filled.reshape(config.face_rows, CELL_PX, config.face_columns, CELL_PX).mean((1, 3))
-    inside = np.zeros_like(cells)  # a mouth wider than the lip window is fetched by Face-Attention at its ends
-    row, column = lip_window_in(mesh, cell, config)
-    place = np.s_[row : row + config.lip_rows, column : column + config.lip_columns]
+def lip_mask(outline: np.ndarray, face: Window, lips: Window) -> np.ndarray:
+    """M of eq. 4 over the window `face`: [rows, columns] float32, the share of each cell that lies in the outline.
+
+    A mouth wider than the window `lips` (within `face`) is fetched by Face-Attention at its ends.
+    """
+    filled = _polygon(face.local(outline), (face.height, face.width))
+    cells = filled.reshape(face.rows, CELL_PX, face.columns, CELL_PX).mean((1, 3))
+    inside = np.zeros_like(cells)
+    place = np.s_[lips.row : lips.row + lips.rows, lips.column : lips.column + lips.columns]
     inside[place] = cells[place]
     return inside
 
 
-def lip_window_in(mesh: np.ndarray, cell: tuple[int, int], config: RendererConfig) -> tuple[int, int]:
-    """Row and column of the lip window inside the face window at `cell`."""
-    row, column = lip_window(mesh, config)
-    return (
-        int(np.clip(row - cell[0], 0, config.face_rows - config.lip_rows)),
-        int(np.clip(column - cell[1], 0, config.face_columns - config.lip_columns)),
-    )
-
-
-def paste_mask(target: np.ndarray, base: np.ndarray, cell: tuple[int, int], config: RendererConfig) -> np.ndarray:
-    """Soft mask [4 rows, 4 columns] float32 of what is pasted back: below the nose to below the chin, over both the
-    target mesh and the base frame's own mesh [V, 3] (crop pixels), zero at the window's border."""
-    shape = (config.face_rows * CELL_PX, config.face_columns * CELL_PX)
-    mask = np.zeros(shape, np.float32)
-    for mesh in (target, base):
-        jaw = mesh[list(JAW), :2]
-        jaw = mesh[2, :2] + (jaw - mesh[2, :2]) * JAW_GROWTH
-        outline = np.concatenate([jaw, mesh[list(UNDER_NOSE), :2]])
-        mask = np.maximum(mask, _polygon(outline - np.array([cell[1], cell[0]]) * CELL_PX, shape))
+def paste_mask(outlines: list[np.ndarray], window: Window) -> np.ndarray:
+    """Soft mask [h, w] float32 of what is pasted back, the union of the outlines, zero at the window's border."""
+    mask = np.zeros((window.height, window.width), np.float32)
+    for outline in outlines:
+        mask = np.maximum(mask, _polygon(window.local(outline), mask.shape))
     border = int(FEATHER_PX) + 1
     mask[:border] = mask[-border:] = 0
     mask[:, :border] = mask[:, -border:] = 0
     return cv2.GaussianBlur(mask, (0, 0), FEATHER_PX / 2)
 
 
-def paste(
-    frame: np.ndarray, box: np.ndarray, cell: tuple[int, int], pixels: np.ndarray, mask: np.ndarray
-) -> np.ndarray:
-    """A copy of frame [H, W, 3] with pixels [h, w, 3] uint8 of the face window blended in by mask [h, w].
+def paste(frame: np.ndarray, box: np.ndarray, window: Window, pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A copy of frame [H, W, 3] with pixels [h, w, 3] uint8 of the window blended in by mask [h, w].
 
     Pixels where the mask is zero stay bit-equal.
     """
     left, top, size = (int(v) for v in box)
     scale = size / CROP_PX
-    y0, x0 = cell[0] * CELL_PX, cell[1] * CELL_PX
-    y1, x1 = y0 + mask.shape[0], x0 + mask.shape[1]
+    x0, y0 = window.left, window.top
+    x1, y1 = x0 + window.width, y0 + window.height
     height, width = frame.shape[:2]
     rows = slice(max(0, int(np.ceil(top + y0 * scale))), max(0, min(height, int(top + y1 * scale))))
     columns = slice(max(0, int(np.ceil(left + x0 * scale))), max(0, min(width, int(left + x1 * scale))))
@@ -122,7 +170,6 @@ def paste(
     how = (cv2.INTER_LINEAR if scale < 1 else cv2.INTER_CUBIC) | cv2.WARP_INVERSE_MAP
     size_px = (target.shape[1], target.shape[0])
     colour = cv2.warpAffine(pixels, to_window, size_px, flags=how, borderMode=cv2.BORDER_REPLICATE)
-    soft = cv2.warpAffine(mask, to_window, size_px, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)[..., None]
-    blended = target + soft * (colour.astype(np.float32) - target)
-    target[:] = np.where(soft > 0, np.clip(np.rint(blended), 0, 255), target).astype(np.uint8)
+    soft = cv2.warpAffine(mask, to_window, size_px, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    target[:] = cv2.blendLinear(colour, np.ascontiguousarray(target), soft, 1 - soft)
     return out

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engine.align import Aligner, Reference, Shape
 from engine.avatar import Avatar, Bank
-from engine.backend import Backend
+from engine.backend import RenderBackend
 from engine.compose import cut, paste
 from engine.models.morphable import MorphableModel
 
@@ -42,9 +42,9 @@ class _BaseFrame:
 class Painter:
     """Paints frames of one person. Not thread-safe: it belongs to the inference thread."""
 
-    def __init__(self, backend: Backend, footage: Footage, bank: Bank, model: MorphableModel):
+    def __init__(self, backend: RenderBackend, footage: Footage, bank: Bank, model: MorphableModel):
         self._backend, self._footage, self._model = backend, footage, model
-        self._aligner = Aligner(model, backend.renderer_config)
+        self._aligner = Aligner(model)
         self._vertices = model.vertices(footage.alpha, footage.beta)
         self._neutral = model.mean + model.shape(footage.alpha)
         shapes = map(
@@ -57,7 +57,7 @@ class Painter:
         self._cache: OrderedDict[int, _BaseFrame] = OrderedDict()
 
     @classmethod
-    def of(cls, backend: Backend, avatar: Avatar, model: MorphableModel) -> Painter:
+    def of(cls, backend: RenderBackend, avatar: Avatar, model: MorphableModel) -> Painter:
         """The painter of an opened avatar."""
         footage = Footage(
             read=avatar.open_base().read,
@@ -75,16 +75,18 @@ class Painter:
         vertices[self._model.lower] = lower
         target = self._aligner.target(self._shape(index, vertices), base.reference.shape)
         faces = self._faces(index)
+        # The lips of the base frames themselves may be the right ones, and they are in the right light.
+        lips = self._lips + faces
+        nearest = self._aligner.nearest(target, [reference.shape for reference in lips], LIP_REFERENCES)
         pixels = self._backend.render(
             torch.from_numpy(target.pncc)[None],
             torch.from_numpy(target.lip_mask)[None, None],
-            torch.tensor([target.lip_cell]),
-            # The lips of the base frames themselves may be the right ones, and they are in the right light.
-            self._aligner.lips(target, self._lips + faces, LIP_REFERENCES),
+            torch.tensor([(target.lips.row, target.lips.column)]),
+            self._aligner.lips(target, [lips[i] for i in nearest]),
             self._aligner.faces(target, faces),
         )
         painted = ((pixels[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
-        return paste(base.image, self._footage.crop[index].numpy(), target.cell, painted, target.paste_mask)
+        return paste(base.image, self._footage.crop[index].numpy(), target.window, painted, target.paste_mask)
 
     def _shape(self, index: int, vertices: Tensor) -> Shape:
         return self._aligner.shape(vertices, self._neutral[index], self._footage.pose[index])

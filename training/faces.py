@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,21 +12,25 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from engine.align import Aligner, Reference, Shape
-from engine.models.morphable import MorphableModel, mouth_opening
-from engine.models.renderer import CELL_PX, RendererConfig
+from engine.align import Aligner, Reference, Shape, Target
+from engine.compose import GRID, Window
+from engine.models.morphable import CROP_PX, MorphableModel, mouth_opening
+from engine.models.renderer import RendererConfig
 from training.data import Clip, crops_path, fit_path, load_fit
+
+CANDIDATES = 20  # random frames of which the lip references of a training sample are the nearest
 
 
 @dataclass(frozen=True)
 class Sample:
     """One training example, as `DualAttentionRenderer` takes it. Pixels are float32 in [-1, 1].
 
-    pncc [3, H, W]; lip_mask [1, rows, columns]; lip_cell [2]; lip_pixels [N_l, 3, h, w], lip_difference;
+    cell [2]: row and column of the face window in the crop; pncc [3, H, W]; lip_mask [1, rows, columns]; lip_cell [2]; lip_pixels [N_l, 3, h, w], lip_difference;
     face_pixels [N_f, 3, H, W], face_difference; truth [3, H, W]; paste [1, H, W] in [0, 1]; base [3, H, W]: the base
     frame as it is, at the target's place.
     """
 
+    cell: Tensor
     pncc: Tensor
     lip_mask: Tensor
     lip_cell: Tensor
@@ -39,17 +44,17 @@ class Sample:
 
 
 class ClipFaces:
-    """The crops of one clip with their geometry: canonical, neutral [n, V, 3], poses [n, 6]; crops are read when asked
-    for."""
+    """The crops of one clip with their geometry: alpha [n, K_s], beta [n, K_e], canonical, neutral [n, V, 3], poses
+    [n, 6]; crops are read when asked for."""
 
     def __init__(self, clip: Clip, runs: Path, model: MorphableModel):
         self.clip = clip
         self._file = safe_open(crops_path(runs, clip), "np")
         self.index: np.ndarray = self._file.get_tensor("index")
         fit, _ = load_fit(fit_path(runs, clip))
-        alpha, beta, self.poses = (torch.tensor(x[self.index]) for x in (fit.alpha, fit.beta, fit.pose))
-        self.canonical = model.vertices(alpha, beta)
-        self.neutral = model.vertices(alpha, torch.zeros_like(beta))
+        self.alpha, self.beta, self.poses = (torch.tensor(x[self.index]) for x in (fit.alpha, fit.beta, fit.pose))
+        self.canonical = model.vertices(self.alpha, self.beta)
+        self.neutral = model.mean + model.shape(self.alpha)
         self.opening: np.ndarray = mouth_opening(self.canonical).numpy()
         self.pose = fit.pose[self.index]
 
@@ -63,83 +68,121 @@ class ClipFaces:
 
 
 class Augmentation:
-    """One random change of colour for all images of a sample, and whether left and right are exchanged."""
+    """One random change for all images of a sample: colour, size and turn in the picture, compression, and whether
+    left and right are exchanged."""
 
     def __init__(self, rng: np.random.Generator):
         self.mirror = rng.random() < 0.5
-        self._gain = rng.uniform(0.8, 1.2, 3) * rng.uniform(0.85, 1.15)
-        self._gamma = rng.uniform(0.8, 1.25)
+        gain = rng.uniform(0.8, 1.2, 3) * rng.uniform(0.85, 1.15)
+        levels = np.linspace(0, 1, 256)[:, None] ** rng.uniform(0.8, 1.25) * gain * 255
+        self._table = levels.clip(0, 255).astype(np.uint8)[None]
+        turn, size = rng.uniform(-8, 8), rng.uniform(0.85, 1.1)
+        middle = CROP_PX / 2
+        moved = rng.random() < 0.4  # moving costs sharpness, so most samples are left where they are
+        self._move = cv2.getRotationMatrix2D((middle, middle), turn, size) if moved else None
+        self._quality = int(rng.integers(50, 95)) if rng.random() < 0.3 else None
 
     def image(self, crop: np.ndarray) -> np.ndarray:
-        table = (np.linspace(0, 1, 256)[:, None] ** self._gamma * self._gain * 255).clip(0, 255).astype(np.uint8)
-        return cv2.LUT(crop, table[None])
+        """crop [256, 256, 3] uint8, changed."""
+        changed = cv2.LUT(crop, self._table)
+        if self._move is not None:
+            how = {"flags": cv2.INTER_CUBIC, "borderMode": cv2.BORDER_REPLICATE}
+            changed = cv2.warpAffine(changed, self._move, changed.shape[1::-1], **how)
+        if self._quality is not None:
+            _, packed = cv2.imencode(".jpg", changed, [cv2.IMWRITE_JPEG_QUALITY, self._quality])
+            changed = cv2.imdecode(packed, cv2.IMREAD_COLOR)
+        return changed
+
+    def shape(self, shape: Shape) -> Shape:
+        """The shape of an image, moved as `image` moves its pixels."""
+        if self._move is None:
+            return shape
+        mesh = shape.mesh.copy()
+        # Pixel centres lie at whole numbers for OpenCV and half a pixel further in a mesh.
+        mesh[:, :2] = (mesh[:, :2] - 0.5) @ self._move[:, :2].T.astype(np.float32) + self._move[:, 2] + 0.5
+        mesh[:, 2] *= np.float32(np.hypot(self._move[0, 0], self._move[0, 1]))
+        return Shape(mesh, shape.canonical, shape.rotation)
 
 
 class SampleMaker:
-    """Draws windows, masks and aligned references for chosen frames of a clip."""
+    """Draws windows, masks and aligned references for chosen frames of a clip; `fixed` as in `Aligner`."""
 
-    def __init__(self, model: MorphableModel, config: RendererConfig):
-        self._config = config
-        self._aligner = Aligner(model, config)
+    def __init__(self, model: MorphableModel, fixed: RendererConfig | None = None):
+        self._aligner = Aligner(model, fixed)
 
     def make(
         self,
         faces: ClipFaces,
-        target: int,
+        targets: list[int],
         near: list[int],
         lips: list[int],
         change: Augmentation | None,
-        count: int | None = None,
-    ) -> Sample:
-        """Frame `target` with face references `near` (the base frame first) and lip references `lips` (the nearest
-        `count` of them), all rows of `faces`."""
+        count: int,
+    ) -> list[Sample]:
+        """Frames `targets` in the windows of the first of them, with face references `near` (the base frame first) and
+        the `count` of the lip references `lips` that are nearest to the first, all rows of `faces`."""
 
         def reference(row: int) -> Reference:
             crop = faces.crop(row)
-            return Reference(crop if change is None else change.image(crop), self._shape(faces, row))
+            return Reference(crop if change is None else change.image(crop), self._shape(faces, row, change))
 
-        base = reference(near[0])
-        aim = self._aligner.target(self._shape(faces, target), base.shape)
-        face = self._aligner.faces(aim, [base, *(reference(row) for row in near[1:])])
-        lip = self._aligner.lips(aim, [reference(row) for row in lips], count or len(lips))
-        sample = Sample(
-            pncc=torch.from_numpy(aim.pncc),
-            lip_mask=torch.from_numpy(aim.lip_mask)[None],
-            lip_cell=torch.tensor(aim.lip_cell),
-            lip_pixels=lip.pixels[0],
-            lip_difference=lip.difference[0],
-            face_pixels=face.pixels[0],
-            face_difference=face.difference[0],
-            truth=self._window(reference(target).crop, aim.cell),
-            paste=torch.from_numpy(aim.paste_mask)[None],
-            base=self._window(base.crop, aim.cell),
-        )
-        return mirrored(sample, self._config) if change is not None and change.mirror else sample
+        base, *others = (reference(row) for row in near)
+        aims: list[Target] = []
+        for row in targets:
+            aims.append(self._aligner.target(self._shape(faces, row, change), base.shape, aims[0] if aims else None))
+        nearest = self._aligner.nearest(aims[0], [self._shape(faces, row, change) for row in lips], count)
+        lip_references = [reference(lips[i]) for i in nearest]
+        samples = []
+        for row, aim in zip(targets, aims, strict=True):
+            face = self._aligner.faces(aim, [base, *others])
+            lip = self._aligner.lips(aim, lip_references)
+            sample = Sample(
+                cell=torch.tensor((aim.window.row, aim.window.column)),
+                pncc=torch.from_numpy(aim.pncc),
+                lip_mask=torch.from_numpy(aim.lip_mask)[None],
+                lip_cell=torch.tensor((aim.lips.row, aim.lips.column)),
+                lip_pixels=lip.pixels[0],
+                lip_difference=lip.difference[0],
+                face_pixels=face.pixels[0],
+                face_difference=face.difference[0],
+                truth=_pixels(reference(row).crop, aim.window),
+                paste=torch.from_numpy(aim.paste_mask)[None],
+                base=_pixels(base.crop, aim.window),
+            )
+            samples.append(mirrored(sample) if change is not None and change.mirror else sample)
+        return samples
 
-    def _shape(self, faces: ClipFaces, row: int) -> Shape:
-        return self._aligner.shape(faces.canonical[row], faces.neutral[row], faces.poses[row])
-
-    def _window(self, crop: np.ndarray, cell: tuple[int, int]) -> Tensor:
-        top, left = cell[0] * CELL_PX, cell[1] * CELL_PX
-        height, width = self._config.face_rows * CELL_PX, self._config.face_columns * CELL_PX
-        window = np.ascontiguousarray(crop[top : top + height, left : left + width])
-        return torch.from_numpy(window).permute(2, 0, 1).float() / 127.5 - 1
+    def _shape(self, faces: ClipFaces, row: int, change: Augmentation | None) -> Shape:
+        shape = self._aligner.shape(faces.canonical[row], faces.neutral[row], faces.poses[row])
+        return shape if change is None else change.shape(shape)
 
 
-def mirrored(sample: Sample, config: RendererConfig) -> Sample:
+def _pixels(crop: np.ndarray, window: Window) -> Tensor:
+    """The window's pixels of a crop, [3, h, w] in [-1, 1]."""
+    part = np.ascontiguousarray(crop[window.pixels])
+    return torch.from_numpy(part).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def mirrored(sample: Sample) -> Sample:
     """Left and right exchanged; the code along x and the signs of mirrored offsets and turns with them."""
-    flipped = {name: getattr(sample, name).flip(-1) for name in Sample.__dataclass_fields__ if name != "lip_cell"}
+    flipped = {n: getattr(sample, n).flip(-1) for n in Sample.__dataclass_fields__ if n not in ("cell", "lip_cell")}
     covered = flipped["pncc"].sum(0) > 0
     flipped["pncc"][0] = torch.where(covered, 1 - flipped["pncc"][0], flipped["pncc"][0])
     sign = torch.tensor([-1.0, 1, 1, 1, -1, -1])[:, None, None]  # x offset; turns about y and z
     for name in ("lip_difference", "face_difference"):
         flipped[name] = flipped[name] * sign
-    row, column = sample.lip_cell.tolist()
-    return Sample(**flipped, lip_cell=torch.tensor([row, config.face_columns - config.lip_columns - column]))
+    columns = sample.face_difference.shape[-1]
+    row, column = sample.cell.tolist()
+    lip_row, lip_column = sample.lip_cell.tolist()
+    return Sample(
+        **flipped,
+        cell=torch.tensor([row, GRID - columns - column]),
+        lip_cell=torch.tensor([lip_row, columns - sample.lip_difference.shape[-1] - lip_column]),
+    )
 
 
 class TrainingSampler:
-    """Random samples: people drawn evenly, references as at inference or with another mouth shape than the target's."""
+    """Random pairs of samples: people drawn evenly, references as at inference or with another mouth shape than the target's."""
 
     def __init__(self, clips: list[ClipFaces], maker: SampleMaker, rng: np.random.Generator, *, near: int, lips: int):
         self._people: dict[str, list[ClipFaces]] = {}
@@ -149,29 +192,34 @@ class TrainingSampler:
         self._maker, self._rng, self._near, self._lips = maker, rng, near, lips
 
     def _centre(self, faces: ClipFaces, target: int) -> int:
-        """The base frame: the target itself, or among some random frames the one with the most similar pose."""
-        if self._rng.random() < 0.5:
+        """The base frame: the target itself, or among some random frames one of similar pose with another mouth."""
+        if self._rng.random() < 0.3:
             return target
-        options = self._rng.integers(0, len(faces), 8)
+        options = self._rng.integers(0, len(faces), 12)
         distance = np.abs(faces.pose[options] - faces.pose[target]).sum(1)
-        distance -= 0.3 * np.abs(faces.opening[options] - faces.opening[target])  # prefer another mouth
+        distance -= np.abs(faces.opening[options] - faces.opening[target])
         return int(options[np.argmin(distance)])
 
-    def draw(self) -> Sample:
+    def draw(self) -> tuple[Sample, Sample]:
+        """Two frames in a row."""
         clips = self._people[self._names[self._rng.integers(len(self._names))]]
         faces = clips[self._rng.integers(len(clips))]
-        target = int(self._rng.integers(len(faces)))
-        near = neighbours(faces, self._centre(faces, target), self._near, excluded=target)
-        gap = 4 if self._rng.random() < 0.5 else 0  # half of the time without the frames that look just like it
-        far = np.flatnonzero(np.abs(faces.index - faces.index[target]) > gap)
-        lips = self._rng.choice(far, self._lips, replace=len(far) < self._lips)
-        return self._maker.make(faces, target, near, [int(row) for row in lips], Augmentation(self._rng))
+        first = int(self._rng.choice(np.flatnonzero(np.diff(faces.index) == 1)))
+        targets = [first, first + 1]
+        near = neighbours(faces, self._centre(faces, first), self._near, excluded=targets)
+        gap = 4 if self._rng.random() < 0.5 else 1  # half of the time without the frames that look just like it
+        far = np.flatnonzero((faces.index < faces.index[first] + 1 - gap) | (faces.index > faces.index[first] + gap))
+        candidates = self._rng.choice(far, CANDIDATES, replace=len(far) < CANDIDATES)
+        made = self._maker.make(
+            faces, targets, near, [int(row) for row in candidates], Augmentation(self._rng), self._lips
+        )
+        return made[0], made[1]
 
 
-def neighbours(faces: ClipFaces, centre: int, count: int, *, excluded: int) -> list[int]:
+def neighbours(faces: ClipFaces, centre: int, count: int, *, excluded: Collection[int]) -> list[int]:
     """The `count` rows nearest in time to `centre`, itself first, without `excluded`."""
     order = np.argsort(np.abs(faces.index - faces.index[centre]), kind="stable")
-    return [int(row) for row in order if row != excluded][:count]
+    return [int(row) for row in order if row not in excluded][:count]
 
 
 def sorted_bank(faces: ClipFaces, count: int, target: int, gap: int) -> list[int]:

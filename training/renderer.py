@@ -7,14 +7,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from engine.backend import native_bfloat16
 from engine.models.renderer import CELL_PX, DualAttentionRenderer, References, RendererConfig
 from engine.weights import load_face_model, save
+from training.adversary import Judges, convincing_loss, judging_loss
 from training.data import crops_path, read_manifest
 from training.faces import ClipFaces, Sample, SampleMaker, TrainingSampler, collate
 from training.loop import Run
@@ -27,25 +30,25 @@ PASTE_WEIGHT = 2.0
 GRADIENT_WEIGHT = 0.5
 PERCEPTUAL_WEIGHT = 0.2
 LIP_PERCEPTUAL_WEIGHT = 0.4
+TEXTURE_WEIGHT = 0.2
+TEXTURE_TAPS = 2  # of VGG16 on the lips: more would cost as much as all the rest
+ADVERSARIAL_WEIGHT = 0.02
+TEMPORAL_WEIGHT = 1.0
+JUDGES_ALONE_STEPS = 60  # before the renderer listens to them
+JUDGES_LEARNING_RATE = 4e-4
+SAVE_JUDGES_EVERY = 100
 
 
-def lip_windows(images: Tensor, sample: Sample, config: RendererConfig) -> Tensor:
-    """The lip windows of face windows [B, 3, H, W], enlarged twice: teeth are small for AlexNet's first layer."""
-    size = (config.lip_rows * CELL_PX, config.lip_columns * CELL_PX)
-    corners = (sample.lip_cell * CELL_PX).tolist()
-    windows = [image[:, y : y + size[0], x : x + size[1]] for image, (y, x) in zip(images, corners, strict=True)]
-    return functional.interpolate(torch.stack(windows), scale_factor=2, mode="bilinear")
-
-
-class TrainingFaces(IterableDataset[Sample]):
-    """Endless random samples of the training people."""
+class TrainingFaces(IterableDataset[tuple[Sample, Sample]]):
+    """Endless random pairs of samples of the training people."""
 
     def __init__(self, data: Path, runs: Path, config: RendererConfig, *, near: int, lips: int, seed: int):
         self._data, self._runs, self._config = data, runs, config
         self._near, self._lips, self._seed = near, lips, seed
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[tuple[Sample, Sample]]:
         torch.set_num_threads(1)
+        cv2.setNumThreads(1)
         worker = get_worker_info()
         rng = np.random.default_rng((self._seed, worker.id if worker else 0))
         model = load_face_model()
@@ -54,9 +57,15 @@ class TrainingFaces(IterableDataset[Sample]):
             for clip in read_manifest(self._data)
             if clip.split == "train" and crops_path(self._runs, clip).exists()
         ]
+        clips = [faces for faces in clips if (np.diff(faces.index) == 1).any()]
         sampler = TrainingSampler(clips, SampleMaker(model, self._config), rng, near=self._near, lips=self._lips)
         while True:
             yield sampler.draw()
+
+
+def collate_pairs(pairs: list[tuple[Sample, Sample]]) -> Sample:
+    """A batch whose first half are first frames and whose second half are the frames after them."""
+    return collate([first for first, _ in pairs] + [second for _, second in pairs])
 
 
 def render(network: DualAttentionRenderer, sample: Sample) -> Tensor:
@@ -72,7 +81,8 @@ def render(network: DualAttentionRenderer, sample: Sample) -> Tensor:
 
 
 def loss_of(pixels: Tensor, sample: Sample) -> Tensor:
-    """L1 and L1 of gradients, weighted up where pixels are pasted back and again on the lips."""
+    """L1 and L1 of gradients, weighted up where pixels are pasted back and again on the lips; of pairs also L1 of what
+    changes from the first to the second frame."""
     lips = functional.interpolate(sample.lip_mask, scale_factor=4.0, mode="bilinear")
     weight = 0.05 + PASTE_WEIGHT * sample.paste + LIP_WEIGHT * lips
     weight = weight / weight.mean(dim=(1, 2, 3), keepdim=True)
@@ -80,7 +90,45 @@ def loss_of(pixels: Tensor, sample: Sample) -> Tensor:
     slopes = (error.diff(dim=-1).abs() * weight[..., 1:]).mean() + (
         error.diff(dim=-2).abs() * weight[..., 1:, :]
     ).mean()
-    return (error.abs() * weight).mean() + GRADIENT_WEIGHT * slopes
+    first, second = error.chunk(2)
+    flicker = ((second - first).abs() * weight.chunk(2)[0]).mean()
+    return (error.abs() * weight).mean() + GRADIENT_WEIGHT * slopes + TEMPORAL_WEIGHT * flicker
+
+
+class Teachers:
+    """What the renderer learns from besides pixels: LPIPS, texture and the judges."""
+
+    def __init__(self, judges: Judges, config: RendererConfig):
+        self._judges, self._config = judges, config
+        self._lpips, self._texture = Lpips(), Lpips("vgg16", TEXTURE_TAPS)
+
+    def views(self, images: Tensor, sample: Sample) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the judges see of face windows: lips and face, each with its PNCC."""
+        return self._lips(images, sample), self._lips(sample.pncc, sample), images, sample.pncc
+
+    def loss(self, shown: Tensor, sample: Sample, adversarial_weight: float) -> Tensor:
+        """shown [B, 3, H, W]: the rendered pixels in the true surroundings, as the viewer sees them."""
+        loss = PERCEPTUAL_WEIGHT * self._lpips(shown, sample.truth).mean()
+        lips, truth = self._lips(shown, sample), self._lips(sample.truth, sample)
+        # Enlarged, as teeth are small for AlexNet's first layer.
+        large = [functional.interpolate(x, scale_factor=2, mode="bilinear") for x in (lips, truth)]
+        loss = loss + LIP_PERCEPTUAL_WEIGHT * self._lpips(*large).mean()
+        loss = loss + TEXTURE_WEIGHT * self._texture(lips, truth).mean()
+        if adversarial_weight:
+            loss = loss + adversarial_weight * convincing_loss(self._judges(*self.views(shown, sample)))
+        return loss
+
+    def judges_loss(self, shown: Tensor, sample: Sample) -> Tensor:
+        true, made = (self._judges(*self.views(images, sample)) for images in (sample.truth, shown.detach()))
+        return judging_loss(true, made)
+
+    def _lips(self, images: Tensor, sample: Sample) -> Tensor:
+        """The lip windows of face windows [B, 3, H, W]."""
+        height, width = self._config.lip_rows * CELL_PX, self._config.lip_columns * CELL_PX
+        corners = (sample.lip_cell * CELL_PX).tolist()
+        return torch.stack(
+            [image[:, y : y + height, x : x + width] for image, (y, x) in zip(images, corners, strict=True)]
+        )
 
 
 def train(
@@ -89,38 +137,68 @@ def train(
     target: Path,
     *,
     name: str = "renderer",
-    steps: int = 3100,
+    steps: int = 6000,
     batch: int = 6,
     near: int = 4,
     lips: int = 8,
     learning_rate: float = 4e-4,
+    adversarial_from: int = 3100,
     threads: int = 1,
 ) -> None:
-    """Train from crops under `runs`; the checkpoint runs/<name>.pt resumes, the averaged weights go to `target`."""
+    """Train from crops under `runs`; the checkpoint runs/<name>.pt resumes, the averaged weights go to `target`.
+
+    The judges join at step `adversarial_from`, when the renderer is as good as the other losses make it; their
+    checkpoint is runs/<name>-judges.pt.
+    """
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     config = RendererConfig()
-    network = DualAttentionRenderer(config)
     run = Run(
-        network, runs / f"{name}.pt", steps=steps, learning_rate=learning_rate, weight_decay=0.0, average_decay=0.998
+        DualAttentionRenderer(config),
+        runs / f"{name}.pt",
+        steps=steps,
+        learning_rate=learning_rate,
+        weight_decay=0.0,
+        average_decay=0.998,
     )
+    judging = Run(
+        Judges(),
+        runs / f"{name}-judges.pt",
+        steps=steps - adversarial_from,
+        learning_rate=JUDGES_LEARNING_RATE,
+        weight_decay=0.0,
+    )
+    teachers = Teachers(judging.module, config)
     faces = TrainingFaces(data, runs, config, near=near, lips=lips, seed=run.step)
-    perceptual = Lpips()
-    batches = iter(DataLoader(faces, batch_size=batch, num_workers=1, collate_fn=collate, prefetch_factor=4))
-    began, shown, recent = time.monotonic(), run.step, []
+    batches = iter(DataLoader(faces, batch_size=batch // 2, num_workers=1, collate_fn=collate_pairs, prefetch_factor=4))
+    began, shown_at, recent = time.monotonic(), run.step, []
     with (runs / f"{name}.csv").open("a") as curve:
         for step in run.steps():
             sample = next(batches)
-            pixels = render(network, sample)
-            loss = loss_of(pixels, sample) + PERCEPTUAL_WEIGHT * perceptual(pixels, sample.truth).mean()
-            lip_pair = (lip_windows(image, sample, config) for image in (pixels, sample.truth))
-            loss = loss + LIP_PERCEPTUAL_WEIGHT * perceptual(*lip_pair).mean()
+            judged = step >= adversarial_from
+            heeded = step >= adversarial_from + JUDGES_ALONE_STEPS
+            with torch.autocast("cpu", torch.bfloat16, enabled=native_bfloat16()):
+                pixels = render(run.module, sample)
+                shown = torch.lerp(sample.truth, pixels.float(), sample.paste)
+                loss = loss_of(pixels.float(), sample)
+                loss = loss + teachers.loss(shown, sample, ADVERSARIAL_WEIGHT if heeded else 0.0)
             run.update(loss)
-            recent.append(float(loss.detach()))
+            row = [float(loss.detach())]
+            if judged:
+                with torch.autocast("cpu", torch.bfloat16, enabled=native_bfloat16()):
+                    judges_loss = teachers.judges_loss(shown, sample)
+                judging.update(judges_loss)
+                judging.step = step + 1 - adversarial_from
+                row.append(float(judges_loss.detach()))
+                if step % SAVE_JUDGES_EVERY == 0:
+                    judging.save()
+            recent.append(row)
             if len(recent) == 50:
-                rate = (step + 1 - shown) * batch / (time.monotonic() - began)
-                log.info("step %d loss %.4f, %.1f samples/s", step + 1, np.mean(recent), rate)
-                curve.write(f"{step + 1},{np.mean(recent):.5f}\n")
+                rate = (step + 1 - shown_at) * batch / (time.monotonic() - began)
+                means = np.mean([r for r in recent if len(r) == len(row)], axis=0)
+                log.info("step %d loss %s, %.1f samples/s", step + 1, np.round(means, 4), rate)
+                curve.write(f"{step + 1}," + ",".join(f"{x:.5f}" for x in means) + "\n")
                 curve.flush()
                 recent.clear()
-    save(run.average, target, facts={"steps": str(run.step), "batch": str(batch), "near": str(near), "lips": str(lips)})
+    facts = {"steps": str(run.step), "batch": str(batch), "near": str(near), "lips": str(lips)}
+    save(run.average, target, facts=facts)

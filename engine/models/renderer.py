@@ -25,12 +25,12 @@ DIFFERENCE = 6  # canonical vertex offset (3) and rotation offset (3) of a refer
 
 @dataclass(frozen=True, kw_only=True)
 class RendererConfig:
-    """Sizes; rows and columns are in cells of 4 px."""
+    """Sizes; rows and columns, in cells of 4 px, are those of the windows in training, all alike."""
 
     channels: int = 48
     hidden: int = 24
-    face_rows: int = 32
-    face_columns: int = 40
+    face_rows: int = 28
+    face_columns: int = 34
     lip_rows: int = 16
     lip_columns: int = 24
 
@@ -134,7 +134,7 @@ class DualAttentionRenderer(nn.Module):
         """
         geometry = self.geometry(pncc)
         sampled = self._sample(self.face, geometry, faces)
-        place = self._lip_place(lip_cell)
+        place = _lip_place(lip_cell, *lips.difference.shape[-2:])
         window = geometry[place].permute(0, 3, 1, 2)
         lip = self._sample(self.lip, window, lips).permute(0, 2, 3, 1)
         mask = lip_mask[place]
@@ -143,9 +143,10 @@ class DualAttentionRenderer(nn.Module):
         pixels: Tensor = self.decoder(fused, geometry, pncc)
         return pixels
 
-    def _lip_place(self, lip_cell: Tensor) -> tuple[Tensor, slice, Tensor, Tensor]:
-        """Index of the lip windows in [B, C, rows, columns]; what it selects is [B, lip rows, lip columns, C]."""
-        rows = lip_cell[:, 0, None] + torch.arange(self.config.lip_rows, device=lip_cell.device)
-        columns = lip_cell[:, 1, None] + torch.arange(self.config.lip_columns, device=lip_cell.device)
-        batch = torch.arange(len(lip_cell), device=lip_cell.device)[:, None, None]
-        return batch, slice(None), rows[:, :, None], columns[:, None, :]
+
+def _lip_place(lip_cell: Tensor, rows: int, columns: int) -> tuple[Tensor, slice, Tensor, Tensor]:
+    """Index of the lip windows in [B, C, h, w]; what it selects is [B, rows, columns, C]."""
+    row = lip_cell[:, 0, None] + torch.arange(rows, device=lip_cell.device)
+    column = lip_cell[:, 1, None] + torch.arange(columns, device=lip_cell.device)
+    batch = torch.arange(len(lip_cell), device=lip_cell.device)[:, None, None]
+    return batch, slice(None), row[:, :, None], column[:, None, :]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
+from engine.align import Aligner
 from engine.models.morphable import load_face_model
 from engine.models.renderer import CELL_PX, RendererConfig
 from precompute.fit import FaceFit
@@ -25,7 +27,7 @@ from training.faces import (
 )
 
 CONFIG = RendererConfig()
-FRAMES, KEPT = 40, np.arange(4, 36, 2)
+FRAMES, KEPT = 40, np.arange(4, 36)
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +82,8 @@ def test_rows_are_the_frames_that_have_crops(faces):
 
 
 def test_neighbours_begin_with_the_base_frame_and_leave_the_target_out(faces):
-    assert neighbours(faces, 5, 4, excluded=9)[0] == 5
-    found = neighbours(faces, 5, 4, excluded=5)
+    assert neighbours(faces, 5, 4, excluded=[9])[0] == 5
+    found = neighbours(faces, 5, 4, excluded=[5])
     assert 5 not in found and sorted(found) == [3, 4, 6, 7]
 
 
@@ -93,7 +95,7 @@ def test_the_bank_is_sorted_by_opening_and_keeps_its_distance(faces):
 
 
 def test_a_sample_shows_the_references_it_was_asked_for(faces, model):
-    sample = SampleMaker(model, CONFIG).make(faces, 6, [7, 5, 8], [1, 2, 3, 9], None, count=2)
+    sample = SampleMaker(model, CONFIG).make(faces, [6], [7, 5, 8], [1, 2, 3, 9], None, 2)[0]
     height, width = CONFIG.face_rows * CELL_PX, CONFIG.face_columns * CELL_PX
     assert sample.pncc.shape == sample.truth.shape == sample.base.shape == (3, height, width)
     assert sample.face_pixels.shape == (3, 3, height, width)
@@ -108,15 +110,42 @@ def test_the_target_is_never_among_its_references(faces, model, tmp_path, seed):
     other = made_up_clip(tmp_path, model, "p002_0001", "p002")
     sampler = TrainingSampler([faces, other], SampleMaker(model, CONFIG), np.random.default_rng(seed), near=3, lips=4)
     for _ in range(4):
-        sample = sampler.draw()
-        truth = sample.truth.mean((1, 2))
-        for reference in (*sample.face_pixels, *sample.lip_pixels):
-            assert (reference.mean((1, 2)) - truth).abs().max() > 0.01
+        pair = sampler.draw()
+        for truth in (sample.truth.mean((1, 2)) for sample in pair):
+            for reference in (*pair[0].face_pixels, *pair[0].lip_pixels):
+                assert (reference.mean((1, 2)) - truth).abs().max() > 0.01
+
+
+def test_a_pair_is_two_frames_in_a_row_in_the_same_windows_with_the_same_references(faces, model):
+    sampler = TrainingSampler([faces], SampleMaker(model, CONFIG), np.random.default_rng(0), near=3, lips=4)
+    first, second = sampler.draw()
+    assert torch.equal(first.cell, second.cell) and torch.equal(first.lip_cell, second.lip_cell)
+    for name in ("face_pixels", "lip_pixels", "base"):
+        torch.testing.assert_close(getattr(first, name), getattr(second, name), atol=0.02, rtol=0)
+    assert not torch.equal(first.truth, second.truth) and not torch.equal(first.pncc, second.pncc)
+
+
+def test_a_moved_image_and_its_moved_shape_still_show_the_same_place(faces, model):
+    """A dot at a vertex is found where the moved shape says."""
+    shape = Aligner(model).shape(faces.canonical[0], faces.neutral[0], faces.poses[0])
+    moved = 0
+    for seed in range(8):
+        change = Augmentation(np.random.default_rng(seed))
+        for vertex in (17, 61, 152):
+            dot = np.zeros((256, 256, 3), np.uint8)
+            cv2.circle(
+                dot, tuple(np.rint(shape.mesh[vertex, :2] * 16 - 8).astype(int).tolist()), 48, (255,) * 3, -1, shift=4
+            )
+            y, x = np.nonzero(change.image(dot).max(2) > 60)
+            expected = change.shape(shape).mesh[vertex, :2]
+            assert np.abs(np.array([x.mean(), y.mean()]) + 0.5 - expected).max() < 0.8
+            moved += np.abs(expected - shape.mesh[vertex, :2]).max() > 2
+    assert moved
 
 
 def test_mirroring_twice_gives_the_sample_back(faces, model):
-    sample = SampleMaker(model, CONFIG).make(faces, 6, [7, 5], [1, 9], None)
-    once, twice = mirrored(sample, CONFIG), mirrored(mirrored(sample, CONFIG), CONFIG)
+    sample = SampleMaker(model, CONFIG).make(faces, [6], [7, 5], [1, 9], None, 2)[0]
+    once, twice = mirrored(sample), mirrored(mirrored(sample))
     for name in Sample.__dataclass_fields__:
         torch.testing.assert_close(getattr(twice, name), getattr(sample, name))
     row, column = once.lip_cell.tolist()
@@ -126,8 +155,8 @@ def test_mirroring_twice_gives_the_sample_back(faces, model):
 
 def test_a_mirrored_face_has_the_codes_of_the_other_side(faces, model):
     """The mean face is nearly symmetric, so its mirrored picture must look like the face itself."""
-    sample = SampleMaker(model, CONFIG).make(faces, 6, [7], [1], None)
-    plain, other = sample.pncc, mirrored(sample, CONFIG).pncc
+    sample = SampleMaker(model, CONFIG).make(faces, [6], [7], [1], None, 1)[0]
+    plain, other = sample.pncc, mirrored(sample).pncc
     both = (plain.sum(0) > 0) & (other.sum(0) > 0)
     along = plain[0][both], other[0][both]
     assert np.corrcoef(along[0].numpy(), along[1].numpy())[0, 1] > 0.9
@@ -142,5 +171,5 @@ def test_all_images_of_a_sample_change_colour_alike():
 
 def test_samples_are_stacked_along_a_new_axis(faces, model):
     maker = SampleMaker(model, CONFIG)
-    batch = collate([maker.make(faces, target, [7, 5], [1, 9], None) for target in (6, 8)])
+    batch = collate([sample for target in (6, 8) for sample in maker.make(faces, [target], [7, 5], [1, 9], None, 2)])
     assert batch.truth.shape[0] == batch.lip_cell.shape[0] == 2 and batch.face_pixels.shape[:2] == (2, 2)
