@@ -44,7 +44,7 @@ class Backend(RenderBackend, Protocol):
 
 def native_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 faster than float32 (AVX-512 BF16 or AMX)."""
-    known = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 and later tell
+    known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch do not tell
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 

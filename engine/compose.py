@@ -137,7 +137,7 @@ def paste_mask(outlines: list[np.ndarray], window: Window) -> np.ndarray:
     """Soft mask [h, w] float32 of what is pasted back, the union of the outlines, zero at the window's border."""
     mask = np.zeros((window.height, window.width), np.float32)
     for outline in outlines:
-        mask = np.maximum(mask, _polygon(window.local(outline), mask.shape))
+        mask = np.maximum(mask, _polygon(window.local(outline), (window.height, window.width)))
     border = int(FEATHER_PX) + 1
     mask[:border] = mask[-border:] = 0
     mask[:, :border] = mask[:, -border:] = 0

@@ -25,9 +25,9 @@ CANDIDATES = 20  # random frames of which the lip references of a training sampl
 class Sample:
     """One training example, as `DualAttentionRenderer` takes it. Pixels are float32 in [-1, 1].
 
-    cell [2]: row and column of the face window in the crop; pncc [3, H, W]; lip_mask [1, rows, columns]; lip_cell [2]; lip_pixels [N_l, 3, h, w], lip_difference;
-    face_pixels [N_f, 3, H, W], face_difference; truth [3, H, W]; paste [1, H, W] in [0, 1]; base [3, H, W]: the base
-    frame as it is, at the target's place.
+    cell [2]: row and column of the face window in the crop; pncc [3, H, W]; lip_mask [1, rows, columns]; lip_cell [2];
+    lip_pixels [N_l, 3, h, w], lip_difference; face_pixels [N_f, 3, H, W], face_difference; truth [3, H, W]; paste
+    [1, H, W] in [0, 1]; base [3, H, W]: the base frame as it is, at the target's place.
     """
 
     cell: Tensor
@@ -182,7 +182,7 @@ def mirrored(sample: Sample) -> Sample:
 
 
 class TrainingSampler:
-    """Random pairs of samples: people drawn evenly, references as at inference or with another mouth shape than the target's."""
+    """Random pairs of samples: people drawn evenly; base frames mostly with another mouth than the target's, as live."""
 
     def __init__(self, clips: list[ClipFaces], maker: SampleMaker, rng: np.random.Generator, *, near: int, lips: int):
         self._people: dict[str, list[ClipFaces]] = {}

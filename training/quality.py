@@ -1,4 +1,4 @@
-"""How good rendered images are: the figures of the paper's Table 1 and what they do not see (teeth, softness, flicker)."""
+"""How good rendered images are: the figures of the paper's Table 1, and teeth and softness, which they do not see."""
 
 from __future__ import annotations
 
