@@ -182,7 +182,7 @@ def mirrored(sample: Sample) -> Sample:
 
 
 class TrainingSampler:
-    """Random pairs of samples: people drawn evenly; base frames mostly with another mouth than the target's, as live."""
+    """Random pairs of samples: people drawn evenly; base frames mostly show another mouth than the target, as live."""
 
     def __init__(self, clips: list[ClipFaces], maker: SampleMaker, rng: np.random.Generator, *, near: int, lips: int):
         self._people: dict[str, list[ClipFaces]] = {}
