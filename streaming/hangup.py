@@ -16,6 +16,7 @@ from contextlib import contextmanager
 KEEPALIVE_IDLE_S = 30
 KEEPALIVE_INTERVAL_S = 10
 KEEPALIVE_PROBES = 3  # a peer that vanished without a word is noticed after a minute
+UNACKNOWLEDGED_MS = 60_000  # and so is one while something is on its way to it
 
 
 @contextmanager
@@ -30,6 +31,7 @@ def on_hangup(transport: asyncio.Transport, gone: Callable[[], None]) -> Iterato
         (socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S),
         (socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S),
         (socket.TCP_KEEPCNT, KEEPALIVE_PROBES),
+        (socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS),
     ):
         connection.setsockopt(socket.IPPROTO_TCP, option, value)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

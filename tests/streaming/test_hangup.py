@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 
 import aioice.ice
@@ -11,7 +12,7 @@ from conftest import Speech
 from test_speech_socket import tone
 from test_whep import bearer, frames, viewer
 
-from streaming import peer
+from streaming import peer, server
 from streaming.protocol import Encoding, SpeechAudio, SpeechStart, Started
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -39,6 +40,31 @@ async def test_a_client_that_vanishes_while_its_message_waits_for_room_is_notice
         transport = socket._response.connection.transport
         (transport.abort if abruptly else transport.close)()
         await ended(host, session, 5)
+
+
+async def test_it_is_noticed_even_when_what_it_sent_fills_every_buffer_on_the_way(serving, host, monkeypatch):
+    """Then its FIN waits behind the speech that nobody takes; our ping is answered by a reset."""
+    monkeypatch.setattr(server, "PING_S", 2.0)
+    async with serving(idle_session_s=0.5) as client:
+        session = await client.open_session()
+        socket = await client.http.ws_connect(session["speech"], params={"token": session["token"]}, autoping=False)
+        speech = Speech(socket, Encoding.MSGPACK)
+        await speech.send(SpeechStart("long", 8_000))
+        message = SpeechAudio("long", tone(60, 8_000))
+
+        async def flood():
+            while True:
+                await speech.send(message)
+
+        flooding = asyncio.create_task(flood())
+        await speech.receive_until(Started)
+        before = -1
+        while before != (before := socket._response.connection.transport.get_write_buffer_size()) or not before:
+            await asyncio.sleep(0.5)
+        socket._response.connection.transport.abort()
+        with contextlib.suppress(ConnectionError):
+            await flooding
+        await ended(host, session, 10)
 
 
 async def test_a_session_is_kept_for_its_viewers_when_the_speaker_vanishes(serving, host):
