@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -36,6 +37,7 @@ def examine() -> Iterator[Finding]:
     backend, networks = _networks()
     yield networks
     yield _device()
+    yield _sound_devices()
     if backend is not None:
         yield _latency(backend.speech_config)
 
@@ -78,3 +80,19 @@ def _device() -> Finding:
         detail = f"{torch.cuda.get_device_name()}: found, not used yet by this release"
         return Finding("device", True, detail, "none: the CPU path runs")
     return Finding("device", True, f"CPU, {os.cpu_count()} cores, torch {torch.__version__}")
+
+
+def _sound_devices() -> Finding:
+    """Microphones and loudspeakers, for `personastream mic`; a server needs none."""
+    try:
+        devices = importlib.import_module("sounddevice").query_devices()
+    except ModuleNotFoundError:
+        return Finding("sound devices", True, "sounddevice is not installed", "pip install personastream[local]")
+    except OSError as error:  # the package is there, the library that it loads is not
+        return Finding("sound devices", True, str(error), "install PortAudio (Debian: apt-get install libportaudio2)")
+    listed = [
+        f"{number}: {device['name']} ({device['max_input_channels']} in, {device['max_output_channels']} out)"
+        for number, device in enumerate(devices)
+    ]
+    remedy = "" if listed else "plug one in, or give `personastream mic --source`"
+    return Finding("sound devices", True, "\n".join(listed) or "none on this machine", remedy)

@@ -1,4 +1,4 @@
-"""The command `personastream`: serve avatars live, or dub, bench and doctor, which need no network."""
+"""The command `personastream`: serve avatars live, speak as one, or dub, bench and doctor, which need no network."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from engine.config import BroadcastConfig, ServerConfig, SessionConfig, VoicesCo
 from engine.errors import AvatarFileError, PersonaStreamError
 from engine.host import Host
 from streaming.auth import BROADCAST_VARIABLE, Secrets
+from streaming.mic import Mic
 from streaming.samples import list_samples
 from streaming.server import Server
 from streaming.station import on_air
@@ -107,6 +108,7 @@ def avatars_by_name(paths: tuple[Path, ...]) -> dict[str, Path]:
 
 Command = (
     Annotated[Serve, tyro.conf.subcommand("serve", prefix_name=False)]
+    | Annotated[Mic, tyro.conf.subcommand("mic", prefix_name=False)]
     | Annotated[Dub, tyro.conf.subcommand("dub", prefix_name=False)]
     | Annotated[Bench, tyro.conf.subcommand("bench", prefix_name=False)]
     | Annotated[Doctor, tyro.conf.subcommand("doctor", prefix_name=False)]
@@ -115,7 +117,7 @@ Command = (
 
 def main() -> None:
     """Run one command; an error that we raise on purpose is one red line, and exit code 2."""
-    command: Serve | Dub | Bench | Doctor = tyro.cli(Command, prog="personastream")
+    command: Serve | Mic | Dub | Bench | Doctor = tyro.cli(Command, prog="personastream")
     code = USAGE_ERROR
     try:
         code = command.run()

@@ -35,6 +35,15 @@ function knownKey() {
 
 knownKey();
 
+/** A session that a program on this machine has opened and speaks through, from the address. */
+function givenSession() {
+  const address = new URL(location.href).searchParams;
+  const id = address.get("session");
+  if (!id) return null;
+  const path = `/v1/sessions/${encodeURIComponent(id)}`;
+  return { id, token: address.get("token"), whep: `${path}/whep`, speech: `${path}/speech`, ice_servers: [], given: true };
+}
+
 async function openSession(avatar) {
   const post = (key) => {
     const authorization = key ? { Authorization: `Bearer ${key}` } : {};
@@ -74,8 +83,7 @@ export class Conversation extends EventTarget {
 
   async open(avatar) {
     this.#tell("opening", "Opening a session…");
-    const response = await openSession(avatar);
-    this.#info = await response.json();
+    this.#info = givenSession() ?? (await (await openSession(avatar)).json());
     if (this.#closed) return this.#forget();
     this.#renewLater();
     this.#openSocket();
@@ -103,12 +111,13 @@ export class Conversation extends EventTarget {
   }
 
   #forget() {
-    if (!this.#info) return;
+    if (!this.#info || this.#info.given) return;
     fetch(`/v1/sessions/${this.#info.id}`, { method: "DELETE", headers: this.#bearer(), keepalive: true }).catch(() => {});
   }
 
   /** Tokens expire, and a connection that is lost later needs a good one. */
   #renewLater() {
+    if (this.#info.given) return; // its program decides how long it is good
     setTimeout(async () => {
       if (this.#closed) return;
       const url = `/v1/sessions/${this.#info.id}/token`;

@@ -1,0 +1,152 @@
+"""Local speech: sources, the command `personastream mic`, and machines without sound hardware."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes.util
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+import wave
+from pathlib import Path
+
+import pytest
+
+from engine.doctor import examine
+from engine.errors import SoundDeviceError
+from engine.media import PlaybackFinished
+from streaming.mic import speak_from
+from streaming.sound_devices import Microphone, RawSource, list_devices, play
+
+ROOT = Path(__file__).parents[2]
+
+
+def portaudio() -> bool:
+    try:
+        return not list_devices()
+    except SoundDeviceError:
+        return False
+
+
+needs_silence = pytest.mark.skipif(
+    not portaudio(), reason="needs PortAudio (apt-get install libportaudio2) and a machine without sound devices"
+)
+
+
+@pytest.fixture
+def raw(speech_wav, tmp_path):
+    """A second of the bundled speech as a raw file, and its rate."""
+    with wave.open(str(speech_wav)) as sound:
+        path = tmp_path / "speech.raw"
+        path.write_bytes(sound.readframes(sound.getframerate()))
+        return path, sound.getframerate()
+
+
+@pytest.fixture
+def no_portaudio(monkeypatch):
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
+    for name in ("sounddevice", "_sounddevice"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+async def gather(source) -> bytes:
+    async with contextlib.aclosing(source.blocks()) as blocks:
+        return b"".join([pcm async for pcm in blocks])
+
+
+async def test_a_file_is_heard_at_the_speed_at_which_it_is_spoken(raw):
+    path, rate = raw
+    began = time.monotonic()
+    assert await gather(RawSource(str(path), rate)) == path.read_bytes()
+    assert time.monotonic() - began > 0.9
+
+
+async def test_a_pipe_is_heard_as_it_comes_and_in_whole_samples(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with subprocess.Popen(["sh", "-c", f"head -c 10001 /dev/zero > {path}"]):
+        assert len(await gather(RawSource(str(path), 16_000))) == 10_000
+
+
+async def test_a_source_that_is_not_there_is_a_typed_error(tmp_path):
+    with pytest.raises(SoundDeviceError, match="cannot be read"):
+        await gather(RawSource(str(tmp_path / "none"), 16_000))
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_what_a_source_hears_is_said_to_its_last_sample(host, raw):
+    path, rate = raw
+    session = host.open_session("speaker")
+    events = session.subscribe_events()
+    async with asyncio.timeout(20):
+        await speak_from(RawSource(str(path), rate), session)
+        ends = [event async for event in _until_finished(events)]
+    await session.close()
+    assert ends[-1].position_samples == len(path.read_bytes()) // 2 and not ends[-1].interrupted
+    while host.sessions:
+        await asyncio.sleep(0.01)
+
+
+async def _until_finished(events):
+    async for event in events:
+        yield event
+        if isinstance(event, PlaybackFinished):
+            return
+
+
+def test_the_command_speaks_from_a_pipe_and_shows_the_avatar_on_a_page(avatar_path, raw):
+    path, rate = raw
+    command = [sys.executable, "-m", "streaming", "mic", str(avatar_path), "--source", "-", "--rate-hz", str(rate)]
+    with subprocess.Popen(
+        [*command, "--port", "0"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=False
+    ) as mic:
+        try:
+            url = mic.stdout.readline().split()[-1].decode()
+            assert "/?session=" in url and "&token=" in url
+            with urllib.request.urlopen(url, timeout=10) as page:
+                assert b"<video" in page.read()
+            mic.stdin.write(path.read_bytes())
+            mic.stdin.close()
+            assert mic.wait(timeout=20) == 0  # the source has ended and all of it was played
+        finally:
+            if mic.poll() is None:
+                mic.kill()
+
+
+@needs_silence
+async def test_a_machine_without_a_microphone_or_loudspeaker_says_so(host):
+    with pytest.raises(SoundDeviceError, match=r"no microphone \(default\) at 16000 Hz .*devices: none"):
+        await gather(Microphone(None, 16_000))
+    with pytest.raises(SoundDeviceError, match="no microphone USB"):
+        await gather(Microphone("USB", 16_000))
+    with pytest.raises(SoundDeviceError, match="no microphone 7"):
+        await gather(Microphone("7", 16_000))
+    with pytest.raises(SoundDeviceError, match=r"no loudspeaker \(default\)"):
+        await play(None, None)
+
+
+@needs_silence
+def test_the_command_without_a_microphone_is_one_line_and_exit_code_2(avatar_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "streaming", "mic", str(avatar_path), "--port", "0"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2 and "no microphone" in done.stderr and "Traceback" not in done.stderr
+
+
+async def test_no_portaudio_names_the_remedy(no_portaudio):
+    pytest.importorskip("cffi")
+    with pytest.raises(SoundDeviceError, match="apt-get install libportaudio2"):
+        await gather(Microphone(None, 16_000))
+
+
+def test_the_doctor_lists_sound_devices_or_says_what_to_install(no_portaudio):
+    (found,) = [finding for finding in examine() if finding.name == "sound devices"]
+    assert found.ok and "install" in found.remedy
