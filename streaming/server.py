@@ -57,6 +57,7 @@ class Server:
         secrets: Secrets | None = None,
     ):
         self._secrets = secrets or Secrets()
+        _refuse_nonsense(config)
         _refuse_to_expose(config, self._secrets)
         self.metrics = Metrics()
         self._ice = Ice(config.ice, self._secrets.turn)
@@ -239,6 +240,15 @@ class Server:
         with lease.socket():
             await UnitSocket(socket, lease).run(request)
         return socket
+
+
+def _refuse_nonsense(config: ServerConfig) -> None:
+    least = {"max_body_bytes": 1, "max_sessions": 1, "max_viewers": 1, "max_session_viewers": 1, "token_ttl_s": 1e-3}
+    least |= {"port": 0, "proxies": 0, "sessions_per_minute": 0, "max_session_s": 0, "idle_session_s": 0, "drain_s": 0}
+    for name, low in least.items():
+        found = getattr(config, name)
+        if found is not None and found < low:
+            raise SettingError(f"--{name.replace('_', '-')} {found}; expected at least {low}")
 
 
 def _refuse_to_expose(config: ServerConfig, secrets: Secrets) -> None:

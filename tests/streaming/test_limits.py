@@ -7,8 +7,10 @@ import asyncio
 import aiohttp
 import pytest
 
-from engine.errors import QuotaError
+from engine.config import ServerConfig
+from engine.errors import QuotaError, SettingError
 from streaming.limits import MOST_ADDRESSES, SessionRate
+from streaming.server import Server
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -71,3 +73,9 @@ async def test_a_session_lives_no_longer_than_it_may(serving, host, problem):
             assert message.extra.startswith("lifetime: ")
         async with client.http.get(session["events"], params={"token": session["token"]}) as reply:
             assert "as long as" in await problem(reply, 410, "session-closed")
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_sessions", 0), ("drain_s", -1), ("token_ttl_s", 0), ("proxies", -1)])
+async def test_limits_that_make_no_sense_are_refused(host, name, value):
+    with pytest.raises(SettingError, match=f"--{name.replace('_', '-')} {value}; expected at least"):
+        Server(host, ServerConfig(**{name: value}), {})
