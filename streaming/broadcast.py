@@ -24,6 +24,10 @@ from streaming.encoders import (
     to_planes,
 )
 
+# Half a second, in units: what the encoder or a reader catches up with after this process had no processor for a while.
+# What is lost between encoder and reader costs all pictures up to the next key frame.
+CATCH_UP_UNITS = 12
+
 
 @dataclass(frozen=True)
 class EncodedUnit:
@@ -111,7 +115,12 @@ class Broadcast:
         return self._session.id
 
     def open(
-        self, video: VideoCodec | None, sound: SoundCodec | None, *, capacity: int = 4, steady: bool = False
+        self,
+        video: VideoCodec | None,
+        sound: SoundCodec | None,
+        *,
+        capacity: int = CATCH_UP_UNITS,
+        steady: bool = False,
     ) -> Outlet:
         """A new outlet, which the caller closes; `steady` holds the full bitrate. SessionClosedError."""
         if self._ended:
@@ -152,7 +161,7 @@ class Broadcast:
     async def _serve(self, thread: ThreadPoolExecutor) -> bool:
         """Encode until nobody is left; False if the session ended."""
         try:
-            units = self._session.subscribe()
+            units = self._session.subscribe(CATCH_UP_UNITS)
         except SessionClosedError:
             return False
         loop = asyncio.get_running_loop()

@@ -1,8 +1,9 @@
 """One outlet as the two tracks of a WebRTC sender: encoded pictures at 25 fps and sound in 20 ms packets.
 
 The senders packetize what the tracks hand them and encode nothing. Their sender reports pair a packet's time stamp with
-the wall clock at which it left, and a receiver aligns sound and picture by them (RFC 3550, 6.4.1): the picture and the
-first packet of its sound therefore leave together, when both are encoded, and the second packet 20 ms later.
+the wall clock at which it left, and a receiver aligns sound and picture by them (RFC 3550, 6.4.1). Packets therefore
+leave as their time stamps say: the first of a unit's sound when the unit is encoded, the second 20 ms later, and the
+picture 6.5 ms after the first, because Opus looks ahead that far and stamps its packets accordingly.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from engine.queues import MediaQueue, Policy, QueueClosed
 from streaming.broadcast import EncodedUnit, Outlet
 from streaming.encoders import OPUS_SAMPLES, SOUND_TIME_BASE, SoundPacket, VideoCodec
 
+OPUS_DELAY_S = 312 / SAMPLE_RATE_HZ  # from a packet's time stamp to the unit that it was made of: libopus at 48 kHz
 PACKET_S = OPUS_SAMPLES / SAMPLE_RATE_HZ
 VIDEO_TICKS_PER_SAMPLE = Fraction(VIDEO_TIME_BASE.denominator, SAMPLE_RATE_HZ)
 TRACK_UNITS = 2  # what one track may be ahead of the other
@@ -34,20 +36,20 @@ VIDEO_CODECS = {f"video/{codec.value}": codec for codec in VideoCodec}
 
 
 class Skew:
-    """How far apart the picture of a unit and the first packet of its sound leave; `observe` is told in seconds."""
+    """How far apart the picture and the sound of the same media time leave; `observe` is told in seconds, never < 0."""
 
     def __init__(self, observe: Callable[[float], None]):
         self._observe = observe
         self._left_s: dict[int, float] = {}  # by media time, where the other has not left yet
 
-    def departed(self, pts: int) -> None:
-        now_s = asyncio.get_running_loop().time()
+    def departed(self, pts: int, at_s: float) -> None:
+        """What belongs to that media time leaves at that loop time."""
         other_s = self._left_s.pop(pts, None)
         if other_s is not None:
-            self._observe(now_s - other_s)
+            self._observe(abs(at_s - other_s))
         else:
             self._left_s = {known: when for known, when in self._left_s.items() if known > pts - SKEW_WINDOW}
-            self._left_s[pts] = now_s
+            self._left_s[pts] = at_s
 
 
 class PictureTrack(MediaStreamTrack):
@@ -64,7 +66,9 @@ class PictureTrack(MediaStreamTrack):
         while True:
             unit = await _next_unit(self, self.units)
             if unit.picture is not None:
-                self._skew.departed(unit.pts)
+                if not len(self.units):  # with a unit waiting we are late already
+                    await asyncio.sleep(OPUS_DELAY_S)
+                self._skew.departed(unit.pts, asyncio.get_running_loop().time())
                 return _packet(unit.picture.data, int(unit.pts * VIDEO_TICKS_PER_SAMPLE), VIDEO_TIME_BASE)
 
 
@@ -88,8 +92,8 @@ class SoundTrack(MediaStreamTrack):
             while not self._rest:
                 unit = await _next_unit(self, self.units)
                 self._rest.extend(unit.sound)
-            self._skew.departed(unit.pts)
             self._due_s = asyncio.get_running_loop().time()
+            self._skew.departed(unit.pts, self._due_s + OPUS_DELAY_S)
         self._due_s += PACKET_S
         sound = self._rest.popleft()
         return _packet(sound.data, sound.pts, SOUND_TIME_BASE)

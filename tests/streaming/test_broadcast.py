@@ -101,7 +101,7 @@ async def test_a_slow_reader_resumes_at_a_key_frame_and_slows_nobody(host):
     config = EncoderConfig(codec="libx264", keyframe_interval_s=1_000, keyframe_gap_s=0)
     async with broadcasting(host, config) as (broadcast, _):
         quick = broadcast.open(VideoCodec.H264, SoundCodec.OPUS)
-        slow = broadcast.open(VideoCodec.H264, SoundCodec.OPUS)
+        slow = broadcast.open(VideoCodec.H264, SoundCodec.OPUS, capacity=4)
         before, _ = await asyncio.gather(take(slow, 5), take(quick, 5))
         smooth = await take(quick, 40)  # meanwhile nobody reads the slow one
         assert set(np.diff([unit.number for unit in smooth])) == {1} and quick.dropped == 0
