@@ -83,6 +83,7 @@ class Lease:
         self.avatar = avatar
         self.session = session
         self.broadcast = Broadcast(session, config.encoder)
+        self.broadcast.times.observers.append(metrics.observe_stage)
         self.viewers: dict[str, Viewer] = {}
         self.publications: dict[str, Publication] = {}
         self.answering = 0  # viewers to be

@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.exposition import choose_encoder
 
 LATENCY_BUCKETS_S = (0.02, 0.04, 0.08, 0.12, 0.16, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.5, 5.0)
+STAGE_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5)
 SKEW_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
 
 
@@ -57,12 +58,23 @@ class Metrics:
             buckets=LATENCY_BUCKETS_S,
             registry=self.registry,
         )
+        self.stages = Histogram(
+            "personastream_stage_seconds",
+            "Time that one run of a stage took.",
+            ["stage"],
+            buckets=STAGE_BUCKETS_S,
+            registry=self.registry,
+        )
         self.av_skew = Histogram(
             "personastream_av_skew_seconds",
             "Between a picture's and its sound's departure to a viewer.",
             buckets=SKEW_BUCKETS_S,
             registry=self.registry,
         )
+
+    def observe_stage(self, stage: str, seconds: float) -> None:
+        """A run of a stage; an observer of the engine's and the encoders' times."""
+        self.stages.labels(stage).observe(seconds)
 
     def observe(self, name: str, seconds: float) -> None:
         """A latency of the engine's sessions; an observer of `Host.latencies`."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from aiohttp import web
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from engine.config import ServerConfig
 from engine.errors import DrainingError
 from engine.host import Host
 from engine.media import FPS
-from engine.metrics import StageTimes
 from engine.session import SessionCounters
 from streaming.leases import Leases
 from streaming.metrics import Metrics
@@ -58,6 +57,7 @@ class LiveState(Collector):
 
     def __init__(self, host: Host, leases: Leases, config: ServerConfig):
         self._host, self._leases, self._config = host, leases, config
+        self._sizes = {name: avatar.path.stat().st_size for name, avatar in host.avatars.items()}
 
     def collect(self) -> Iterator[Metric]:
         sessions = self._host.sessions.values()
@@ -78,12 +78,10 @@ class LiveState(Collector):
         yield depth
         yield from _publications(self._leases)
         sizes = GaugeMetricFamily("personastream_avatar_bytes", "Size of a served avatar's file.", labels=["avatar"])
-        for name, avatar in self._host.avatars.items():
-            sizes.add_metric([name], avatar.path.stat().st_size)
+        for name, size in self._sizes.items():
+            sizes.add_metric([name], size)
         yield sizes
         yield from _engine_counters(self._host.counters)
-        performers = [performer.times for performer in self._host.performers.values()]
-        yield _stages([*performers, *(lease.broadcast.times for lease in self._leases)])
 
 
 def _publications(leases: Leases) -> Iterator[Metric]:
@@ -104,15 +102,3 @@ def _engine_counters(counters: SessionCounters) -> Iterator[Metric]:
     missed.add_metric(["picture"], counters.speaking - counters.fresh_speaking)
     missed.add_metric(["tick"], counters.late)
     yield missed
-
-
-def _stages(all_times: Iterable[StageTimes]) -> Metric:
-    found: dict[str, tuple[int, float]] = {}
-    for times in all_times:
-        for stage in times.stages:
-            count, total_s = found.get(stage, (0, 0.0))
-            found[stage] = (count + times.count(stage), total_s + times.total_s(stage))
-    family = SummaryMetricFamily("personastream_stage_seconds", "Time that the engine's stages took.", labels=["stage"])
-    for stage, (count, total_s) in sorted(found.items()):
-        family.add_metric([stage], count, total_s)
-    return family

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +14,7 @@ from aiohttp.typedefs import Handler
 from engine.config import ServerConfig
 from engine.errors import PersonaStreamError, ProtocolError, SessionClosedError, SettingError
 from engine.host import Host
+from engine.metrics import StageTimes
 from streaming import events, publications, whep
 from streaming.auth import KEYS_VARIABLE, Secrets, token_of, unauthorized
 from streaming.hangup import on_hangup
@@ -77,15 +78,21 @@ class Server:
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def __aenter__(self) -> Self:
-        self._host.latencies.observers.append(self.metrics.observe)
         async with AsyncExitStack() as stack:
-            stack.callback(self._host.latencies.observers.remove, self.metrics.observe)
+            for times, observe in self._measured():
+                times.observers.append(observe)
+                stack.callback(times.observers.remove, observe)
             await self._runner.setup()
             stack.push_async_callback(self._runner.cleanup)
             await stack.enter_async_context(self.leases)
             await self._listen()
             self._stack = stack.pop_all()
         return self
+
+    def _measured(self) -> Iterator[tuple[StageTimes, Callable[[str, float], None]]]:
+        yield self._host.latencies, self.metrics.observe
+        for performer in self._host.performers.values():
+            yield performer.times, self.metrics.observe_stage
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

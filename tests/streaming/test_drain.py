@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 
 import aiohttp
 import pytest
@@ -120,6 +121,8 @@ async def test_who_comes_and_goes_is_one_line_each(serving, caplog):
             pass
         async with client.http.get("/metrics") as reply:
             page = await reply.text()
+        for stage in ("idle", "encode"):  # of a session that is closed, too
+            assert float(re.search(rf'stage_seconds_count\{{stage="{stage}"\}} (\S+)', page)[1]) > 5
         assert 'personastream_viewers_left_total{reason="deleted"} 1.0' in page
         assert 'personastream_sessions_closed_total{reason="closed"} 1.0' in page
     lines = [r.getMessage() for r in caplog.records if r.levelno == logging.INFO and r.name.startswith("streaming")]

@@ -212,7 +212,6 @@ async def test_metrics_are_prometheus_text_without_session_ids(serving, host):
             "personastream_first_frame_seconds_count",
             "personastream_interrupt_tail_seconds_count",
             "personastream_av_skew_seconds_count",
-            "personastream_stage_seconds_count",
             "personastream_deadline_misses_total",
             "personastream_queue_depth_seconds",
             "personastream_viewers",
