@@ -110,6 +110,19 @@ async def test_vp8_serves_a_peer_without_h264(serving, host):
         assert (await frames(whep.tracks["video"], 5))[-1].width == host.avatars["speaker"].width
 
 
+async def test_viewers_with_and_without_h264_watch_one_session_and_come_late(serving):
+    async with serving() as client:
+        session = await client.open_session()
+        async with viewer(client, session) as one:
+            await frames(one.tracks["video"], 40)
+            async with viewer(client, session, codec="video/vp8") as two, viewer(client, session) as three:
+                began = asyncio.get_running_loop().time()
+                shown = await asyncio.gather(*(frames(late.tracks["video"], 10) for late in (two, three)))
+                assert asyncio.get_running_loop().time() - began < 2, "not at the next key frame that is due"
+                assert all(np.ptp(seen[0].to_ndarray(format="gray")) > 50 for seen in shown), "whole pictures"
+                await frames(one.tracks["video"], 25)
+
+
 async def test_sound_alone_is_served(serving):
     async with serving() as client, viewer(client, await client.open_session(), kinds=["audio"]) as whep:
         assert len(await frames(whep.tracks["audio"], 25)) == 25
