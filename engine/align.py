@@ -27,7 +27,7 @@ from engine.compose import (
 )
 from engine.models.morphable import FACE_OVAL, LIPS_INNER, LIPS_OUTER, VERTICES, MorphableModel, project
 from engine.models.renderer import CELL_PX, DIFFERENCE, References, RendererConfig
-from engine.raster import Coverage, locate, spread
+from engine.raster import Coverage, locate, spread, spread_codes
 
 CONTOUR = FACE_OVAL[8:29]  # from ear to ear, along the chin
 RING_GROWTH = 1.4
@@ -116,7 +116,7 @@ class Aligner:
             lip_mask=lip_mask(lips, window, lip_window),
             paste_mask=paste_mask(outlines, window),
             coverage=coverage,
-            pncc=spread(coverage, self._codes[None])[0],
+            pncc=spread_codes(coverage, self._codes),
         )
 
     def _windows(self, outlines: list[np.ndarray], lips: np.ndarray) -> tuple[Window, Window]:
@@ -146,10 +146,10 @@ class Aligner:
     def _align(self, target: Target, references: list[Reference], part: Window) -> References:
         """`part` is inside the face window."""
         coverage = target.coverage.window(*part.pixels)
-        y, x = np.mgrid[0 : part.height, 0 : part.width].astype(np.float32) + 0.5
+        y, x = np.mgrid[0 : part.height, 0 : part.width].astype(np.float32)
         here = np.stack([x + part.left + target.window.left, y + part.top + target.window.top])
-        places = np.stack([r.shape.mesh[self._triangles, :2] for r in references])
-        maps = spread(coverage, places, empty=here) - 0.5  # pixel centres to OpenCV's whole numbers
+        places = np.stack([r.shape.mesh[:, :2] for r in references]) - 0.5  # OpenCV's pixel centres are whole numbers
+        maps = spread(coverage, self._triangles, places, empty=here)
         pixels = [
             cv2.remap(r.crop, m[0], m[1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
             for r, m in zip(references, maps, strict=True)
@@ -162,7 +162,7 @@ class Aligner:
         middle = slice(CELL_PX // 2, None, CELL_PX)
         cells = coverage.window(middle, middle)
         offsets = np.stack([r.shape.canonical - target.shape.canonical for r in references])
-        local = spread(cells, offsets[:, self._triangles])
+        local = spread(cells, self._triangles, offsets)
         turned = np.stack([r.shape.rotation - target.shape.rotation for r in references])[..., None, None]
         turned = np.broadcast_to(turned, (len(references), DIFFERENCE - 3, *local.shape[2:]))
         return torch.from_numpy(np.concatenate([local, turned], 1).astype(np.float32))

@@ -14,6 +14,9 @@ GRID = CROP_PX // CELL_PX
 LIP_GROWTH = 1.25  # the lip mask reaches this much beyond the outer contour: the rim of the lips moves with them
 FEATHER_PX = 5.0
 MARGIN_PX = 12.0  # of the rendered window around what is pasted: the feather and what convolutions see beyond it
+LIGHT_LEVELS = 10.0  # of 255: differences at the mask's edge up to about this are put down to light
+MATCH_CELLS = 32  # they are compared on a grid of so many cells along the longer side
+MATCH_BLUR, MATCH_FADE = 3.0, 0.02  # cells, and the share of edge among them below which nothing is corrected
 # The pasted region reaches beyond the chin, where a moving jaw uncovers the neck, and stays on the cheeks elsewhere.
 JAW_GROWTH = 0.84 + 0.24 * np.cos(np.linspace(-np.pi / 2, np.pi / 2, 15))[:, None]
 # Below the nose, from cheek to cheek: the upper edge of what is pasted back.
@@ -171,5 +174,21 @@ def paste(frame: np.ndarray, box: np.ndarray, window: Window, pixels: np.ndarray
     size_px = (target.shape[1], target.shape[0])
     colour = cv2.warpAffine(pixels, to_window, size_px, flags=how, borderMode=cv2.BORDER_REPLICATE)
     soft = cv2.warpAffine(mask, to_window, size_px, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-    target[:] = cv2.blendLinear(colour, np.ascontiguousarray(target), soft, 1 - soft)
+    under = np.ascontiguousarray(target)
+    target[:] = cv2.blendLinear(_matched(colour, under, soft), under, soft, 1 - soft)
     return out
+
+
+def _matched(colour: np.ndarray, under: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """colour [h, w, 3] with the light of `under` where the mask's edge is, and less of it further inside."""
+    height, width = mask.shape
+    small = (max(1, width * MATCH_CELLS // max(width, height)), max(1, height * MATCH_CELLS // max(width, height)))
+    there, here = (cv2.resize(x, small, interpolation=cv2.INTER_AREA).astype(np.float32) for x in (under, colour))
+    difference, edge = there - here, cv2.resize(mask, small, interpolation=cv2.INTER_AREA)
+    # A large difference is no light but a chin that has moved.
+    weight = 4 * edge * (1 - edge) * np.exp(-((np.abs(difference).max(2) / LIGHT_LEVELS) ** 2))
+    total = cv2.GaussianBlur(difference * weight[..., None], (0, 0), MATCH_BLUR)
+    light = total / (cv2.GaussianBlur(weight, (0, 0), MATCH_BLUR) + MATCH_FADE)[..., None]
+    field = cv2.resize(light, (width, height), interpolation=cv2.INTER_LINEAR)
+    matched: np.ndarray = cv2.add(colour, field, dtype=cv2.CV_8U)
+    return matched

@@ -51,16 +51,17 @@ def _locate(vertices: np.ndarray, triangles: np.ndarray, found: np.ndarray, weig
 
 
 @numba.njit(cache=True, nogil=True)
-def _spread(found: np.ndarray, weights: np.ndarray, values: np.ndarray, out: np.ndarray) -> None:
+def _spread(found: np.ndarray, weights: np.ndarray, triangles: np.ndarray, values: np.ndarray, out: np.ndarray) -> None:
     for n in range(values.shape[0]):
         for row in range(found.shape[0]):
             for column in range(found.shape[1]):
                 f = found[row, column]
-                if f < 0 or f >= values.shape[1]:
+                if f < 0 or f >= triangles.shape[0]:
                     continue
                 a, b, c = weights[row, column]
-                for k in range(values.shape[3]):
-                    out[n, k, row, column] = a * values[n, f, 0, k] + b * values[n, f, 1, k] + c * values[n, f, 2, k]
+                u, v, w = triangles[f]
+                for k in range(values.shape[2]):
+                    out[n, k, row, column] = a * values[n, u, k] + b * values[n, v, k] + c * values[n, w, k]
 
 
 def locate(vertices: np.ndarray, triangles: np.ndarray, height: int, width: int) -> Coverage:
@@ -72,15 +73,22 @@ def locate(vertices: np.ndarray, triangles: np.ndarray, height: int, width: int)
     return Coverage(found, weights)
 
 
-def spread(coverage: Coverage, values: np.ndarray, *, empty: np.ndarray | None = None) -> np.ndarray:
-    """Interpolate corner values [N, F, 3, K] float32 to [N, K, H, W]; `empty` [K, H, W] (default 0) where no triangle
-    is, or one beyond the F given."""
-    shape = (len(values), values.shape[3], *coverage.triangle.shape)
+def spread(
+    coverage: Coverage, triangles: np.ndarray, values: np.ndarray, *, empty: np.ndarray | None = None
+) -> np.ndarray:
+    """Interpolate values [N, V, K] float32 at the corners of triangles [F, 3] to [N, K, H, W]; `empty` [K, H, W]
+    (default 0) where no triangle is, or one beyond the F given."""
+    shape = (len(values), values.shape[2], *coverage.triangle.shape)
     out = np.zeros(shape, np.float32) if empty is None else np.broadcast_to(empty, shape).astype(np.float32)
-    _spread(coverage.triangle, coverage.weights, np.ascontiguousarray(values, np.float32), out)
+    _spread(coverage.triangle, coverage.weights, triangles, np.ascontiguousarray(values, np.float32), out)
     return out
+
+
+def spread_codes(coverage: Coverage, codes: np.ndarray) -> np.ndarray:
+    """PNCC float32 [3, H, W] of codes [F, 3, 3], which every triangle has of its own."""
+    return spread(coverage, np.arange(codes.shape[0] * 3).reshape(-1, 3), codes.reshape(1, -1, 3))[0]
 
 
 def rasterise(vertices: np.ndarray, triangles: np.ndarray, codes: np.ndarray, height: int, width: int) -> np.ndarray:
     """PNCC float32 [3, height, width] of vertices [V, 3] in pixels; see `engine.models.pncc.rasterise`."""
-    return spread(locate(vertices, triangles, height, width), codes[None])[0]
+    return spread_codes(locate(vertices, triangles, height, width), codes)

@@ -111,6 +111,19 @@ def test_a_crop_of_256_px_is_the_frame_itself():
     assert np.array_equal(cut(frame, np.array((50, 40, 256))), frame[40:296, 50:306])
 
 
+def test_a_little_more_light_is_matched_at_the_edge_and_a_moved_chin_is_not():
+    frame, box = np.full((360, 480, 3), 120, np.uint8), np.array((50, 40, 256))
+    mask = soft_mask()
+    edge = (mask > 0.4) & (mask < 0.6)
+    brighter, other = np.full((2, HEIGHT, WIDTH, 3), 126, np.uint8)
+    other[:] = 200
+    out = paste(frame, box, WINDOW, brighter, mask)[40:296, 50:306][WINDOW.pixels]
+    assert np.abs(out[edge].astype(int) - 120).max() <= 1 and out[HEIGHT // 2, WIDTH // 2, 0] in (125, 126)
+    assert (np.abs(np.diff(out.astype(int), axis=0)) <= 2).all()
+    out = paste(frame, box, WINDOW, other, mask)[40:296, 50:306][WINDOW.pixels]
+    assert (out[mask == 1] == 200).all() and (out[edge] == 160).all()
+
+
 # ---- windows and masks of a mesh
 
 

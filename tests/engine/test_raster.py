@@ -90,7 +90,7 @@ def test_a_pixel_finds_its_own_place_through_the_mesh(model):
     mesh = project(model.mean, torch.tensor([0.1, 0.3, 0.0, 0.38, 0.5, 0.25])).numpy()
     triangles = model.triangles.numpy()
     coverage = locate(mesh, triangles, CROP_PX, CROP_PX)
-    places = spread(coverage, mesh[triangles][None, ..., :2], empty=np.full((2, CROP_PX, CROP_PX), -1.0))[0]
+    places = spread(coverage, triangles, mesh[None, :, :2], empty=np.full((2, CROP_PX, CROP_PX), -1.0))[0]
     y, x = np.mgrid[0:CROP_PX, 0:CROP_PX] + 0.5
     covered = coverage.triangle >= 0
     assert np.abs(places - np.stack([x, y]))[:, covered].max() < 0.01
@@ -100,6 +100,6 @@ def test_a_pixel_finds_its_own_place_through_the_mesh(model):
 def test_triangles_without_values_are_left_empty():
     vertices = corners((0, 0, 1), (32, 0, 1), (0, 32, 1), (32, 32, 1))
     coverage = locate(vertices, np.array([[0, 1, 2], [1, 3, 2]]), 32, 32)
-    out = spread(coverage, np.ones((1, 1, 3, 2), np.float32), empty=np.full((2, 32, 32), 7.0))
+    out = spread(coverage, np.array([[0, 1, 2]]), np.ones((1, 4, 2), np.float32), empty=np.full((2, 32, 32), 7.0))
     assert (out[0, :, 2, 2] == 1).all() and (out[0, :, 30, 30] == 7).all()
     assert coverage.window(slice(30, 32), slice(30, 32)).triangle.shape == (2, 2)
