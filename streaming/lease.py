@@ -165,11 +165,15 @@ class Lease:
         await self._closed.wait()
 
     async def drain(self) -> None:
-        """Say that the end is near, let what was begun be said to its end within `drain_s`, and end the session."""
+        """Say that the end is near, let what was begun be said to its end, and end the session: after `drain_s` in any
+        case, and at once when nobody is there any more."""
         await self._tell(Closing(DRAINING.reason, self._config.drain_s))
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._config.drain_s):
-                await self.session.drain()
+            async with asyncio.timeout(self._config.drain_s), asyncio.TaskGroup() as tasks:
+                waits = [tasks.create_task(self.session.drain()), tasks.create_task(self._unused.wait())]
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                for wait in waits:
+                    wait.cancel()
         await self.close(DRAINING)
 
     def _end(self, ending: Ending) -> None:

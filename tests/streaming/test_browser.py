@@ -263,3 +263,11 @@ async def test_sound_and_picture_stay_together(avatar_path: Path) -> None:
     assert abs(figures["mark_picture_ahead_median_ms"] - TAP_MS) <= MAX_SKEW_MS
     assert figures["mark_spread_ms"] <= FRAME_MS
     assert abs(figures["mark_trend_ms"]) <= FRAME_MS
+
+
+async def test_the_page_brings_the_servers_key_and_hides_it(avatar_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERSONASTREAM_API_KEY", "sesame")
+    command = ("-m", "streaming", "serve", str(avatar_path), "--port", "0")
+    async with server(*command) as url, live_page(f"{url}/?key=sesame") as page:
+        assert "key" not in await page.evaluate("location.href")
+        assert await page.evaluate("sessionStorage.getItem('key')") == "sesame"

@@ -144,3 +144,17 @@ async def test_an_utterance_that_ends_while_draining_ends_it(serving, host):
             await speech.send(SpeechEnd("open"))
             async with asyncio.timeout(5):
                 await draining
+
+
+async def test_nobody_is_waited_for_who_is_not_there(serving, host):
+    async with serving(drain_s=30.0) as client:
+        session = await client.open_session()
+        async with client.speech(session) as speech:
+            await speech.send(SpeechText("long", "A sentence that goes on and on while all leave the room. " * 5))
+            await speech.receive_until(Started)
+            draining = asyncio.ensure_future(client.server.drain())
+            await asyncio.sleep(0.5)
+            assert session["id"] in host.sessions
+        async with asyncio.timeout(5):
+            await draining
+        assert not host.sessions
