@@ -34,9 +34,11 @@ async def test_a_client_that_vanishes_while_its_message_waits_for_room_is_notice
         for _ in range(3):
             await speech.send(SpeechAudio("long", tone(30, 8_000)))
         await speech.receive_until(Started)
-        await asyncio.sleep(0.5)  # the second message waits for room now, the third for the second
         (lease,) = client.server.leases
-        assert lease.sockets == 1 and lease.session.buffered_ms > 25_000
+        async with asyncio.timeout(10):
+            while lease.session.buffered_ms < 25_000:  # then the second message waits for room, the third for the second
+                await asyncio.sleep(0.05)
+        assert lease.sockets == 1
         transport = socket._response.connection.transport
         (transport.abort if abruptly else transport.close)()
         await ended(host, session, 5)
