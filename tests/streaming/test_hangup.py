@@ -36,7 +36,7 @@ async def test_a_client_that_vanishes_while_its_message_waits_for_room_is_notice
         await speech.receive_until(Started)
         (lease,) = client.server.leases
         async with asyncio.timeout(10):
-            while lease.session.buffered_ms < 25_000:  # then the second message waits for room, the third for the second
+            while lease.session.buffered_ms < 25_000:  # then the second message waits for room, the third for it
                 await asyncio.sleep(0.05)
         assert lease.sockets == 1
         transport = socket._response.connection.transport
@@ -67,6 +67,9 @@ async def test_it_is_noticed_even_when_what_it_sent_fills_every_buffer_on_the_wa
         with contextlib.suppress(ConnectionError):
             await flooding
         await ended(host, session, 10)
+        async with asyncio.timeout(5):
+            while any("SpeechSocket" in task.get_coro().__qualname__ for task in asyncio.all_tasks()):
+                await asyncio.sleep(0.05)
 
 
 async def test_a_session_is_kept_for_its_viewers_when_the_speaker_vanishes(serving, host):

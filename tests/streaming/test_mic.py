@@ -13,6 +13,7 @@ import urllib.request
 import wave
 from pathlib import Path
 
+import chromium
 import pytest
 
 from engine.doctor import examine
@@ -150,3 +151,22 @@ async def test_no_portaudio_names_the_remedy(no_portaudio):
 def test_the_doctor_lists_sound_devices_or_says_what_to_install(no_portaudio):
     (found,) = [finding for finding in examine() if finding.name == "sound devices"]
     assert found.ok and "install" in found.remedy
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(chromium.PROGRAM is None, reason="no chromium on PATH")
+@pytest.mark.asyncio(loop_scope="session")
+async def test_the_page_joins_a_session_that_a_program_has_opened_and_leaves_it_open(serving, host):
+    async with serving() as client:
+        session = await client.open_session()
+        address = f"{client.server.url}/?session={session['id']}&token={session['token']}"
+        async with chromium.open_page(address) as page, asyncio.timeout(40):
+            while not await page.evaluate("document.querySelector('video')?.videoWidth > 0"):
+                await asyncio.sleep(0.2)
+            (lease,) = client.server.leases
+            assert lease.session.id == session["id"] and len(lease.viewers) == 1
+            await page.evaluate("document.getElementById('stop').click()")
+            while lease.viewers:
+                await asyncio.sleep(0.1)
+            assert not page.console
+        assert session["id"] in host.sessions
