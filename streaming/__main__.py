@@ -20,6 +20,7 @@ from engine.config import BroadcastConfig, ServerConfig, SessionConfig, VoicesCo
 from engine.errors import AvatarFileError, PersonaStreamError
 from engine.host import Host
 from streaming.auth import BROADCAST_VARIABLE, Secrets
+from streaming.encoders import check_encoder
 from streaming.mic import Mic
 from streaming.samples import list_samples
 from streaming.server import Server
@@ -54,6 +55,7 @@ class Serve:
         return 0
 
     async def _serve(self) -> None:
+        check_encoder(self.server.encoder)
         stops = Stops()
         samples, secrets = list_samples(self.samples), Secrets.from_environment()
         async with (
