@@ -165,6 +165,20 @@ def to_planes(image: np.ndarray, config: EncoderConfig) -> av.VideoFrame:
     )
 
 
+def check_encoder(config: EncoderConfig) -> None:
+    """SettingError for what cannot be encoded on this machine."""
+    for name, most in (("bitrate_bps", 200_000_000), ("min_bitrate_bps", 200_000_000), ("opus_bitrate_bps", 510_000)):
+        if not 6_000 <= getattr(config, name) <= most:
+            raise SettingError(f"encoder.{name} is {getattr(config, name)}; expected 6000 to {most}")
+    if config.height_px is not None and not 64 <= config.height_px <= 4_320:
+        raise SettingError(
+            f"encoder.height_px is {config.height_px}; expected 64 to 4320, or none for the avatar's own"
+        )
+    if config.keyframe_interval_s <= 0 or config.keyframe_gap_s < 0:
+        raise SettingError("encoder.keyframe_interval_s has to be more than 0, encoder.keyframe_gap_s not less")
+    h264_codec(config)
+
+
 def h264_codec(config: EncoderConfig) -> str:
     """The codec that `config` means on this machine; SettingError where NVENC was asked for and does not open."""
     if config.codec == "libx264" or (config.codec == "auto" and nvenc_fault() is not None):

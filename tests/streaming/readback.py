@@ -20,6 +20,7 @@ class Found:
     width: int
     pictures: list[float]  # mean brightness of the upper left corner
     sound: np.ndarray  # float32 [N], one channel
+    heard_s: float = 0.0  # when its first sample is played
 
     @property
     def fps(self) -> float:
@@ -47,6 +48,7 @@ def read(source: str, seconds: float | None = None) -> Found:
                         corner = frame.to_ndarray(format="gray")[: frame.height // 8, : frame.width // 8]
                         found.pictures.append(float(corner.mean()))
                     else:
+                        found.heard_s = found.heard_s if pieces else float(frame.pts * frame.time_base)
                         pieces.append(frame.to_ndarray()[0])
                 if seconds is not None and found.video_s and found.video_s[-1] - found.video_s[0] >= seconds:
                     break

@@ -16,6 +16,7 @@ from streaming.encoders import (
     SoundCodec,
     SoundEncoder,
     VideoCodec,
+    check_encoder,
     h264_codec,
     nvenc_fault,
     to_planes,
@@ -112,6 +113,15 @@ def test_vp8_takes_a_new_bitrate_with_its_next_key_frame():
         keys += [index] * picture.keyframe
     assert keys == [0, 50, 100]
     assert sum(sizes[110:150]) < 0.7 * sum(sizes[10:50])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"bitrate_bps": 0}, {"height_px": 0}, {"keyframe_interval_s": 0.0}, {"opus_bitrate_bps": 10**6}]
+)
+def test_settings_out_of_range_are_told(wrong):
+    with pytest.raises(SettingError, match=next(iter(wrong))):
+        check_encoder(EncoderConfig(**wrong))
+    check_encoder(EncoderConfig())
 
 
 @pytest.mark.skipif(nvenc_fault() is None, reason="this machine has NVENC")

@@ -85,7 +85,8 @@ class Nginx:
         self._config.write_text(
             f"daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/error.log;\n"
             f"load_module {RTMP_MODULE};\nevents {{}}\n"
-            f"rtmp {{ server {{ listen 127.0.0.1:{self.port}; application live {{ live on; }} }} }}\n"
+            f"rtmp {{ server {{ listen 127.0.0.1:{self.port}; "
+            "application live { live on; wait_key on; wait_video on; } } }\n"
         )
 
     async def start(self):
@@ -129,6 +130,7 @@ async def test_rtmp_carries_an_idle_avatar_as_broadcasters_want_it(host, nginx):
         await until(lambda: published.status.state is State.LIVE)
         found = await asyncio.to_thread(read, nginx.url, 5)
         is_for_broadcast(found, 5)
+        assert abs(found.video_s[0] - found.sound_s[0]) < 0.1
         assert found.width == host.avatars["speaker"].width
         assert published.status.bytes > 10_000 and published.status.failures == 0
         assert "secret-key" not in str(published.status.to_json())
