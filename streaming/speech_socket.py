@@ -14,7 +14,7 @@ from aiohttp import WSMsgType, web
 
 from engine.errors import CapacityError, PersonaStreamError, ProtocolError, SessionClosedError
 from engine.media import FPS, PlaybackEvent, PlaybackStarted
-from engine.queues import MediaQueue, Policy
+from engine.queues import MediaQueue, Policy, QueueClosed
 from streaming.lease import Closing, Lease, LeaseEvent
 from streaming.protocol import (
     ClientMessage,
@@ -103,6 +103,8 @@ class SpeechSocket:
                         self._stop_voice()
                     else:
                         await self._inbox.put((found, self._session.epoch))
+            except QueueClosed:  # nobody obeys any more: the session has ended
+                break
             except PersonaStreamError as error:
                 await self._send(Failure.of(error))
         await self._inbox.close()
@@ -124,6 +126,7 @@ class SpeechSocket:
                     self._late.append(message.id)
                     await self._send(Finished(message.id, 0, True))
             except SessionClosedError:
+                await self._inbox.close()
                 await self._say_why()
                 return
             except PersonaStreamError as error:
