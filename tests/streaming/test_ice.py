@@ -194,3 +194,13 @@ async def test_the_turn_server_refuses_what_expired_or_was_made_up(tmp_path):
             await peer.setLocalDescription(await peer.createOffer())
             assert not candidates(peer.localDescription.sdp, "relay")
             await peer.close()
+
+
+async def test_a_stun_server_is_asked_from_the_configured_ports(serving, tmp_path):
+    async with turn_server(tmp_path) as url:
+        ice = IceConfig(stun=(url.partition("?")[0].replace("turn:", "stun:"),), udp_ports=(50_930, 50_959))
+        async with serving(ice=ice) as client, viewer(client, await client.open_session()) as whep:
+            ports = {port for address, port, _ in candidates(whep.answer, "host") if ":" not in address}
+            seen = candidates(whep.answer, "srflx")
+            assert seen and {port for _, port, _ in seen} <= ports and all(50_930 <= port <= 50_959 for port in ports)
+            await frames(whep.tracks["video"], 2)
