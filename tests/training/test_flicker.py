@@ -1,0 +1,68 @@
+"""Flicker is nothing for a still picture, grows with noise, and is measured on what the engine's painter paints."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from engine.align import Aligner
+from engine.models.morphable import load_face_model
+from engine.models.renderer import DualAttentionRenderer, RendererConfig
+from training.contact_sheet import attention_strip, sheet_row
+from training.faces import ClipFaces, SampleMaker
+from training.flicker import Flicker, Run, driven_run
+
+POSE = torch.tensor([0.0, 0.0, 0.0, 0.38, 0.5, 0.25])
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_face_model()
+
+
+class Talking(ClipFaces):
+    """A clip in memory: smooth noise that stays where it is, and a mouth that opens and closes."""
+
+    def __init__(self, model, frames=24):
+        phase = torch.arange(frames) / 2.5
+        self.index = np.arange(frames)
+        self.alpha = torch.zeros(frames, len(model.shape_basis))
+        self.beta = torch.zeros(frames, len(model.expression_basis))
+        self.beta[:, 0] = 3 * phase.sin()
+        self.poses = POSE.expand(frames, 6)
+        self.canonical = model.vertices(self.alpha, self.beta)
+        self.neutral = model.mean.expand(frames, -1, -1)
+        self.opening = phase.sin().numpy()
+        self._image = np.random.default_rng(0).integers(90, 160, (256, 256, 3), dtype=np.uint8)
+
+    def crop(self, row):
+        return self._image
+
+
+def test_a_still_picture_does_not_flicker_and_a_noisy_one_does(model):
+    faces, flicker = Talking(model), Flicker(model)
+    shape = Aligner(model).shape(faces.canonical[0], faces.neutral[0], faces.poses[0])
+    still = flicker(Run([faces.crop(0)] * 3, [shape] * 3))
+    assert still["temporal_lpips"] == pytest.approx(0, abs=1e-5) and still["still_difference"] < 0.6
+    noisy = [faces.crop(0) + np.uint8(i % 2 * 20) for i in range(3)]
+    assert flicker(Run(noisy, [shape] * 3))["still_difference"] == pytest.approx(20, abs=1)
+
+
+def test_a_driven_run_has_the_upper_face_of_its_base_frames_and_other_mouths(model):
+    torch.manual_seed(0)
+    network = DualAttentionRenderer(RendererConfig()).eval().requires_grad_(False)
+    painted, recorded = driven_run(network, Talking(model), model, frames=4)
+    assert len(painted.crops) == len(recorded.crops) == 4
+    for made, true in zip(painted.crops, recorded.crops, strict=True):
+        assert np.array_equal(made[:100], true[:100]) and not np.array_equal(made, true)
+    assert not np.allclose(painted.shapes[0].mesh, recorded.shapes[0].mesh, atol=0.5)
+
+
+def test_rows_of_the_contact_sheet_are_of_one_width(model):
+    faces = Talking(model)
+    sample = SampleMaker(model).make(faces, [3], [2, 4], [8, 12], None, 2)[0]
+    truth = faces.crop(0)[:96, :120]
+    strip = attention_strip(DualAttentionRenderer(RendererConfig()), sample)
+    row = sheet_row([truth, truth, truth], sample.pncc)
+    assert strip.shape[1:] == row.shape[1:] and strip.dtype == row.dtype == np.uint8
