@@ -100,10 +100,10 @@ def serving(host):
     """`async with serving(idle_session_s=..., secrets=...) as client`: a server of its own on the shared host."""
 
     @contextlib.asynccontextmanager
-    async def serve(samples=None, secrets=None, **config: Any) -> AsyncIterator[Client]:
+    async def serve(samples=None, secrets=None, voices=None, **config: Any) -> AsyncIterator[Client]:
         settings = ServerConfig(port=0, max_sessions=MAX_SESSIONS, **config)
         async with (
-            Server(host, settings, espeak_voices(), samples, secrets) as server,
+            Server(host, settings, voices or espeak_voices(), samples, secrets) as server,
             aiohttp.ClientSession(server.url) as http,
         ):
             yield Client(server, http)

@@ -22,7 +22,6 @@ from streaming.protocol import (
     SpeechText,
     Started,
 )
-from streaming.server import Server
 from streaming.voices.speech_api import SpeechApiVoice
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -119,8 +118,8 @@ async def test_two_connections_speak_in_turn_and_hear_of_each_other(serving):
 
 
 @pytest.fixture
-def speaking(serving, host):
-    """`async with speaking(answer) as (client, speech)`: a session whose only voice is a local HTTP service."""
+def speaking(serving):
+    """`async with speaking(answer) as speech`: a session whose only voice is a local HTTP service."""
 
     @contextlib.asynccontextmanager
     async def serve(answer):
@@ -132,11 +131,12 @@ def speaking(serving, host):
         await site.start()
         url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         try:
-            async with aiohttp.ClientSession() as http, serving() as client:
-                assert isinstance(client.server, Server)
+            async with aiohttp.ClientSession() as http:
                 voice = SpeechApiVoice(http=http, url=url, model="m", voice="v", key=None, stall_s=1.0)
-                client.server._voices["remote"] = voice
-                async with client.speech(await client.open_session()) as speech:
+                async with (
+                    serving(voices={"remote": voice}) as client,
+                    client.speech(await client.open_session()) as speech,
+                ):
                     yield speech
         finally:
             await runner.cleanup()
