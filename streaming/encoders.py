@@ -106,10 +106,21 @@ class PictureEncoder:
 
     def _open(self, width: int, height: int) -> VideoCodecContext:
         if self._codec is VideoCodec.H264:
-            context = open_h264(h264_codec(self._config), width, height, self.bitrate_bps)
+            context = self._open_h264(width, height)
         else:
             context = open_vp8(width, height, self.bitrate_bps)
         self._context = context
+        return context
+
+    def _open_h264(self, width: int, height: int) -> VideoCodecContext:
+        context = open_h264(h264_codec(self._config), width, height, self.bitrate_bps)
+        try:
+            context.open()
+        except FFmpegError as error:
+            if self._config.codec != "auto":
+                raise
+            log.warning("%s does not open another encoder (%s); x264 takes its place", context.name, error)
+            context = open_h264("libx264", width, height, self.bitrate_bps)  # GPUs bound how many there may be
         return context
 
 
@@ -197,8 +208,9 @@ def nvenc_fault() -> str | None:
     try:
         open_h264("h264_nvenc", 256, 256, 1_000_000).open()
     except (FFmpegError, OSError, ValueError) as error:
-        log.info("no NVENC on this machine: %s", error)
-        return str(error)
+        fault = str(getattr(error, "strerror", None) or error)
+        log.info("no NVENC on this machine: %s", fault)
+        return fault
     return None
 
 
