@@ -11,6 +11,7 @@ import importlib
 import os
 import stat
 import sys
+import threading
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,19 +103,22 @@ async def play(units: MediaQueue[MediaUnit], device: str | None) -> None:
     waiting = bytearray()
     lead = LEAD_UNITS * SAMPLES_PER_FRAME * 2
     begun = False
+    lock = threading.Lock()
 
     def speak(out: Any, *_: Any) -> None:  # on PortAudio's thread
         nonlocal begun
-        begun = begun or len(waiting) >= lead
-        count = min(len(out), len(waiting)) if begun else 0
-        out[:count] = waiting[:count]
-        out[count:] = bytes(len(out) - count)
-        del waiting[:count]
+        with lock:
+            begun = begun or len(waiting) >= lead
+            count = min(len(out), len(waiting)) if begun else 0
+            sound = bytes(waiting[:count])
+            del waiting[:count]
+        out[:] = sound + bytes(len(out) - count)
 
     with _stream("RawOutputStream", "loudspeaker", device, SAMPLE_RATE_HZ, 1, speak):
         async for unit in units:
-            waiting.extend(unit.samples.astype("<i2").tobytes())
-            del waiting[: max(0, len(waiting) - 4 * lead)]  # the device's clock is slower than ours
+            with lock:
+                waiting.extend(unit.samples.astype("<i2").tobytes())
+                del waiting[: max(0, len(waiting) - 4 * lead)]  # the device's clock is slower than ours
 
 
 def list_devices() -> list[str]:

@@ -170,3 +170,54 @@ async def test_the_page_joins_a_session_that_a_program_has_opened_and_leaves_it_
                 await asyncio.sleep(0.1)
             assert not page.console
         assert session["id"] in host.sessions
+
+
+DEVICES = """
+import asyncio, sys
+import numpy as np
+from engine.media import MediaUnit
+from engine.queues import MediaQueue, Policy
+from streaming.sound_devices import Microphone, play
+
+async def main():
+    heard = []
+    async for pcm in Microphone("default", 16_000).blocks():
+        heard.append(pcm)
+        if len(heard) == 10:
+            break
+    sys.stdout.buffer.write(b"".join(heard))
+    units = MediaQueue(8, Policy.WAIT)
+    for n in range(5):
+        await units.put(MediaUnit(n, np.zeros((2, 2, 3), np.uint8), np.full(1920, 1000 + n, np.int16), 0, True, True))
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(play(units, None))
+        await asyncio.sleep(0.2)
+        await units.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not portaudio() or sys.platform != "linux", reason="needs PortAudio on ALSA")
+def test_portaudio_carries_sound_in_and_out(tmp_path):
+    """ALSA's file plugin is the sound card: what is recorded comes from one file, what is played goes to another."""
+    spoken = b"".join((i % 1000).to_bytes(2, "little") for i in range(100_000))
+    (tmp_path / "in.raw").write_bytes(spoken)
+    (tmp_path / "asound.conf").write_text(
+        f'pcm.!default {{ type file slave.pcm {{ type null }} file "{tmp_path}/out.raw" '
+        f'infile "{tmp_path}/in.raw" format "raw" }}'
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", DEVICES],
+        cwd=ROOT,
+        env={**os.environ, "ALSA_CONFIG_PATH": str(tmp_path / "asound.conf")},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    blocks = [done.stdout[start : start + 640] for start in range(0, len(done.stdout), 640)]
+    assert len(blocks) == 10 and all(block in spoken for block in blocks)  # 20 ms each; this card outruns every clock
+    played = (tmp_path / "out.raw").read_bytes()
+    units = b"".join((1000 + n).to_bytes(2, "little") * 1920 for n in range(5))
+    assert units in played
