@@ -17,7 +17,7 @@ from engine.compose import cut, paste
 from engine.models.morphable import MorphableModel
 
 NEIGHBOURS = 2  # face references are the base frame and so many on each side: N_f = 5
-LIP_REFERENCES = 10  # of the bank and the face references
+LIP_REFERENCES = 6  # of the bank and the face references; docs/renderer.md has the figures
 CACHED_FRAMES = 8
 
 

@@ -35,10 +35,10 @@ from training.renderer import render
 
 log = logging.getLogger(__name__)
 
-FRAMES_PER_CLIP = 4
+FRAMES_PER_CLIP = 3
 GAP_FRAMES = 5
 LIP_VERTICES = [*LIPS_OUTER, *LIPS_INNER]
-PICTURE_EVERY = 13
+PICTURE_EVERY = 11
 MIN_TOOTH_PX = 40
 FRECHET_PX = 128
 BOX = np.array([0, 0, CROP_PX])  # a crop is its own frame
@@ -102,7 +102,8 @@ class CaseMaker:
     def case(self, target: int, kind: str) -> Case:
         faces, choice = self._faces, self._choice
         base = target if kind == "same" else self.other_base(target)
-        near = neighbours(faces, base, choice.near, excluded=[target])
+        around = np.flatnonzero(np.abs(faces.index - faces.index[target]) <= GAP_FRAMES)
+        near = neighbours(faces, base, choice.near, excluded=[target] if kind == "same" else around.tolist())
         bank = self.bank(target)
         candidates = bank + near
         if not choice.similar:
