@@ -148,5 +148,5 @@ def _lip_place(lip_cell: Tensor, rows: int, columns: int) -> tuple[Tensor, slice
     """Index of the lip windows in [B, C, h, w]; what it selects is [B, rows, columns, C]."""
     row = lip_cell[:, 0, None] + torch.arange(rows, device=lip_cell.device)
     column = lip_cell[:, 1, None] + torch.arange(columns, device=lip_cell.device)
-    batch = torch.arange(len(lip_cell), device=lip_cell.device)[:, None, None]
+    batch = torch.arange(lip_cell.shape[0], device=lip_cell.device)[:, None, None]  # len() would fix it on export
     return batch, slice(None), row[:, :, None], column[:, None, :]
