@@ -81,6 +81,24 @@ class OutputError(PersonaStreamError):
     code = "output"
 
 
+class ExportError(PersonaStreamError):
+    """A network cannot be written as ONNX, or what was written does not answer as torch does."""
+
+    code = "export"
+
+
+class PlanError(PersonaStreamError):
+    """A TensorRT plan cannot be built, loaded or run on this machine."""
+
+    code = "plan"
+
+
+class DeviceError(PersonaStreamError):
+    """The device that was asked for is not there, or a kernel cannot be compiled for it."""
+
+    code = "device"
+
+
 class SettingError(PersonaStreamError):
     """A number on the command line is out of its range."""
 

@@ -1,0 +1,130 @@
+"""The networks as ONNX files for other runtimes, and how far what ONNX Runtime makes of them is from torch."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch.export import Dim
+
+from engine import graphs
+from engine.errors import ExportError, OutputError
+from engine.graphs import Graph, Precision
+
+ALIKE_DB = 50.0  # what a file has to reach against torch in float32
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A written file. `psnr_db`: its outputs against torch in float32, over the range of those, the worst of all
+    outputs and batch sizes tried; infinite where they are equal."""
+
+    network: str
+    path: Path
+    size_bytes: int
+    psnr_db: float
+
+
+def export_all(folder: Path, precision: Precision = "float32") -> Iterator[Exported]:
+    """Write speech.onnx, geometry.onnx and renderer.onnx into `folder`, each compared with torch.
+
+    Raises ExportError where the extra is missing or a file does not answer as torch does; OutputError, WeightsError.
+    """
+    for name in graphs.NETWORKS:
+        graph, reference = graphs.load(name, precision), graphs.load(name, "float32")
+        path = folder / f"{name}.onnx"
+        write(graph, path)
+        psnr_db = min(parity(path, reference, {**graphs.USUAL, "batch": batch}) for batch in (1, 3))
+        if psnr_db < ALIKE_DB:
+            raise ExportError(f"{path}: {psnr_db:.1f} dB to torch, expected {ALIKE_DB:g}; try --precision float32")
+        yield Exported(name, path, path.stat().st_size, psnr_db)
+
+
+def write(graph: Graph, path: Path) -> None:
+    """Write `graph` as ONNX with its free axes free, under a temporary name first. Raises ExportError, OutputError."""
+    for needed in ("onnx", "onnxscript"):
+        extra(needed)
+    with _writing(path):  # before the export, which takes long
+        pass
+    named = {name: Dim(name, min=span.least, max=span.most) for name, span in graphs.SPANS.items()}
+    shapes = tuple(
+        {i: graphs.times(axis) * named[graphs.free_axis(axis)] for i, axis in enumerate(axes) if isinstance(axis, str)}
+        for axes in graph.inputs.values()
+    )
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                graph.eval(),
+                graph.example(graphs.USUAL),
+                dynamo=True,
+                dynamic_shapes=shapes,
+                input_names=list(graph.inputs),
+                output_names=list(graph.outputs),
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise ExportError(f"{graph.name}: not exportable by torch {torch.__version__} ({error:.300})") from error
+    assert program is not None
+    temporary = path.with_suffix(".tmp")
+    with _writing(path):
+        program.save(temporary)
+        temporary.rename(path)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error}); give another folder") from error
+
+
+def parity(path: Path, reference: Graph, free: Mapping[str, int]) -> float:
+    """PSNR in dB of what ONNX Runtime makes of the file at `path` against `reference`; the worst of all outputs."""
+    runtime = extra("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # constants that it cannot fold are no concern of ours
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    inputs = reference.example(free)
+    given = {name: tensor.numpy() for name, tensor in zip(reference.inputs, inputs, strict=True)}
+    with torch.inference_mode():
+        expected = reference(*inputs)
+    found = session.run(list(reference.outputs), given)
+    return min(_psnr_db(torch.from_numpy(f), e) for f, e in zip(found, expected, strict=True))
+
+
+def _psnr_db(found: torch.Tensor, expected: torch.Tensor) -> float:
+    span, error = (expected.max() - expected.min()).item(), (found - expected).square().mean().sqrt().item()
+    return 20 * math.log10(span / error) if error else math.inf
+
+
+def extra(name: str) -> ModuleType:
+    """A module of the extra `export`. Raises ExportError where it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        remedy = "pip install 'personastream[export]'"
+        raise ExportError(f"{name} is needed for the export and cannot be imported ({error}); {remedy}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter says about itself: its own deprecations and names of axes that it unifies."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)

@@ -1,0 +1,72 @@
+"""The exported networks answer as torch does, at sizes other than those of the export."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from engine import export, graphs
+from engine.errors import ExportError, OutputError, WeightsError
+
+pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Of every network its graph in float32 and its ONNX file, of the embedded weights."""
+    folder, made = tmp_path_factory.mktemp("onnx"), {}
+    for name in graphs.NETWORKS:
+        made[name] = graphs.load(name, "float32"), folder / f"{name}.onnx"
+        export.write(*made[name])
+    return made
+
+
+@pytest.mark.parametrize("name", graphs.NETWORKS)
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_onnx_runtime_gives_what_torch_gives_at_any_batch(files, name, batch):
+    graph, path = files[name]
+    assert export.parity(path, graph, {**graphs.USUAL, "batch": batch}) > 100
+
+
+@pytest.mark.parametrize("name", graphs.NETWORKS)
+def test_every_free_axis_is_free_in_the_file(files, name):
+    graph, path = files[name]
+    stored = {given.name: given.type.tensor_type.shape.dim for given in onnx.load(path).graph.input}
+    assert {name: tuple(d.dim_param or d.dim_value for d in dims) for name, dims in stored.items()} == graph.inputs
+
+
+def test_renderer_takes_other_windows_and_fewer_references_than_it_was_exported_with(files):
+    graph, path = files["renderer"]
+    other = {"batch": 2, "rows": 20, "columns": 31, "lip_rows": 9, "lip_columns": 17, "lips": 4, "faces": 1}
+    assert export.parity(path, graph, other) > 100
+
+
+@pytest.mark.parametrize("name", graphs.NETWORKS)
+def test_parity_tells_other_weights(files, name):
+    changed = graphs.load(name, "float32")
+    for parameter in changed.parameters():
+        parameter.mul_(1.1)
+    assert export.parity(files[name][1], changed, graphs.USUAL) < export.ALIKE_DB
+
+
+def test_half_precision_is_alike(tmp_path):
+    reference = graphs.load("renderer", "float32")
+    export.write(graphs.load("renderer", "float16"), tmp_path / "renderer.onnx")
+    assert export.ALIKE_DB < export.parity(tmp_path / "renderer.onnx", reference, graphs.USUAL) < 120
+
+
+def test_missing_extra_names_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ExportError, match=r"onnxscript .*pip install 'personastream\[export\]'"):
+        next(export.export_all(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_unwritable_folder_and_missing_weights_are_said(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        export.write(graphs.load("geometry", "float32"), tmp_path / "file" / "geometry.onnx")
+    with pytest.raises(WeightsError, match="no such weights"):
+        graphs.load("geometry", "float32", tmp_path / "none.safetensors")
