@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from engine.errors import UnknownAvatarError
 from engine.host import Host
@@ -70,4 +70,6 @@ class Listing:
         path = WEB / request.match_info.get("file", "index.html")
         if not path.is_file():
             raise web.HTTPNotFound(text=f"no page {request.path}")
-        return web.FileResponse(path, headers=PAGE_HEADERS)
+        # Pages of every site may load the element; what it may do at this server, --cors-origins says.
+        shared = {hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: "*"} if path.suffix == ".js" else {}
+        return web.FileResponse(path, headers=PAGE_HEADERS | shared)

@@ -147,7 +147,7 @@ class Server:
                 web.get(f"{session}/speech", self._leased(self._speech)),
                 web.get(f"{session}/units", self._leased(self._units)),
                 web.get("/", self._listing.page),
-                web.get(r"/{file:[a-z]+\.(?:js|css|svg)}", self._listing.page),
+                web.get(r"/{file:[a-z-]+\.(?:js|css|svg)}", self._listing.page),
             ]
         )
         return app
@@ -244,7 +244,8 @@ class Server:
 
     async def _units(self, request: web.Request, lease: Lease) -> web.WebSocketResponse:
         socket = web.WebSocketResponse(heartbeat=PING_S, max_msg_size=MAX_MESSAGE_BYTES, compress=False)
-        with lease.socket():
+        assert request.transport is not None
+        with lease.socket() as leave, on_hangup(request.transport, leave):
             await UnitSocket(socket, lease).run(request)
         return socket
 

@@ -1,213 +1,285 @@
-// One conversation with the server: a session, its picture and sound (WHEP), and the speech websocket.
+// One conversation with the server: a session, its picture and sound, and its speech websocket, for as long as it can
+// be held. What is lost is sought again; what the server ends stays ended.
 
-const RETRIES_MS = [500, 1000, 2000, 4000];
-// The same buffer for sound and picture from the first frame on. Left alone, a browser starts with whatever each
-// happened to gather, and takes ten seconds and more to bring the lips back to the voice.
-const BUFFER_MS = 80;
+import { Refusal, Unreachable, request } from "./request.js";
+import { Viewer } from "./viewer.js";
 
-/** The server's refusal, as its problem document explains it. */
-export class Refusal extends Error {
-  constructor(status, code, detail) {
+const BACK_OFF_S = [0.5, 1, 2, 4, 8, 15, 30];
+const PATIENCE_MS = 4000; // with a path that is silent; a browser gives it up after 15 s more
+const TRIES = 4; // of a path or a websocket to a server that answers
+const GONE = [401, 404, 410]; // what a session that ended while nobody could tell says
+
+/** The server's word on why the session ended. */
+class Ended extends Error {
+  constructor(reason, detail) {
     super(detail);
-    this.status = status;
-    this.code = code;
+    this.reason = reason;
   }
 }
 
-export async function request(method, url, options = {}) {
-  const response = await fetch(url, { method, ...options });
-  if (response.ok) return response;
-  const problem = await response.json().catch(() => ({}));
-  throw new Refusal(response.status, problem.code ?? "http", problem.detail ?? `${response.status} ${response.statusText}`);
-}
-
-/** The server's key, where it wants one: from ?key= in the address, which it leaves at once, kept for this tab. */
-function knownKey() {
-  const address = new URL(location.href);
-  const given = address.searchParams.get("key");
-  if (given) {
-    sessionStorage.setItem("key", given);
-    address.searchParams.delete("key");
-    history.replaceState(null, "", address);
-  }
-  return sessionStorage.getItem("key");
-}
-
-knownKey();
-
-/** A session that a program on this machine has opened and speaks through, from the address. */
-function givenSession() {
-  const address = new URL(location.href).searchParams;
-  const id = address.get("session");
-  if (!id) return null;
-  const path = `/v1/sessions/${encodeURIComponent(id)}`;
-  return { id, token: address.get("token"), whep: `${path}/whep`, speech: `${path}/speech`, ice_servers: [], given: true };
-}
-
-async function openSession(avatar) {
-  const post = (key) => {
-    const authorization = key ? { Authorization: `Bearer ${key}` } : {};
-    const headers = { "Content-Type": "application/json", ...authorization };
-    return request("POST", "/v1/sessions", { body: JSON.stringify({ avatar }), headers });
-  };
-  try {
-    return await post(knownKey());
-  } catch (error) {
-    const key = error.status === 401 ? prompt("This server asks for its key:") : null;
-    if (!key) throw error;
-    const response = await post(key);
-    sessionStorage.setItem("key", key);
-    return response;
+/** No way for picture and sound (`no-path`), or for the websocket (`no-socket`). */
+class Lost extends Error {
+  constructor(reason) {
+    super(reason);
+    this.reason = reason;
   }
 }
 
 /**
- * Events: "state" {detail: {name, text}}, where name is opening | connecting | live | lost | closed,
- * "stream" {detail: MediaStream}, and "message" {detail: a server message of the speech protocol}.
+ * Events: "stream" {detail: MediaStream}, "message" {detail: a server message of the speech protocol}, and "state"
+ * {detail: {name, reason, detail, retryInS}}. The states are
+ *
+ *   connecting    a session is opened, then a path is looked for
+ *   live          seen, heard, and ready to speak
+ *   reconnecting  what was lost (`reason`) is sought again
+ *   waiting       refused for now, or nobody there (`reason`, `detail`): the next try is in `retryInS`
+ *   closing       the server is about to end the session; what was begun is played
+ *   ended         over, for a `reason`: one of the server's, the code of its refusal, no-path, no-socket, stopped
  */
 export class Conversation extends EventTarget {
-  #info = null;
-  #peer = null;
+  #server;
+  #avatar;
+  #source; // the session, or a function that opens one; null: opened here
+  #key;
+  #askKey;
+  #session = null;
   #viewer = null;
   #socket = null;
-  #closed = false;
-  #attempt = 0;
+  #proven = false; // this session was live
+  #ended = null; // why, once the server has said so
+  #over = false;
+  #lost = null; // of the connection that is being held: gives the reason once it is lost
+  #fail = () => {};
+  #wake = () => {};
+  #renewal = 0;
 
-  get live() {
-    return !this.#closed && this.#socket?.readyState === WebSocket.OPEN;
+  /**
+   * server: its address.  session: what POST /v1/sessions answered to another program, or a function (avatar) that
+   * gives it.  key: a key of the server.  askKey: a function (refused) that gives one when the server wants it, or null.
+   */
+  constructor({ server, avatar, session = null, key = null, askKey = null }) {
+    super();
+    this.#server = server;
+    this.#avatar = avatar;
+    this.#source = session;
+    this.#key = key;
+    this.#askKey = askKey;
   }
 
   get backlogBytes() {
     return this.#socket?.bufferedAmount ?? 0;
   }
 
-  async open(avatar) {
-    this.#tell("opening", "Opening a session…");
-    this.#info = givenSession() ?? (await (await openSession(avatar)).json());
-    if (this.#closed) return this.#forget();
-    this.#renewLater();
-    this.#openSocket();
-    await this.#watch();
+  /** Be live, and stay so until the end; events tell how it goes. */
+  async open() {
+    for (let tries = 0; !this.#over; ) {
+      let loss;
+      try {
+        await this.#connect();
+        if (this.#over) return;
+        tries = 0;
+        this.#tell("live");
+        loss = await this.#lost;
+      } catch (error) {
+        loss = error;
+      }
+      if (this.#over) return;
+      if (loss.reason === "no-path") this.#leave();
+      const { waitS, ...state } = this.#plan(loss, tries++);
+      if (waitS === undefined) return this.#finish(state);
+      this.#tell(state.name, { ...state, retryInS: waitS });
+      await this.#pause(waitS);
+    }
+  }
+
+  /** Try again now, if it waits. */
+  retry() {
+    this.#wake();
   }
 
   /** One message of the speech protocol; false if there is no connection to send it on. */
   send(message) {
-    if (!this.live) return false;
+    if (this.#over || this.#socket?.readyState !== WebSocket.OPEN) return false;
     this.#socket.send(JSON.stringify(message));
     return true;
   }
 
   async stats() {
-    return this.#peer ? this.#peer.getStats() : new Map();
+    return this.#viewer ? this.#viewer.stats() : new Map();
   }
 
-  close(name = "closed", text = "Stopped.") {
-    if (this.#closed) return;
-    this.#closed = true;
-    this.#peer?.close();
-    this.#socket?.close();
-    this.#forget();
-    this.#tell(name, text);
+  close() {
+    if (!this.#over) this.#finish({ name: "ended", reason: "stopped" });
   }
 
-  #forget() {
-    if (!this.#info || this.#info.given) return;
-    fetch(`/v1/sessions/${this.#info.id}`, { method: "DELETE", headers: this.#bearer(), keepalive: true }).catch(() => {});
+  get #given() {
+    return this.#source !== null && typeof this.#source !== "function";
   }
 
-  /** Tokens expire, and a connection that is lost later needs a good one. */
-  #renewLater() {
-    if (this.#info.given) return; // its program decides how long it is good
-    setTimeout(async () => {
-      if (this.#closed) return;
-      const url = `/v1/sessions/${this.#info.id}/token`;
-      const response = await request("POST", url, { headers: this.#bearer() }).catch(() => null);
-      if (!response) return;
-      Object.assign(this.#info, await response.json());
-      this.#renewLater();
-    }, this.#info.expires_in_s * 500);
+  async #connect() {
+    if (this.#ended) throw this.#ended;
+    const lost = (this.#lost = new Promise((resolve) => (this.#fail = resolve)));
+    const until = (work) => Promise.race([work, lost.then((error) => Promise.reject(error))]);
+    if (!this.#proven) this.#tell("connecting", { reason: this.#session ? "path" : "session" });
+    if (this.#session && !this.#given) await this.#renew();
+    if (!this.#session) await this.#begin();
+    if (this.#over) return;
+    if (!this.#viewer?.connected) await this.#watch(until);
+    if (this.#socket?.readyState !== WebSocket.OPEN) await until(this.#listen());
+    this.#proven = true;
   }
 
-  #bearer() {
-    return { Authorization: `Bearer ${this.#info.token}` };
+  async #begin() {
+    const session = await this.#openSession();
+    this.#session = session;
+    if (this.#over) return this.#forget();
+    this.#proven = false;
+    this.#tell("connecting", { reason: "path" });
+    if (!this.#given) this.#renewLater();
   }
 
-  #tell(name, text) {
-    this.dispatchEvent(new CustomEvent("state", { detail: { name, text } }));
+  async #openSession() {
+    if (this.#source !== null) return this.#given ? this.#source : this.#source(this.#avatar);
+    const body = JSON.stringify({ avatar: this.#avatar });
+    const headers = { "Content-Type": "application/json" };
+    for (;;) {
+      try {
+        return await (await request("POST", this.#at("/v1/sessions"), { token: this.#key, headers, body })).json();
+      } catch (error) {
+        if (error.status !== 401 || !this.#askKey) throw error;
+        const key = await this.#askKey(this.#key);
+        if (!key || this.#over) throw error;
+        this.#key = key;
+      }
+    }
   }
 
-  #openSocket() {
-    const url = new URL(this.#info.speech, location.href);
-    url.protocol = url.protocol.replace("http", "ws");
-    url.searchParams.set("token", this.#info.token);
-    const socket = (this.#socket = new WebSocket(url));
-    socket.onmessage = ({ data }) => this.dispatchEvent(new CustomEvent("message", { detail: JSON.parse(data) }));
-    socket.onclose = ({ reason }) => {
-      const why = reason.includes(": ") ? `: ${reason.slice(reason.indexOf(": ") + 2)}` : "";
-      this.close("lost", `The server ended the session${why}. Press Start to open a new one.`);
-    };
-  }
-
-  async #watch() {
-    this.#tell("connecting", "Connecting: looking for a network path to the server…");
-    const peer = (this.#peer = new RTCPeerConnection({ bundlePolicy: "max-bundle", iceServers: this.#info.ice_servers }));
-    const stream = new MediaStream();
-    peer.addTransceiver("video", { direction: "recvonly" });
-    peer.addTransceiver("audio", { direction: "recvonly" });
-    peer.ontrack = ({ track, receiver }) => {
-      receiver.jitterBufferTarget = BUFFER_MS;
-      stream.addTrack(track);
-      if (stream.getTracks().length === 2) this.dispatchEvent(new CustomEvent("stream", { detail: stream }));
-    };
-    peer.onconnectionstatechange = () => this.#follow(peer);
-    const waiting = []; // candidates found before the server has told where to send them
-    peer.onicecandidate = ({ candidate }) => {
-      if (this.#viewer) this.#trickle(peer, [candidate]);
-      else waiting.push(candidate);
-    };
-    this.#viewer = null;
-    await peer.setLocalDescription();
-    const response = await request("POST", this.#info.whep, {
-      body: peer.localDescription.sdp,
-      headers: { ...this.#bearer(), "Content-Type": "application/sdp" },
+  async #watch(until) {
+    this.#leave();
+    const viewer = (this.#viewer = new Viewer(this.#session.ice_servers, this.#session.token));
+    const found = new Promise((resolve) => {
+      let silence = 0;
+      const giveUp = () => viewer === this.#viewer && this.#fail(new Lost("no-path"));
+      viewer.addEventListener("path", ({ detail: state }) => {
+        if (viewer !== this.#viewer) return;
+        if (state === "failed") giveUp();
+        if (state === "connected") resolve();
+        if (state === "connected" && silence) this.#tell("live");
+        clearTimeout(silence);
+        silence = state === "disconnected" ? setTimeout(giveUp, PATIENCE_MS) : 0;
+        if (silence) this.#tell("reconnecting", { reason: "interrupted" });
+      });
     });
-    this.#viewer = { url: response.headers.get("Location"), etag: response.headers.get("ETag") };
-    await peer.setRemoteDescription({ type: "answer", sdp: await response.text() });
-    if (waiting.length) this.#trickle(peer, waiting);
+    viewer.addEventListener("stream", ({ detail }) => this.dispatchEvent(new CustomEvent("stream", { detail })));
+    await until(viewer.join(this.#at(this.#session.whep)));
+    await until(found);
   }
 
-  #trickle(peer, candidates) {
-    const sdp = peer.localDescription?.sdp ?? "";
-    const lines = ["ice-ufrag", "ice-pwd"].map((name) => sdp.match(new RegExp(`^a=${name}:.*$`, "m"))?.[0].trim());
-    lines.push("m=video 9 UDP/TLS/RTP/SAVPF 0", "a=mid:0");
-    for (const candidate of candidates) lines.push(candidate?.candidate ? `a=${candidate.candidate}` : "a=end-of-candidates");
-    const headers = { ...this.#bearer(), "Content-Type": "application/trickle-ice-sdpfrag", "If-Match": this.#viewer.etag };
-    fetch(this.#viewer.url, { method: "PATCH", body: `${lines.join("\r\n")}\r\n`, headers }).catch(() => {});
+  /** Open the speech websocket; its end is told by #fail. */
+  #listen() {
+    const url = this.#at(this.#session.speech);
+    url.protocol = url.protocol.replace("http", "ws");
+    url.searchParams.set("token", this.#session.token);
+    const socket = (this.#socket = new WebSocket(url));
+    socket.onmessage = ({ data }) => {
+      const message = JSON.parse(data);
+      if (message.type === "session.closing") this.#tell("closing", message);
+      this.dispatchEvent(new CustomEvent("message", { detail: message }));
+    };
+    socket.onclose = ({ reason }) => {
+      if (socket !== this.#socket) return;
+      const [, name, detail] = /^([a-z-]+): (.*)$/s.exec(reason) ?? [];
+      if (name) this.#ended = new Ended(name, detail);
+      this.#fail(this.#ended ?? new Lost("no-socket"));
+      if (name) this.#wake();
+    };
+    return new Promise((resolve) => (socket.onopen = resolve));
   }
 
-  #follow(peer) {
-    if (peer !== this.#peer || this.#closed) return;
-    if (peer.connectionState === "connected") {
-      this.#attempt = 0;
-      this.#tell("live", "Live");
-    } else if (peer.connectionState === "disconnected") {
-      this.#tell("connecting", "The connection is interrupted; waiting for it to come back…");
-    } else if (peer.connectionState === "failed") {
-      this.#again(peer);
+  /** What to do about a loss: the state to be in, and for how long; no `waitS`: it is the end. */
+  #plan(loss, tries) {
+    const backOffS = BACK_OFF_S[Math.min(tries, BACK_OFF_S.length - 1)];
+    const name = this.#proven ? "reconnecting" : "waiting";
+    if (loss instanceof Ended) {
+      if (loss.reason !== "draining" || this.#given) return { name: "ended", reason: loss.reason, detail: loss.message };
+      this.#renounce();
+      return { name: "waiting", reason: "draining", waitS: Math.max(2, backOffS) };
     }
+    if (loss instanceof Unreachable) return { name, reason: "unreachable", waitS: backOffS };
+    if (loss instanceof Lost) {
+      if (tries >= TRIES) return { name: "ended", reason: loss.reason };
+      return { name: this.#proven ? "reconnecting" : "connecting", reason: loss.reason, waitS: backOffS };
+    }
+    if (GONE.includes(loss.status) && this.#proven && !this.#given) {
+      this.#renounce();
+      return { name: "connecting", reason: "session", waitS: 0 };
+    }
+    const said = { reason: loss.code ?? "failed", detail: loss.message };
+    if (loss instanceof Refusal && loss.retryAfterS) return { name, ...said, waitS: loss.retryAfterS };
+    return { name: "ended", ...said };
   }
 
-  #again(peer) {
-    peer.close();
-    const wait = RETRIES_MS[this.#attempt++];
-    if (wait === undefined) {
-      this.close("lost", "No network path to the server. It must reach this browser over UDP: a firewall may be in the way.");
-      return;
-    }
-    this.#tell("connecting", "The connection was lost; trying again…");
-    setTimeout(() => {
-      if (this.#closed) return;
-      this.#watch().catch((error) => this.close("lost", `The connection was lost: ${error.message}`));
-    }, wait);
+  /** Wait, but no longer than until there is a reason to try: somebody asks for it, the network or the page is back. */
+  async #pause(seconds) {
+    const seen = () => document.hidden || this.#wake();
+    const timers = new AbortController();
+    addEventListener("online", () => this.#wake(), timers);
+    document.addEventListener("visibilitychange", seen, timers);
+    const timer = setTimeout(() => this.#wake(), seconds * 1000);
+    await new Promise((resolve) => (this.#wake = resolve));
+    clearTimeout(timer);
+    timers.abort();
+  }
+
+  /** Another token while this one is good: connections that are lost later need it. Tells, too, that the session lives. */
+  async #renew() {
+    const url = this.#at(`/v1/sessions/${this.#session.id}/token`);
+    Object.assign(this.#session, await (await request("POST", url, { token: this.#session.token })).json());
+    this.#renewLater();
+  }
+
+  #renewLater() {
+    clearTimeout(this.#renewal);
+    this.#renewal = setTimeout(() => this.#renew().catch(() => {}), this.#session.expires_in_s * 500);
+  }
+
+  #finish(state) {
+    this.#over = true;
+    this.#leave();
+    this.#forget();
+    this.#renounce();
+    this.#wake();
+    this.#tell(state.name, state);
+  }
+
+  #leave() {
+    const viewer = this.#viewer;
+    this.#viewer = null;
+    viewer?.close();
+  }
+
+  /** The session is none of ours any more. */
+  #renounce() {
+    clearTimeout(this.#renewal);
+    this.#leave();
+    const socket = this.#socket;
+    this.#session = this.#socket = this.#ended = null;
+    this.#proven = false;
+    socket?.close();
+  }
+
+  /** Close the session, unless another program opened it. */
+  #forget() {
+    if (!this.#session || this.#given || this.#ended) return;
+    const url = this.#at(`/v1/sessions/${this.#session.id}`);
+    request("DELETE", url, { token: this.#session.token, keepalive: true }).catch(() => {});
+  }
+
+  #at(path) {
+    return new URL(path, this.#server);
+  }
+
+  #tell(name, { reason = null, detail = null, retryInS = null } = {}) {
+    this.dispatchEvent(new CustomEvent("state", { detail: { name, reason, detail, retryInS } }));
   }
 }

@@ -16,30 +16,36 @@ function base64(samples) {
 
 function toPcm(buffer) {
   const channels = Array.from({ length: buffer.numberOfChannels }, (_, index) => buffer.getChannelData(index));
-  const pcm = new Int16Array(buffer.length);
-  for (let i = 0; i < pcm.length; i++) {
+  const mean = channels[0];
+  for (let i = 0; channels.length > 1 && i < mean.length; i++) {
     let sum = 0;
     for (const channel of channels) sum += channel[i];
-    pcm[i] = Math.max(-32768, Math.min(32767, Math.round((sum / channels.length) * 32767)));
+    mean[i] = sum / channels.length;
   }
-  return pcm;
+  return to16Bit(mean);
 }
 
-/** Decode any audio file that this browser can read. */
+/** Any audio file that this browser can read, as {pcm, sampleRate}. */
 export async function decode(bytes) {
   const decoder = new OfflineAudioContext(1, 1, FILE_RATE_HZ);
-  return toPcm(await decoder.decodeAudioData(bytes));
+  return { pcm: toPcm(await decoder.decodeAudioData(bytes)), sampleRate: FILE_RATE_HZ };
 }
 
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, Math.max(0, seconds * 1000)));
 
-/** Send PCM as one utterance, at most AHEAD_S ahead of real time, until its end or `signal` aborts. */
-export async function sendPcm(conversation, id, pcm, signal) {
-  const piece = FILE_RATE_HZ * PIECE_S;
+/** Float samples in [-1, 1] as 16 bits; integers as they are. */
+export function to16Bit(samples) {
+  if (samples instanceof Int16Array) return samples;
+  return Int16Array.from(samples, (value) => Math.max(-32768, Math.min(32767, Math.round(value * 32767))));
+}
+
+/** Send mono PCM as one utterance, at most AHEAD_S ahead of real time, until its end or `signal` aborts. */
+export async function sendPcm(conversation, id, { pcm, sampleRate }, signal) {
+  const piece = Math.round(sampleRate * PIECE_S);
   const began = performance.now() / 1000;
-  conversation.send({ type: "speech.start", id, sample_rate: FILE_RATE_HZ, channels: 1 });
+  conversation.send({ type: "speech.start", id, sample_rate: sampleRate, channels: 1 });
   for (let start = 0; start < pcm.length && !signal.aborted; start += piece) {
-    const ahead = began + start / FILE_RATE_HZ - performance.now() / 1000 - AHEAD_S;
+    const ahead = began + start / sampleRate - performance.now() / 1000 - AHEAD_S;
     if (ahead > 0) await pause(ahead);
     while (conversation.backlogBytes > BACKLOG_BYTES && !signal.aborted) await pause(PIECE_S);
     if (signal.aborted || !conversation.send({ type: "speech.audio", id, pcm: base64(pcm.subarray(start, start + piece)) })) break;
@@ -73,7 +79,7 @@ export class Microphone {
       // Firefox joins a microphone only to a context of its own rate
       this.#context = new AudioContext();
     }
-    await this.#context.audioWorklet.addModule("microphone.js");
+    await this.#context.audioWorklet.addModule(new URL("microphone.js", import.meta.url));
     if (this.#stopped) return;
     const source = this.#context.createMediaStreamSource(this.#stream);
     const worklet = new AudioWorkletNode(this.#context, "microphone", { numberOfOutputs: 0 });

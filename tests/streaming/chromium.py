@@ -1,4 +1,4 @@
-"""A headless Chromium driven over the DevTools protocol: just enough to open a page and measure inside it."""
+"""A headless Chromium driven over the DevTools protocol: just enough to open pages and measure inside them."""
 
 from __future__ import annotations
 
@@ -29,12 +29,11 @@ FLAGS = (
     "--disable-sync",
     "--disable-extensions",
     "--disable-features=Translate,MediaRouter,OptimizationHints",
-    "--use-fake-ui-for-media-stream",
     "--use-fake-device-for-media-stream",
-    "--autoplay-policy=no-user-gesture-required",
     "--window-size=1280,860",
     "--remote-debugging-port=0",
 )
+SOUND_AT_ONCE = "--autoplay-policy=no-user-gesture-required"
 START_TIMEOUT_S = 60.0
 
 
@@ -72,19 +71,39 @@ class Page:
             raise PageError(f"{method}: {found['error']}")
         return dict(found["result"])
 
-    async def evaluate(self, expression: str, timeout_s: float = 60.0) -> Any:
-        """The value of a JavaScript expression; promises are awaited."""
+    async def evaluate(self, expression: str, timeout_s: float = 60.0, *, gesture: bool = True) -> Any:
+        """The value of a JavaScript expression; promises are awaited. `gesture`: as if a person had done it."""
         result = await self.call(
             "Runtime.evaluate",
             timeout_s,
             expression=expression,
             awaitPromise=True,
             returnByValue=True,
-            userGesture=True,
+            userGesture=gesture,
         )
         if "exceptionDetails" in result:
             raise PageError(json.dumps(result["exceptionDetails"])[:1500])
         return result["result"].get("value")
+
+    async def until(self, condition: str, timeout_s: float = 30.0) -> None:
+        """Wait until a JavaScript expression is true; it may fail while the page loads. PageError shows the page."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    with contextlib.suppress(PageError):
+                        if await self.evaluate(condition, gesture=False):
+                            return
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            text = await self.evaluate("document.body?.innerText", gesture=False)
+            raise PageError(f"not so after {timeout_s} s: {condition}\n{self.console}\n{text}") from None
+
+    async def press(self, key: str, code: int) -> None:
+        """Press and let go one key by its DOM name and Windows virtual key code."""
+        text = {"Enter": "\r", " ": " "}.get(key)
+        for kind in ("keyDown", "keyUp"):
+            about = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": code}
+            await self.call("Input.dispatchKeyEvent", type=kind, **about, **({"text": text} if text else {}))
 
     async def screenshot(self, path: Path) -> None:
         shot = await self.call("Page.captureScreenshot", format="png")
@@ -96,41 +115,75 @@ class Page:
         )
 
 
+class Browser:
+    """A running Chromium. Each page that it opens is a person of its own: no cookies, storage or permissions shared."""
+
+    def __init__(self, port: int, http: aiohttp.ClientSession, control: Page):
+        self._port, self._http, self._control = port, http, control
+
+    @contextlib.asynccontextmanager
+    async def open(self, url: str, script: str = "", *, microphone: bool = True) -> AsyncIterator[Page]:
+        """Run `script` before the page's own scripts, and open `url`, with or without leave to use the microphone.
+
+        The page's own security policy is off only where there is a script, which may load code of its own.
+        """
+        context = (await self._control.call("Target.createBrowserContext"))["browserContextId"]
+        leave = {"permission": {"name": "microphone"}, "setting": "granted" if microphone else "denied"}
+        await self._control.call("Browser.setPermission", **leave, browserContextId=context)
+        found = await self._control.call("Target.createTarget", url="about:blank", browserContextId=context)
+        address = f"http://127.0.0.1:{self._port}/devtools/page/{found['targetId']}"
+        async with connected(self._http, address) as page:
+            await page.call("Page.enable")
+            await page.call("Runtime.enable")
+            if script:
+                await page.call("Page.setBypassCSP", enabled=True)
+                await page.call("Page.addScriptToEvaluateOnNewDocument", source=script)
+            await page.call("Page.navigate", url=url)
+            try:
+                yield page
+            finally:
+                await self._control.call("Target.disposeBrowserContext", browserContextId=context)
+
+
 @contextlib.asynccontextmanager
-async def open_page(url: str, script: str = "") -> AsyncIterator[Page]:
-    """Start Chromium with a profile of its own, run `script` before the page's own scripts, and open `url`."""
+async def connected(http: aiohttp.ClientSession, address: str) -> AsyncIterator[Page]:
+    """The DevTools end at `address`, listened to for the time of the block."""
+    async with http.ws_connect(address, max_msg_size=0) as socket:
+        page = Page(socket)
+        listening = asyncio.create_task(page.listen())
+        try:
+            yield page
+        finally:
+            listening.cancel()
+
+
+@contextlib.asynccontextmanager
+async def launch(*flags: str) -> AsyncIterator[Browser]:
+    """Start Chromium with a profile of its own."""
     assert PROGRAM, "no chromium on PATH"
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         process = await asyncio.create_subprocess_exec(
             PROGRAM,
             *FLAGS,
+            *flags,
             f"--user-data-dir={profile}",
             "about:blank",
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, "HOME": profile},
         )
+        draining = None
         try:
             port = await _debugging_port(process)
-            async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as tasks:
-                async with http.get(f"http://127.0.0.1:{port}/json/list") as reply:
-                    tabs = [tab for tab in await reply.json() if tab["type"] == "page"]
-                socket = await http.ws_connect(tabs[0]["webSocketDebuggerUrl"], max_msg_size=0)
-                page = Page(socket)
-                listening = tasks.create_task(page.listen())
-                draining = tasks.create_task(_drain(process))
-                try:
-                    await page.call("Page.enable")
-                    await page.call("Runtime.enable")
-                    await page.call("Page.setBypassCSP", enabled=True)  # `script` may load code of its own
-                    await page.call("Page.addScriptToEvaluateOnNewDocument", source=script)
-                    await page.call("Page.navigate", url=url)
-                    yield page
-                finally:
-                    listening.cancel()
-                    draining.cancel()
-                    await socket.close()
+            draining = asyncio.create_task(_drain(process))
+            async with aiohttp.ClientSession() as http:
+                async with http.get(f"http://127.0.0.1:{port}/json/version") as reply:
+                    address = (await reply.json())["webSocketDebuggerUrl"]
+                async with connected(http, address) as control:
+                    yield Browser(port, http, control)
         finally:
+            if draining:
+                draining.cancel()
             if process.returncode is None:
                 process.terminate()
                 try:
@@ -139,6 +192,13 @@ async def open_page(url: str, script: str = "") -> AsyncIterator[Page]:
                 except TimeoutError:
                     process.kill()
                     await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def open_page(url: str, script: str = "") -> AsyncIterator[Page]:
+    """One page in a Chromium of its own, with sound."""
+    async with launch(SOUND_AT_ONCE) as browser, browser.open(url, script) as page:
+        yield page
 
 
 async def _debugging_port(process: asyncio.subprocess.Process) -> int:

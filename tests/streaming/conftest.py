@@ -114,6 +114,17 @@ def serving(host):
     return serve
 
 
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser():
+    """One Chromium for all pages; like everybody's, it lets no page make a sound before it is touched."""
+    import chromium
+
+    if not chromium.PROGRAM:
+        pytest.skip("no chromium on PATH")
+    async with chromium.launch() as browser:
+        yield browser
+
+
 @pytest.fixture
 def problem():
     """Check that a reply is a problem document of that status and code; returns its detail."""

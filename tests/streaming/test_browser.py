@@ -29,6 +29,8 @@ pytestmark = [
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 FIGURES = ROOT / "build" / "browser.json"
+VIDEO = "avatar.shadowRoot.querySelector('video')"
+INTERRUPT = "avatar.shadowRoot.querySelector('.interrupt')"
 WATCH_S = 60.0
 LOUD = 0.01  # RMS of full scale: silence is below 0.001, speech around 0.1
 QUIET_MS = 250  # gaps between words are shorter than this in the speech that is played
@@ -93,19 +95,13 @@ def samples(speech_wav: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def live_page(url: str) -> AsyncIterator[chromium.Page]:
     """The page, live by itself, with a picture and the probe at work."""
     async with chromium.open_page(url, (HERE / "probe.js").read_text()) as page:
-        await until(page, "document.querySelector('#state')?.textContent === 'Live'")
-        await until(page, "document.querySelector('#avatar').videoWidth > 0")
-        await page.evaluate(f"probe.watch(document.querySelector('#avatar'), {list(MOUTH)})")
-        await page.evaluate("probe.listen(document.querySelector('#avatar').srcObject)")
-        await until(page, "probe.frames.length > 5 && probe.sound.length > 0")
+        await page.until("document.querySelector('#state')?.textContent === 'Live'")
+        await page.until(f"{VIDEO}.videoWidth > 0")
+        await page.evaluate(f"probe.watch({VIDEO}, {list(MOUTH)})")
+        await page.evaluate(f"probe.listen({VIDEO}.srcObject)")
+        await page.until("probe.frames.length > 5 && probe.sound.length > 0")
         yield page
         assert await page.evaluate("probe.problems") == []
-
-
-async def until(page: chromium.Page, condition: str, timeout_s: float = 30.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not await page.evaluate(condition):
-            await asyncio.sleep(0.1)
 
 
 async def fetch(url: str) -> str:
@@ -123,7 +119,7 @@ async def play_sample(page: chromium.Page) -> float:
     """Press the sample's button; the time from FIRST_MS of speech sent to sound heard with its picture, in ms."""
     at = await page.evaluate("performance.now()")
     await page.evaluate("document.querySelector('#samples button').click()")
-    await until(page, f"probe.sound.some(([time, level]) => time > {at} && level > {LOUD})", 10)
+    await page.until(f"probe.sound.some(([time, level]) => time > {at} && level > {LOUD})", 10)
     await asyncio.sleep(0.3)
     sent = f"probe.sent.find(([time, type, ms]) => time > {at} && type === 'speech.audio' && ms >= {FIRST_MS})[0]"
     heard = f"probe.sound.find(([time, level]) => time > {at} && level > {LOUD})[0]"
@@ -135,8 +131,8 @@ async def play_sample(page: chromium.Page) -> float:
 async def barge_in(page: chromium.Page) -> float:
     """Press Interrupt in loud speech; the time until the last sound was heard, in ms."""
     loud = f"probe.sound.slice(-8).every(([, level]) => level > {2 * LOUD})"
-    await until(page, loud, 20)
-    at = await page.evaluate("(document.querySelector('#interrupt').click(), performance.now())")
+    await page.until(loud, 20)
+    at = await page.evaluate(f"({INTERRUPT}.click(), performance.now())")
     await asyncio.sleep(2.0)
     sound = np.array(await page.evaluate(f"probe.sound.filter(([time]) => time > {at} - 50)"))
     last = max([at, *sound[sound[:, 1] > LOUD, 0]])
@@ -227,10 +223,10 @@ async def test_every_source_of_speech_is_heard(avatar_path: Path, samples: Path)
         ):
             at = await page.evaluate("performance.now()")
             await begin()
-            await until(page, f"probe.sound.some(([time, level]) => time > {at} && level > {LOUD})", 10)
-            await until(page, "!document.querySelector('#speaking').hidden", 10)
-            await page.evaluate("document.querySelector('#interrupt').click()")
-            await until(page, "document.querySelector('#speaking').hidden", 10)
+            await page.until(f"probe.sound.some(([time, level]) => time > {at} && level > {LOUD})", 10)
+            await page.until("avatar.speaking", 10)
+            await page.evaluate(f"{INTERRUPT}.click()")
+            await page.until("!avatar.speaking", 10)
             await asyncio.sleep(0.5)
         assert await page.evaluate("document.querySelector('#microphone').getAttribute('aria-pressed')") == "false"
 

@@ -161,8 +161,7 @@ async def test_the_page_joins_a_session_that_a_program_has_opened_and_leaves_it_
         session = await client.open_session()
         address = f"{client.server.url}/?session={session['id']}&token={session['token']}"
         async with chromium.open_page(address) as page, asyncio.timeout(40):
-            while not await page.evaluate("document.querySelector('video')?.videoWidth > 0"):
-                await asyncio.sleep(0.2)
+            await page.until("avatar.shadowRoot.querySelector('video').videoWidth > 0")
             (lease,) = client.server.leases
             assert lease.session.id == session["id"] and len(lease.viewers) == 1
             await page.evaluate("document.getElementById('stop').click()")

@@ -12,6 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine.errors import MediaError
+from streaming.listing import WEB
 from streaming.protocol import SpeechCancel
 from streaming.samples import list_samples
 
@@ -223,11 +224,12 @@ async def test_metrics_are_prometheus_text_without_session_ids(serving, host):
 async def test_page_is_whole_and_loads_nothing_from_elsewhere(serving):
     async with serving() as client:
         pages = {}
-        for path in ("/", "/client.js", "/connection.js", "/sound.js", "/microphone.js", "/style.css", "/icon.svg"):
+        for path in ("/", *(f"/{file.name}" for file in WEB.iterdir() if file.suffix in (".js", ".css", ".svg"))):
             async with client.http.get(path) as reply:
                 assert reply.status == 200
                 assert "default-src 'self'" in reply.headers["Content-Security-Policy"]
                 pages[path] = await reply.text()
+        assert len(pages) > 10
         assert not re.search(r"(?:src|href|url|import)\W{1,3}(?:https?:)?//", "".join(pages.values()))
 
 
