@@ -137,22 +137,21 @@ def train(
     target: Path,
     *,
     name: str = "renderer",
-    steps: int = 6000,
+    steps: int = 3100,
     batch: int = 6,
     near: int = 4,
     lips: int = 8,
     learning_rate: float = 4e-4,
-    adversarial_from: int = 3100,
     threads: int = 1,
 ) -> None:
     """Train from crops under `runs`; the checkpoint runs/<name>.pt resumes, the averaged weights go to `target`.
 
-    The judges join at step `adversarial_from`, when the renderer is as good as the other losses make it; their
-    checkpoint is runs/<name>-judges.pt.
+    The judges join half way, when the renderer is nearly as good as the other losses make it; their checkpoint is
+    runs/<name>-judges.pt.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    config = RendererConfig()
+    config, adversarial_from = RendererConfig(), steps // 2
     run = Run(
         DualAttentionRenderer(config),
         runs / f"{name}.pt",
