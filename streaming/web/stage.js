@@ -53,8 +53,9 @@ video { position: absolute; inset: 0; width: 100%; height: 100%; object-fit: con
 .frame[data-state="idle"] .notice { padding: 0; background: none; box-shadow: none; }
 .frame[data-state="idle"] .words { display: none; }
 .frame:is([data-state="connecting"], [data-state="reconnecting"], [data-state="closing"]) .start { display: none; }
+.frame:is([data-state="connecting"], [data-state="reconnecting"]) .notice { flex-wrap: nowrap; }
 .frame:not([data-state="connecting"], [data-state="reconnecting"]) .spinner { display: none; }
-.spinner { width: 20px; height: 20px; border: 3px solid rgb(255 255 255 / .25); border-top-color: #fff; border-radius: 50%;
+.spinner { flex: none; width: 20px; height: 20px; border: 3px solid rgb(255 255 255 / .25); border-top-color: #fff; border-radius: 50%;
   animation: turn 1s linear infinite; }
 @keyframes turn { to { rotate: 1turn; } }
 

@@ -108,7 +108,7 @@ def test_the_command_speaks_from_a_pipe_and_shows_the_avatar_on_a_page(avatar_pa
             url = mic.stdout.readline().split()[-1].decode()
             assert "/?session=" in url and "&token=" in url
             with urllib.request.urlopen(url, timeout=10) as page:
-                assert b"<video" in page.read()
+                assert b"<persona-stream" in page.read()
             mic.stdin.write(path.read_bytes())
             mic.stdin.close()
             assert mic.wait(timeout=20) == 0  # the source has ended and all of it was played
