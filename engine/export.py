@@ -71,7 +71,9 @@ def write(graph: Graph, path: Path) -> None:
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
-            raise ExportError(f"{graph.name}: not exportable by torch {torch.__version__} ({error:.300})") from error
+            raise ExportError(
+                f"{graph.name}: not exportable by torch {torch.__version__} ({str(error):.300})"
+            ) from error
     assert program is not None
     temporary = path.with_suffix(".tmp")
     with _writing(path):
@@ -99,11 +101,14 @@ def parity(path: Path, reference: Graph, free: Mapping[str, int]) -> float:
     with torch.inference_mode():
         expected = reference(*inputs)
     found = session.run(list(reference.outputs), given)
-    return min(_psnr_db(torch.from_numpy(f), e) for f, e in zip(found, expected, strict=True))
+    return min(psnr_db(torch.from_numpy(f), e) for f, e in zip(found, expected, strict=True))
 
 
-def _psnr_db(found: torch.Tensor, expected: torch.Tensor) -> float:
+def psnr_db(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """PSNR of `found` over the range of `expected`; infinite where they are equal, minus infinity for NaN."""
     span, error = (expected.max() - expected.min()).item(), (found - expected).square().mean().sqrt().item()
+    if math.isnan(error):
+        return -math.inf
     return 20 * math.log10(span / error) if error else math.inf
 
 

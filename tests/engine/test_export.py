@@ -70,3 +70,17 @@ def test_unwritable_folder_and_missing_weights_are_said(tmp_path):
         export.write(graphs.load("geometry", "float32"), tmp_path / "file" / "geometry.onnx")
     with pytest.raises(WeightsError, match="no such weights"):
         graphs.load("geometry", "float32", tmp_path / "none.safetensors")
+
+
+class Undecided(graphs.GeometryGraph):
+    """Looks into its input to know what to do: nothing that a graph can hold."""
+
+    def forward(self, features, style, template, keys, values):
+        return super().forward(features if features.sum() > 0 else -features, style, template, keys, values)
+
+
+def test_network_that_cannot_be_a_graph_is_a_typed_error(tmp_path):
+    graph = Undecided(graphs.load("geometry", "float32").network, 4)
+    with pytest.raises(ExportError, match="geometry: not exportable by torch"):
+        export.write(graph, tmp_path / "geometry.onnx")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,215 @@
+"""The networks on a CUDA device: batches go up, through a graph and down again on three streams at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from engine import graphs, weights
+from engine.errors import DeviceError
+from engine.graphs import Graph, Precision
+from engine.models.geometry import GeometryConfig, GeometryGenerator, GeometryState
+from engine.models.renderer import References
+from engine.models.speech import SpeechConfig, SpeechEncoder
+
+Runner = Callable[..., tuple[Tensor, ...]]  # inputs to outputs of a graph, on the device, queued on the current stream
+Mode = Literal["eager", "compile", "graphs"]
+
+CHUNK = 16  # rows of a batch that travel together; larger batches overlap copies with computing
+CAPTURES = 64  # CUDA graphs kept of one network; each holds its own inputs and outputs
+
+
+def cuda_device(index: int = 0) -> torch.device:
+    """The CUDA device of that index. Raises DeviceError where there is none."""
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if index >= found:
+        raise DeviceError(
+            f"CUDA device {index} was asked for, torch {torch.__version__} finds {found}; "
+            "run on the CPU, or see `personastream doctor`"
+        )
+    return torch.device("cuda", index)
+
+
+class CudaGraphs:
+    """A graph's work recorded once for every batch size (powers of two) and window size, and replayed from then on.
+
+    After `CAPTURES` sizes, further ones run eagerly.
+    """
+
+    def __init__(self, graph: Graph):
+        self._graph = graph
+        self._captured: dict[tuple[tuple[int, ...], ...], tuple[torch.cuda.CUDAGraph, list[Tensor], list[Tensor]]] = {}
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        rows = inputs[0].shape[0]
+        padded = 1 << (rows - 1).bit_length()
+        sizes = tuple((padded, *tensor.shape[1:]) for tensor in inputs)
+        if sizes not in self._captured:
+            if len(self._captured) == CAPTURES:
+                return self._graph(*inputs)
+            self._captured[sizes] = self._capture(inputs, padded)
+        graph, given, made = self._captured[sizes]
+        for static, tensor in zip(given, inputs, strict=True):
+            static[:rows].copy_(tensor)  # the rows behind keep an earlier call's values, which are as valid
+        graph.replay()
+        return tuple(static[:rows].clone() for static in made)  # the next replay overwrites what it made
+
+    def _capture(
+        self, inputs: tuple[Tensor, ...], rows: int
+    ) -> tuple[torch.cuda.CUDAGraph, list[Tensor], list[Tensor]]:
+        given = [torch.cat([t, t[-1:].expand(rows - len(t), *t.shape[1:])]) for t in inputs]
+        current, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        aside.wait_stream(current)
+        with torch.cuda.stream(aside):
+            for _ in range(2):  # libraries choose their kernels and allocate, which must not happen while capturing
+                self._graph(*given)
+        current.wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may use the device meanwhile: encoders do.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            made = list(self._graph(*given))
+        return graph, given, made
+
+
+class _Pinned:
+    """A piece of page-locked memory that grows, seen as tensors of any shape."""
+
+    def __init__(self) -> None:
+        self._bytes = torch.empty(0, dtype=torch.uint8)
+
+    def like(self, tensor: Tensor) -> Tensor:
+        needed = tensor.numel() * tensor.element_size()
+        if needed > len(self._bytes):
+            self._bytes = torch.empty(needed, dtype=torch.uint8, pin_memory=True)
+        return self._bytes[:needed].view(tensor.dtype).view(tensor.shape)
+
+
+class _Slot:
+    """One of two chunks on their way: page-locked inputs and outputs, and the event after which those have arrived."""
+
+    def __init__(self, inputs: int, outputs: int):
+        self.inputs = [_Pinned() for _ in range(inputs)]
+        self.outputs = [_Pinned() for _ in range(outputs)]
+        self.arrived = torch.cuda.Event()
+        self.results: list[Tensor] = []
+
+    def take(self) -> list[Tensor]:
+        """The outputs, copied out of the page-locked memory; empty where nothing was on its way."""
+        if not self.results:
+            return []
+        self.arrived.synchronize()
+        taken, self.results = [result.clone() for result in self.results], []
+        return taken
+
+
+class Pipeline:
+    """Runs batches on the CPU's side through a runner on the device.
+
+    A batch is cut into chunks. While one is computed, the next one travels up and the last one down, each through one
+    of two page-locked buffers. Not thread-safe: it belongs to the inference thread.
+    """
+
+    def __init__(self, runner: Runner, device: torch.device, inputs: int, outputs: int, chunk: int = CHUNK):
+        self._runner, self._device, self._chunk = runner, device, chunk
+        with torch.cuda.device(device):
+            self._up, self._compute, self._down = (torch.cuda.Stream() for _ in range(3))
+            self._slots = [_Slot(inputs, outputs) for _ in range(2)]
+
+    @torch.inference_mode()
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """inputs [B, ...] on the CPU, B >= 1, to outputs [B, ...] on the CPU."""
+        arrived: list[list[Tensor]] = []
+        with torch.cuda.device(self._device):
+            for i, chunk in enumerate(zip(*(tensor.split(self._chunk) for tensor in inputs), strict=True)):
+                slot = self._slots[i % 2]
+                arrived.append(slot.take())  # two chunks ago; its inputs are free too by then
+                self._send(slot, chunk)
+            last = i % 2
+            arrived += [self._slots[1 - last].take(), self._slots[last].take()]
+        return tuple(torch.cat(parts) for parts in zip(*(part for part in arrived if part), strict=True))
+
+    def _send(self, slot: _Slot, chunk: tuple[Tensor, ...]) -> None:
+        """Queue everything that one chunk needs; only filling the page-locked inputs happens at once."""
+        with torch.cuda.stream(self._up):
+            given = [
+                pinned.like(tensor).copy_(tensor).to(self._device, non_blocking=True)
+                for pinned, tensor in zip(slot.inputs, chunk, strict=True)
+            ]
+        self._compute.wait_stream(self._up)
+        with torch.cuda.stream(self._compute):
+            for tensor in given:
+                tensor.record_stream(self._compute)
+            made = self._runner(*given)
+        self._down.wait_stream(self._compute)
+        with torch.cuda.stream(self._down):
+            for tensor, pinned in zip(made, slot.outputs, strict=True):
+                tensor.record_stream(self._down)
+                slot.results.append(pinned.like(tensor).copy_(tensor, non_blocking=True))
+            slot.arrived.record()
+
+
+class CudaBackend:
+    """`engine.backend.Backend` on a CUDA device, of one runner for each network.
+
+    `fallback`: why these are not the runners that were asked for; empty where they are. A server counts and shows it.
+    """
+
+    def __init__(
+        self,
+        runners: dict[str, Runner],
+        speech: SpeechConfig,
+        geometry: GeometryGenerator,
+        device: torch.device,
+        fallback: str = "",
+    ):
+        self.device, self.fallback, self.speech_config = device, fallback, speech
+        self._geometry = geometry  # on the CPU: what is not for every frame
+        self._hear = Pipeline(runners["speech"], device, 1, 1)
+        self._move = Pipeline(runners["geometry"], device, 5, 3)
+        self._render = Pipeline(runners["renderer"], device, 7, 1)
+
+    @classmethod
+    def through_torch(
+        cls, device: torch.device, mode: Mode = "graphs", precision: Precision = "float16", fallback: str = ""
+    ) -> CudaBackend:
+        """With the weights that ship with the engine, through PyTorch: eager, compiled or as CUDA graphs.
+
+        Raises WeightsError."""
+        runners = {name: _runner(graphs.load(name, precision), device, mode) for name in graphs.NETWORKS}
+        return cls(runners, *cpu_parts(), device, fallback)
+
+    def hear(self, windows: Tensor) -> Tensor:
+        return self._hear(windows)[0]
+
+    def start(self, sessions: int) -> GeometryState:
+        return self._geometry.init_state(sessions)
+
+    def move(
+        self, features: Tensor, style: Tensor, template: Tensor, state: GeometryState
+    ) -> tuple[Tensor, GeometryState]:
+        lower, keys, values = self._move(features, style, template, state.keys, state.values)
+        return lower, GeometryState(keys, values)
+
+    @torch.inference_mode()
+    def style(self, expression_vertices: Tensor) -> Tensor:
+        return self._geometry.style(expression_vertices)
+
+    def render(self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, lips: References, faces: References) -> Tensor:
+        references = (lips.pixels, lips.difference, faces.pixels, faces.difference)
+        return self._render(pncc, lip_mask, lip_cell, *references)[0]
+
+
+def cpu_parts() -> tuple[SpeechConfig, GeometryGenerator]:
+    """What a device's backend needs beside its runners, of the embedded weights."""
+    speech = weights.load(SpeechEncoder, SpeechConfig, weights.default_path("speech"))
+    return speech.config, weights.load(GeometryGenerator, GeometryConfig, weights.default_path("geometry"))
+
+
+def _runner(graph: Graph, device: torch.device, mode: Mode) -> Runner:
+    graph = graph.eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if mode == "graphs":
+        return CudaGraphs(graph)
+    return torch.compile(graph, dynamic=True) if mode == "compile" else graph
