@@ -29,7 +29,7 @@ async function loadChoices() {
   );
   $("avatars").replaceChildren(...avatars.map(avatarChoice));
   $("who").hidden = avatars.length < 2 || avatar.hasAttribute("session");
-  $("voices").replaceChildren(...voices.map((voice) => new Option(spoken(voice), voice)));
+  $("voices").replaceChildren(...voiceChoices(voices));
   $("say").hidden = voices.length === 0;
   $("samples").replaceChildren(...samples.map(sampleButton));
   choose(avatars[0]);
@@ -37,8 +37,23 @@ async function loadChoices() {
 }
 
 const languages = new Intl.DisplayNames([navigator.language], { type: "language", fallback: "code" });
-const spoken = (voice) => (/^[a-z]{2,3}(-[a-z]+)*$/.test(voice) ? languages.of(voice) : voice); // others have names
 const readable = (name) => name.replaceAll(/[-_]+/g, " ");
+
+/** Voices of one maker (`kokoro/af_heart`) under its name; those that are languages alone by the language's name. */
+function voiceChoices(voices) {
+  const makers = new Map();
+  for (const voice of voices) {
+    const [, maker, name] = /^(?:([^/]*)\/)?(.*)$/s.exec(voice);
+    const label = /^[a-z]{2,3}(-[a-z]+)*$/.test(voice) ? languages.of(voice) : readable(name);
+    makers.set(maker, [...(makers.get(maker) ?? []), new Option(label, voice)]);
+  }
+  return [...makers].flatMap(([maker, options]) => {
+    if (maker === undefined) return options;
+    const group = Object.assign(document.createElement("optgroup"), { label: maker });
+    group.append(...options);
+    return [group];
+  });
+}
 
 function avatarChoice(found, index) {
   const choice = document.createElement("label");

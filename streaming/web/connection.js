@@ -6,7 +6,9 @@ import { Viewer } from "./viewer.js";
 
 const BACK_OFF_S = [0.5, 1, 2, 4, 8, 15, 30];
 const PATIENCE_MS = 4000; // with a path that is silent; a browser gives it up after 15 s more
-const TRIES = 4; // of a path or a websocket to a server that answers
+const SEARCH_MS = 15_000; // for a path; one that is there is found within one
+// more tries of a path or a websocket to a server that answers: of a session that was never live, and of one that was
+const TRIES = { fresh: 2, proven: 6 };
 const GONE = [401, 404, 410]; // what a session that ended while nobody could tell says
 
 /** The server's word on why the session ended. */
@@ -158,13 +160,15 @@ export class Conversation extends EventTarget {
     this.#leave();
     const viewer = (this.#viewer = new Viewer(this.#session.ice_servers, this.#session.token));
     const found = new Promise((resolve) => {
-      let silence = 0;
       const giveUp = () => viewer === this.#viewer && this.#fail(new Lost("no-path"));
+      const search = setTimeout(giveUp, SEARCH_MS);
+      let silence = 0;
       viewer.addEventListener("path", ({ detail: state }) => {
         if (viewer !== this.#viewer) return;
         if (state === "failed") giveUp();
         if (state === "connected") resolve();
         if (state === "connected" && silence) this.#tell("live");
+        if (state === "connected") clearTimeout(search);
         clearTimeout(silence);
         silence = state === "disconnected" ? setTimeout(giveUp, PATIENCE_MS) : 0;
         if (silence) this.#tell("reconnecting", { reason: "interrupted" });
@@ -198,7 +202,8 @@ export class Conversation extends EventTarget {
 
   /** What to do about a loss: the state to be in, and for how long; no `waitS`: it is the end. */
   #plan(loss, tries) {
-    const backOffS = BACK_OFF_S[Math.min(tries, BACK_OFF_S.length - 1)];
+    // not all at once, when a server comes back that many had lost
+    const backOffS = BACK_OFF_S[Math.min(tries, BACK_OFF_S.length - 1)] * (0.75 + Math.random() / 2);
     const name = this.#proven ? "reconnecting" : "waiting";
     if (loss instanceof Ended) {
       if (loss.reason !== "draining" || this.#given) return { name: "ended", reason: loss.reason, detail: loss.message };
@@ -207,7 +212,7 @@ export class Conversation extends EventTarget {
     }
     if (loss instanceof Unreachable) return { name, reason: "unreachable", waitS: backOffS };
     if (loss instanceof Lost) {
-      if (tries >= TRIES) return { name: "ended", reason: loss.reason };
+      if (tries >= (this.#proven ? TRIES.proven : TRIES.fresh)) return { name: "ended", reason: loss.reason };
       return { name: this.#proven ? "reconnecting" : "connecting", reason: loss.reason, waitS: backOffS };
     }
     if (GONE.includes(loss.status) && this.#proven && !this.#given) {

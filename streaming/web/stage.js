@@ -23,7 +23,7 @@ const MARKUP = `
   <div class="controls" part="controls" role="group" aria-label="Sound and screen" hidden>
     <button class="mute" type="button" aria-label="Mute" aria-pressed="false">${icon("loud")}</button>
     <input class="volume" type="range" min="0" max="100" value="100" aria-label="Volume">
-    <button class="interrupt" type="button" aria-keyshortcuts="Escape" disabled>Interrupt</button>
+    <button class="interrupt" type="button" aria-keyshortcuts="Escape" title="Escape" disabled>Interrupt</button>
     <button class="full" type="button" aria-label="Full screen" aria-pressed="false">${icon("large")}</button>
   </div>
 </div>`;

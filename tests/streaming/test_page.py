@@ -33,6 +33,14 @@ SPEAK = TYPE + "document.querySelector('#say').requestSubmit()"
 SOCKETS = """window.sockets = []; window.WebSocket = class extends WebSocket {
   constructor(...options) { super(...options); sockets.push(this); } };"""
 
+# A proxy that passes no websockets on; a network that lets no UDP through, with the search for a path cut short.
+NO_SOCKETS = """window.WebSocket = class extends WebSocket {
+  constructor() { super("ws://127.0.0.1:9/"); } };"""
+NO_PATH = """window.RTCPeerConnection = class extends RTCPeerConnection {
+  constructor(options) { super({ ...options, iceTransportPolicy: "relay" }); } };
+const later = window.setTimeout;
+window.setTimeout = (work, ms) => later(work, ms === 15_000 ? 300 : ms);"""
+
 
 @contextlib.asynccontextmanager
 async def live(browser, client, **options):
@@ -66,6 +74,21 @@ async def test_avatars_are_chosen_by_their_pictures(browser, avatar_path):
             while [lease.avatar for lease in server.leases] != ["bob-2"]:
                 await asyncio.sleep(0.1)
         await page.until(LIVE)
+
+
+async def test_voices_stand_under_their_makers(serving, browser):
+    english = espeak_voices()["en-us"]
+    voices = {"studio/ann_lee": english, "studio/bo": english, "en-us": english}
+    async with serving(voices=voices) as client, live(browser, client) as page:
+        group = "document.querySelector('#voices optgroup')"
+        assert await page.evaluate(f"[{group}.label, {group}.children.length, {group}.children[0].label]") == [
+            "studio",
+            2,
+            "ann lee",
+        ]
+        assert await page.evaluate("[...voices.options].map((option) => option.value)") == list(voices)
+        await page.evaluate(f"voices.value = 'studio/bo'; {SPEAK}")
+        await page.until("avatar.speaking")
 
 
 async def test_a_session_that_somebody_else_ended_stays_ended_until_it_is_started_again(serving, browser, host):
@@ -165,6 +188,20 @@ async def test_a_lost_picture_is_found_again_in_the_same_session(serving, browse
         await page.until("seen.includes('reconnecting')")
         await page.until("avatar.state.name === 'live'")
         assert list(client.server.leases) == [lease] and viewer.id not in lease.viewers
+
+
+@pytest.mark.parametrize(
+    ("fault", "title", "advice"),
+    [(NO_SOCKETS, "No speech connection", "proxy"), (NO_PATH, "No network path", "firewall may block UDP")],
+)
+async def test_what_does_not_come_through_is_named(serving, browser, host, fault, title, advice):
+    async with serving() as client, browser.open(client.server.url, fault) as page:
+        await page.until(f"{STATE} === '{title}'")
+        assert advice in await page.evaluate(SAID)
+        async with asyncio.timeout(5):  # nothing is left at the server
+            while host.sessions:
+                await asyncio.sleep(0.05)
+        assert await page.evaluate(f"{AGAIN}.textContent.trim()") == "Start again"
 
 
 async def test_sound_that_the_browser_keeps_back_comes_with_one_button(serving, browser):
