@@ -1,4 +1,4 @@
-"""The commands that need no network: dub a file, measure this machine, say what works on it."""
+"""The commands that need no network: dub a file, measure this machine, say what works on it, export the networks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from rich.table import Table
 from engine.bench import bench
 from engine.doctor import examine
 from engine.dub import dub
+from engine.export import export_all
+from engine.graphs import Precision
 from engine.media import FPS
 
 
@@ -70,3 +72,20 @@ class Doctor:
             table.add_row("ok" if finding.ok else "[red]no", finding.name, finding.detail, finding.remedy)
         Console().print(table)
         return 0 if all(finding.ok for finding in findings) else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write the networks as ONNX files for other runtimes, and say how closely those answer as torch does."""
+
+    out: Path
+    """The folder; it is made where there is none."""
+    precision: Precision = "float32"
+    """That of speech encoder and renderer; the geometry stays in float32."""
+
+    def run(self) -> int:
+        table = Table("file", "MB", "dB to torch", title=f"ONNX, {self.precision}")
+        for made in export_all(self.out, self.precision):
+            table.add_row(str(made.path), f"{made.size_bytes / 1e6:.1f}", f"{made.psnr_db:.0f}")
+        Console().print(table)
+        return 0

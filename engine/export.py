@@ -71,9 +71,7 @@ def write(graph: Graph, path: Path) -> None:
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
-            raise ExportError(
-                f"{graph.name}: not exportable by torch {torch.__version__} ({str(error):.300})"
-            ) from error
+            raise ExportError(f"{graph.name}: not exportable by torch {torch.__version__} ({error!s:.300})") from error
     assert program is not None
     temporary = path.with_suffix(".tmp")
     with _writing(path):

@@ -1,4 +1,4 @@
-"""The command `personastream`: serve avatars live, speak as one, or dub, bench and doctor, which need no network."""
+"""The command `personastream`: serve avatars live, speak as one; and, without a network, dub, bench, doctor, export."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from engine.__main__ import Bench, Doctor, Dub
+from engine.__main__ import Bench, Doctor, Dub, Export
 from engine.config import BroadcastConfig, ServerConfig, SessionConfig, VoicesConfig
 from engine.errors import AvatarFileError, PersonaStreamError
 from engine.host import Host
@@ -114,12 +114,13 @@ Command = (
     | Annotated[Dub, tyro.conf.subcommand("dub", prefix_name=False)]
     | Annotated[Bench, tyro.conf.subcommand("bench", prefix_name=False)]
     | Annotated[Doctor, tyro.conf.subcommand("doctor", prefix_name=False)]
+    | Annotated[Export, tyro.conf.subcommand("export", prefix_name=False)]
 )
 
 
 def main() -> None:
     """Run one command; an error that we raise on purpose is one red line, and exit code 2."""
-    command: Serve | Mic | Dub | Bench | Doctor = tyro.cli(Command, prog="personastream")
+    command: Serve | Mic | Dub | Bench | Doctor | Export = tyro.cli(Command, prog="personastream")
     code = USAGE_ERROR
     try:
         code = command.run()

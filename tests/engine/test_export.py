@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from engine import export, graphs
 from engine.errors import ExportError, OutputError, WeightsError
 
+ROOT = Path(__file__).parents[2]
+
 pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
 onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def command(tmp_path_factory):
+    """What `personastream export` did: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("onnx") / "made"
+    order = [sys.executable, "-m", "streaming", "export", "--out", str(folder)]
+    done = subprocess.run(order, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.fixture(scope="module")
+def files(command):
     """Of every network its graph in float32 and its ONNX file, of the embedded weights."""
-    folder, made = tmp_path_factory.mktemp("onnx"), {}
+    return {name: (graphs.load(name, "float32"), command[0] / f"{name}.onnx") for name in graphs.NETWORKS}
+
+
+def test_command_writes_the_files_and_says_how_alike_they_are(command):
+    folder, printed = command
+    assert {path.name for path in folder.iterdir()} == {"speech.onnx", "geometry.onnx", "renderer.onnx"}
+    rows = {
+        name: line.split("│") for name in graphs.NETWORKS for line in printed.splitlines() if f"{name}.onnx" in line
+    }
     for name in graphs.NETWORKS:
-        made[name] = graphs.load(name, "float32"), folder / f"{name}.onnx"
-        export.write(*made[name])
-    return made
+        size_mb, psnr_db = float(rows[name][2]), float(rows[name][3])
+        assert size_mb == pytest.approx((folder / f"{name}.onnx").stat().st_size / 1e6, abs=0.06)
+        assert psnr_db > 100
 
 
 @pytest.mark.parametrize("name", graphs.NETWORKS)

@@ -27,7 +27,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_lists_the_commands():
     done = run("--help")
     assert done.returncode == 0
-    assert all(name in done.stdout for name in ("serve", "dub", "bench", "doctor"))
+    assert all(name in done.stdout for name in ("serve", "dub", "bench", "doctor", "export"))
 
 
 def test_a_file_that_is_missing_is_one_line_and_exit_code_2(tmp_path):
