@@ -184,7 +184,6 @@ export class PersonaStream extends HTMLElement {
     listen("message", (message) => this.#obey(message));
     listen("stream", (stream) => this.#stage.play(stream));
     this.#connectedAt = performance.now();
-    this.#firstFrameMs = this.#responseMs = this.#reports = null;
     mine.open();
   }
 
@@ -197,7 +196,10 @@ export class PersonaStream extends HTMLElement {
     const words = wordsFor(state, new URL(this.#server).origin !== location.origin);
     this.#state = { ...state, ...words };
     if (!READY.includes(state.name)) this.#forgetSpeech();
-    if (state.name === "ended") this.#conversation = null;
+    if (state.name === "ended") {
+      this.#conversation = null;
+      this.#firstFrameMs = this.#responseMs = this.#reports = null;
+    }
     if (["waiting", "ended"].includes(state.name)) this.#stage.clear();
     this.#stage.show(state, words);
     this.dispatchEvent(new CustomEvent("state", { detail: this.#state }));

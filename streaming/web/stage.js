@@ -165,7 +165,10 @@ export class Stage extends EventTarget {
   /** Play the stream: aloud where the browser allows it, else in silence, with a button for the sound. */
   async play(stream) {
     this.video.srcObject = stream;
-    this.video.requestVideoFrameCallback?.(() => this.dispatchEvent(new Event("frame")));
+    this.video.requestVideoFrameCallback?.((_, { width }) => {
+      // browsers also call for a stream that went away without a picture
+      if (width > 0 && this.video.srcObject === stream) this.dispatchEvent(new Event("frame"));
+    });
     try {
       await this.video.play();
     } catch (error) {

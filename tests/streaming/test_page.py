@@ -198,6 +198,7 @@ async def test_what_does_not_come_through_is_named(serving, browser, host, fault
     async with serving() as client, browser.open(client.server.url, fault) as page:
         await page.until(f"{STATE} === '{title}'")
         assert advice in await page.evaluate(SAID)
+        assert await page.evaluate("avatar.figures().then((found) => found.firstFrameMs)") is None
         async with asyncio.timeout(5):  # nothing is left at the server
             while host.sessions:
                 await asyncio.sleep(0.05)
