@@ -248,7 +248,7 @@ export class PersonaStream extends HTMLElement {
   }
 
   #letSoundOut() {
-    if (navigator.userActivation?.isActive ?? true) this.#stage.letSoundOut();
+    if (navigator.userActivation?.hasBeenActive ?? true) this.#stage.letSoundOut();
   }
 
   #forgetSpeech() {

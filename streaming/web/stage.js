@@ -163,30 +163,22 @@ export class Stage extends EventTarget {
   }
 
   /** Play the stream: aloud where the browser allows it, else in silence, with a button for the sound. */
-  async play(stream) {
+  play(stream) {
     this.video.srcObject = stream;
     this.video.requestVideoFrameCallback?.((_, { width }) => {
       // browsers also call for a stream that went away without a picture
       if (width > 0 && this.video.srcObject === stream) this.dispatchEvent(new Event("frame"));
     });
-    try {
-      await this.video.play();
-    } catch (error) {
-      if (error.name !== "NotAllowedError") return;
-      this.#blocked = true;
-      this.video.muted = true;
-      this.#at(".sound").hidden = false;
-      this.video.play().catch(() => {}); // a device that saves power plays nothing: the button then starts the picture too
-    }
+    this.#begin();
   }
 
-  /** Sound, if the browser kept it back; for calls that follow from a gesture. */
+  /** Sound, if the browser kept it back and now allows it. */
   letSoundOut() {
     if (!this.#blocked) return;
     this.#blocked = false;
     this.#at(".sound").hidden = true;
     this.video.muted = false;
-    this.video.play().catch(() => {});
+    this.#begin();
   }
 
   clear() {
@@ -197,6 +189,18 @@ export class Stage extends EventTarget {
 
   #at(selector) {
     return this.#root.querySelector(selector);
+  }
+
+  async #begin() {
+    try {
+      await this.video.play();
+    } catch (error) {
+      if (error.name !== "NotAllowedError") return;
+      this.#blocked = true;
+      this.video.muted = true;
+      this.#at(".sound").hidden = false;
+      this.video.play().catch(() => {}); // a device that saves power plays nothing: the button then starts the picture too
+    }
   }
 
   #toggleSound() {

@@ -193,6 +193,7 @@ async def test_a_lost_picture_is_found_again_in_the_same_session(serving, browse
 @pytest.mark.parametrize(
     ("fault", "title", "advice"),
     [(NO_SOCKETS, "No speech connection", "proxy"), (NO_PATH, "No network path", "firewall may block UDP")],
+    ids=["websockets", "path"],
 )
 async def test_what_does_not_come_through_is_named(serving, browser, host, fault, title, advice):
     async with serving() as client, browser.open(client.server.url, fault) as page:
