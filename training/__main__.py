@@ -1,7 +1,7 @@
 """`python -m training COMMAND`: from a folder of clips to the weights that the engine ships with.
 
-In order: prepare, speech, geometry, renderer, evaluate. Every command resumes where it was stopped. Results go to
---runs; --install copies weights into the engine.
+In order: prepare, speech, speak, geometry, renderer, evaluate. Every command resumes where it was stopped. Results go
+to --runs; --install copies weights into the engine.
 """
 
 from __future__ import annotations
@@ -79,16 +79,31 @@ class Speech(_Command):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Speak(_Command):
+    """Synthesise the sentences with known phonemes that teach and test the closing of the lips."""
+
+    kokoro: Path
+    """Folder with kokoro.onnx, config.json and voices; training/phonemes.py says where to get them."""
+
+    def run(self) -> None:
+        from training.phonemes import speak_all
+
+        speak_all(self.runs, self.kokoro)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Geometry(_Command):
     """Estimate the clips' audio offsets and train the geometry generator."""
 
-    steps: int = 1500
+    steps: int = 800
+    share: float = 1.0
+    """Of the training people, for a learning curve; below 1 the weights go to geometry-PERCENT.safetensors."""
     install: bool = False
 
     def run(self) -> None:
         from training.geometry import train
 
-        _install(train(self.data, self.runs, steps=self.steps), "geometry", self.install)
+        _install(train(self.data, self.runs, steps=self.steps, share=self.share), "geometry", self.install)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,12 +129,20 @@ class Evaluate(_Command):
 
     stage: tyro.conf.Positional[Literal["geometry", "renderer"]]
     out: Path = Path("build/evaluation")
+    speech: Path | None = None
+    """Weights to judge instead of the embedded ones; of the stage geometry alone, like `geometry`."""
+    geometry: Path | None = None
 
     def run(self) -> None:
         from training import evaluate_geometry, evaluate_renderer
 
-        evaluate = {"geometry": evaluate_geometry.evaluate, "renderer": evaluate_renderer.evaluate}[self.stage]
-        Console().print_json(json.dumps(evaluate(self.data, self.runs, self.out)))
+        if self.stage == "geometry":
+            report = evaluate_geometry.evaluate(
+                self.data, self.runs, self.out, speech=self.speech, geometry=self.geometry
+            )
+        else:
+            report = evaluate_renderer.evaluate(self.data, self.runs, self.out)
+        Console().print_json(json.dumps(report))
 
 
 def _install(path: Path, name: str, install: bool) -> None:
@@ -127,7 +150,7 @@ def _install(path: Path, name: str, install: bool) -> None:
         shutil.copyfile(path, default_path(name))
 
 
-COMMANDS = Prepare | Morphable | Speech | Geometry | Renderer | Evaluate
+COMMANDS = Prepare | Morphable | Speech | Speak | Geometry | Renderer | Evaluate
 
 
 def main() -> None:

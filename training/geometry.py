@@ -6,6 +6,7 @@ it, so that the lips close and hold still when nobody speaks.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from engine.models.speech import FRAME_SAMPLES, SpeechConfig, SpeechEncoder, ext
 from engine.weights import fingerprint, load, load_face_model, save
 from training.lips import Corpus, Example, Item, fit_generator, load_examples
 from training.offsets import Offset, find_offsets
+from training.phonemes import BILABIALS, load_spoken
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ def hear(encoder: SpeechEncoder, example: Example, offset_frames: float, model: 
     targets = torch.cat([rest.expand(lead, -1), beta, closing])
     known = torch.ones(len(targets))
     known[lead - 3 : lead] = 0  # a mouth opens ahead of the sound, by how much is not known here
-    return Item(features, targets, known, which)
+    return Item(features, targets, known, torch.zeros(len(targets)), which)
 
 
 def heard_items(
@@ -89,26 +91,56 @@ def heard_items(
             rows = {name: getattr(item, name) for name in ("features", "beta", "known")}
             save_file(rows, path.with_suffix(".tmp"))
             path.with_suffix(".tmp").rename(path)
-        items.append(Item(**load_file(path), example=which))
+        rows = load_file(path)
+        items.append(Item(**rows, closed=torch.zeros(len(rows["known"])), example=which))
     return items
 
 
-def train(data: Path, runs: Path, *, steps: int = 800, batch: int = 24, seed: int = 0) -> Path:
+def spoken_items(runs: Path, speech: Path, components: int) -> list[Item]:
+    """The training sentences of `training.phonemes` as the encoder in `speech` hears them; kept in `runs/heard`."""
+    folder = runs / "heard" / fingerprint(speech)
+    encoder = load(SpeechEncoder, SpeechConfig, speech)
+    items = []
+    for spoken in progress(load_spoken(runs, "train"), "hearing sentences"):
+        path = folder / f"{spoken.name}.safetensors"
+        if not path.exists():
+            save_file({"features": extract(encoder, spoken.pcm)}, path.with_suffix(".tmp"))
+            path.with_suffix(".tmp").rename(path)
+        features = load_file(path)["features"]
+        closed = torch.zeros(len(features))
+        middles = [(start + end) / 2 for symbol, start, end in spoken.phonemes if symbol in BILABIALS]
+        closed[[min(int(25 * middle), len(closed) - 1) for middle in middles]] = 1
+        items.append(Item(features, torch.zeros(len(features), components), torch.zeros(len(features)), closed, 0))
+    return items
+
+
+def train(data: Path, runs: Path, *, steps: int = 800, batch: int = 28, share: float = 1.0, seed: int = 0) -> Path:
     """Train the generator on `runs/speech.safetensors`' features; returns `runs/geometry.safetensors`.
 
-    Finds the offsets first where `runs/offsets.csv` is missing. Every part resumes where it was stopped.
+    Finds the offsets first where `runs/offsets.csv` is missing. Every part resumes where it was stopped. With a `share`
+    below 1 only so many of the people are seen (for a learning curve), and the file's name says so.
     """
     torch.manual_seed(seed)
     offsets = find_offsets(data, runs)
     model, speech = load_face_model(), runs / "speech.safetensors"
     examples = load_examples(data, runs)
+    people = sorted({example.clip.identity for example in examples}, key=_shuffled)
+    seen = set(people[: round(share * len(people))])
     items = heard_items(runs, speech, examples, offsets, model)
-    corpus = Corpus(examples, items, model, seed)
-    checkpoint = runs / "geometry" / f"train-{fingerprint(speech)}.pt"
-    generator = fit_generator(corpus, model, checkpoint, features=SpeechConfig().features, steps=steps, batch=batch)
+    items = [item for item in items if examples[item.example].clip.identity in seen]
+    corpus = Corpus(examples, items, model, seed, spoken_items(runs, speech, items[0].beta.shape[1]))
+    suffix = "" if share == 1 else f"-{round(100 * share)}"
+    checkpoint = runs / "geometry" / f"train-{fingerprint(speech)}{suffix}.pt"
+    features = items[0].features.shape[1]
+    generator = fit_generator(corpus, model, checkpoint, features=features, steps=steps, batch=batch)
     frames = sum(len(item.beta) for item in items)
     facts = {"speech": fingerprint(speech), "clips": str(len(items)), "frames": str(frames), "steps": str(steps)}
-    path = runs / "geometry.safetensors"
+    path = runs / f"geometry{suffix}.safetensors"
     save(generator, path, facts=facts)
     log.info("geometry: %d clips, %d frames -> %s", len(items), frames, path)
     return path
+
+
+def _shuffled(identity: str) -> str:
+    """A key that sorts people in an order of their own, the same in every run."""
+    return hashlib.sha256(identity.encode()).hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,9 @@ STYLE_FRAMES = 40  # drawn anew each time: a style has to survive the sampling
 IDENTITY_FRAMES = 1000  # nobody counts for more than 40 s
 GENERATED_WEIGHT = 0.6
 FEATURE_NOISE, CHANNEL_DROPOUT = 0.3, 0.1
+SPOKEN_SHARE = 0.2
+TOUCHING = 0.012  # model units: an opening that the renderer draws closed
+CLOSURE_WEIGHT = 0.3
 
 
 @dataclass(frozen=True)
@@ -57,16 +60,23 @@ def load_examples(data: Path, runs: Path) -> list[Example]:
 
 @dataclass(frozen=True)
 class Item:
-    """One stretch to learn from: features [T, D], targets beta [T, K], known [T] (0 or 1), style sources by index."""
+    """One stretch to learn from: features [T, D], targets beta [T, K], known [T] (0 or 1), style source by index.
+
+    `closed` [T]: 1 where the lips must touch, whatever else is known.
+    """
 
     features: Tensor
     beta: Tensor
     known: Tensor
+    closed: Tensor
     example: int
 
 
 class Corpus:
-    """Items and how to draw crops of them; people are capped, clips weighted."""
+    """Items and how to draw crops of them; people are capped, clips weighted.
+
+    SPOKEN_SHARE of what is drawn are the `spoken` items, of which only the closures are known, with anybody's face.
+    """
 
     def __init__(
         self,
@@ -74,8 +84,9 @@ class Corpus:
         items: list[Item],
         model: MorphableModel,
         seed: int,
+        spoken: list[Item] | None = None,
     ) -> None:
-        self._examples, self._items, self._model = examples, items, model
+        self._examples, self._items, self._model, self._spoken = examples, items, model, spoken or []
         self._rng = np.random.default_rng(seed)
         self._same: dict[str, list[int]] = defaultdict(list)
         frames: dict[str, float] = defaultdict(float)
@@ -92,6 +103,7 @@ class Corpus:
             ]
         )
         self._chance = chance / chance.sum()
+        self._people = [item.example for item in items]
 
     def _style_beta(self, which: int) -> Tensor:
         """Expressions [STYLE_FRAMES, K] of the person in example `which`, often from another clip."""
@@ -101,14 +113,17 @@ class Corpus:
         return beta[torch.from_numpy(self._rng.integers(0, len(beta), STYLE_FRAMES))]
 
     def draw(self, batch: int) -> dict[str, Tensor]:
-        """features [B, T, D], beta [B, T, K], known [B, T], template [B, V, 3], style vertices [B, S, V, 3],
+        """features [B, T, D], beta [B, T, K], known and closed [B, T], template [B, V, 3], style vertices [B, S, V, 3],
         styled [B, 1] (0: learn to do without)."""
         rows: dict[str, list[Tensor]] = defaultdict(list)
-        for which in self._rng.choice(len(self._items), batch, p=self._chance):
-            item = self._items[which]
+        others = int(SPOKEN_SHARE * batch) if self._spoken else 0
+        items = [self._items[i] for i in self._rng.choice(len(self._items), batch - others, p=self._chance)]
+        for i in self._rng.integers(0, max(1, len(self._spoken)), others):
+            items.append(replace(self._spoken[i], example=int(self._rng.choice(self._people))))
+        for item in items:
             first = int(self._rng.integers(0, max(1, len(item.beta) - CROP_FRAMES + 1)))
             missing = CROP_FRAMES - len(item.beta[first : first + CROP_FRAMES])
-            for name in ("features", "beta", "known"):
+            for name in ("features", "beta", "known", "closed"):
                 part = getattr(item, name)[first : first + CROP_FRAMES]
                 rows[name].append(torch.cat([part, part.new_zeros(missing, *part.shape[1:])]))
             rows["template"].append(self._model.mean + self._model.shape(self._examples[item.example].alpha))
@@ -141,8 +156,8 @@ class GeometryLoss:
         gap = vertices[..., self._above, :] - vertices[..., self._below, :]
         return torch.linalg.vector_norm(gap, dim=-1).mean(-1)
 
-    def __call__(self, made: Tensor, template: Tensor, beta: Tensor, known: Tensor) -> Tensor:
-        """made, template: lower vertices [B, T, V_low, 3] and [B, V_low, 3]; beta [B, T, K]; known [B, T]."""
+    def __call__(self, made: Tensor, template: Tensor, beta: Tensor, known: Tensor, closed: Tensor) -> Tensor:
+        """made, template: lower vertices [B, T, V_low, 3] and [B, V_low, 3]; beta [B, T, K]; known, closed [B, T]."""
         true = template[:, None] + self.offsets(beta)
         error = (made - true) * 100
         position = (error.square() * self._weight).sum((-1, -2))
@@ -152,7 +167,9 @@ class GeometryLoss:
         opening = ((self.opening(made) - wanted) * 100).square()
         opening = opening * (1 + 2 * (wanted < 0.02))  # a mouth that does not close is what viewers notice
         still = (change.sum((-1, -2)) * both).sum() / both.sum()
-        return ((position + 0.15 * opening) * known).sum() / known.sum() + 1.0 * still
+        ajar = ((self.opening(made) - TOUCHING) * 100).clamp_min(0).square()
+        closure = (ajar * closed).sum() / closed.sum().clamp_min(1)
+        return ((position + 0.15 * opening) * known).sum() / known.sum() + 1.0 * still + CLOSURE_WEIGHT * closure
 
 
 def _roughen(features: Tensor) -> Tensor:
@@ -181,7 +198,7 @@ def fit_generator(
         heard = _roughen(drawn["features"])
         style = generator.style(drawn["style"]) * drawn["styled"]
         made = generator(heard, style, drawn["template"])
-        loss = loss_of(made, drawn["template"][:, generator.lower], drawn["beta"], drawn["known"])
+        loss = loss_of(made, drawn["template"][:, generator.lower], drawn["beta"], drawn["known"], drawn["closed"])
         run.update(loss)
         if step % 100 == 0:
             log.info("%s step %d loss %.3f", checkpoint.stem, step, loss.item())

@@ -141,6 +141,7 @@ def _round(
                 shifted(f, e.start, len(e.beta), o.frames),
                 e.beta,
                 torch.ones(len(e.beta)),
+                torch.zeros(len(e.beta)),
                 i,
             )
             for i, (e, f, o) in enumerate(zip(examples, features, offsets, strict=True))

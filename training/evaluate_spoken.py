@@ -1,0 +1,107 @@
+"""Do the lips close where the sound says p, b or m, in voices and languages that nobody trained on?
+
+- closure recall: share of the bilabials of the test sentences (see `training.phonemes`) at which the opening of the
+  inner lips falls below CLOSED_OPENING at some frame from one before the phoneme to one after it.
+- open vowels closed: the same at the middle of open vowels (a and its kin). A mouth that is always shut has 1 in both.
+
+Every sentence is spoken by several faces: the shape and style of validation people.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+from engine.models.geometry import GeometryGenerator
+from engine.models.morphable import LIPS_INNER, LIPS_OUTER, MorphableModel
+from engine.models.speech import SpeechEncoder, extract
+from precompute.style import CLOSED_OPENING
+from training.lips import Example, GeometryLoss, predict
+from training.phonemes import BILABIALS, OPEN_VOWELS, Spoken, load_spoken
+
+FACES = 6
+SLACK_FRAMES = 1
+SHEET_FRAMES = 40
+MOUTH_PX = 88
+
+
+def _closed(opening: Tensor, spans: list[tuple[int, int]]) -> list[bool]:
+    """Whether the lips touch at some frame of each span (first frame, frame after the last)."""
+    return [bool((opening[max(0, a) : b] < CLOSED_OPENING).any()) for a, b in spans if a < len(opening)]
+
+
+def _share(found: dict[str, list[bool]]) -> float:
+    return float(np.mean([closed for each in found.values() for closed in each]))
+
+
+def judge_spoken(
+    encoder: SpeechEncoder,
+    generator: GeometryGenerator,
+    model: MorphableModel,
+    examples: list[Example],
+    runs: Path,
+    out: Path,
+) -> dict[str, Any]:
+    """The figures of the module's docstring over the test sentences, in all and by language; draws `out`/spoken.png."""
+    measure = GeometryLoss(model)
+    faces = list({e.clip.identity: e for e in examples}.values())[:FACES]
+    closures, vowels = defaultdict(list), defaultdict(list)
+    rows = []
+    for spoken in load_spoken(runs, "test"):
+        features = extract(encoder, spoken.pcm)
+        for face in faces:
+            made = predict(generator, model, features, face.alpha, face.beta)
+            vertices = made + (model.mean + model.shape(face.alpha))[generator.lower]
+            opening = measure.opening(vertices)
+            closing = [(a - SLACK_FRAMES, b + SLACK_FRAMES) for a, b in spoken.frames(BILABIALS)]
+            closures[spoken.language] += _closed(opening, closing)
+            middles = [(a + b) // 2 for a, b in spoken.frames(OPEN_VOWELS)]
+            vowels[spoken.language] += _closed(opening, [(m, m + 1) for m in middles])
+            if face is faces[0]:
+                rows.append((spoken, vertices))
+    out.mkdir(parents=True, exist_ok=True)
+    shown = {spoken.language: (spoken, vertices) for spoken, vertices in rows}
+    sheet = np.concatenate([_strip(generator, *row) for row in shown.values()])
+    cv2.imwrite(str(out / "spoken.png"), sheet)
+    return {
+        "bilabials": sum(map(len, closures.values())) // len(faces),
+        "closure_recall": _share(closures),
+        "open_vowels_closed": _share(vowels),
+        "by_language": {
+            language: {
+                "closure_recall": float(np.mean(closures[language])),
+                "open_vowels_closed": float(np.mean(vowels[language] or [0])),
+            }
+            for language in closures
+        },
+    }
+
+
+def _strip(generator: GeometryGenerator, spoken: Spoken, vertices: Tensor) -> np.ndarray:
+    """The lips of the sentence's first frames, 25 a second, with what is said beneath: [h, SHEET_FRAMES * px, 3]."""
+    place = {int(v): i for i, v in enumerate(generator.lower)}
+    first = max(0, int(spoken.phonemes[0][1] * 25) - 2)
+    tiles = []
+    for t in range(first, first + SHEET_FRAMES):
+        tile = np.full((MOUTH_PX + 24, MOUTH_PX, 3), 255, np.uint8)
+        if t < len(vertices):
+            for ring, colour in ((LIPS_OUTER, (120, 120, 220)), (LIPS_INNER, (40, 20, 60))):
+                points = vertices[t, [place[v] for v in ring], :2].numpy()
+                centre = vertices[t, [place[v] for v in LIPS_OUTER], :2].mean(0).numpy()
+                pixels = ((points - centre) * MOUTH_PX * 1.1 + MOUTH_PX / 2).astype(np.int32)
+                cv2.fillPoly(tile, [pixels], colour, cv2.LINE_AA)
+            said = "".join(s for s, a, b in spoken.phonemes if a * 25 < t + 1 and b * 25 > t)
+            plain = said.translate(_PLAIN).encode("ascii", "replace").decode()
+            cv2.putText(tile, plain, (4, MOUTH_PX + 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+        tiles.append(tile)
+    half = SHEET_FRAMES // 2
+    return np.concatenate([np.concatenate(tiles[:half], 1), np.concatenate(tiles[half:], 1)])
+
+
+# OpenCV's fonts are ASCII: the nearest letters of SAMPA.
+_PLAIN = str.maketrans("ɑɐɒʌəɛɪɔʊʃʒŋθðɹʁæɾɜˈˌːʰɯɲχ\u0303ɡ", "A6QV@EIOUSZNTDrR{43',:hMJX~g")

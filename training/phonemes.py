@@ -1,0 +1,188 @@
+"""Speech whose phonemes are known to the frame: lips have to close where it says p, b or m.
+
+Training hears eSpeak NG, which is fast, in many voices; the test is Kokoro, which is natural, with other sentences.
+
+Kokoro-82M (Apache-2.0) as ONNX predicts how long each phoneme lasts before it speaks; that tensor is made an output.
+The folder to give holds `kokoro.onnx`, `config.json` (its vocabulary; both can be had with `kokoro-onnx`) and
+`voices/NAME.bin` (float32 [510, 1, 256], as in the npm package `kokoro-js`). Text becomes phonemes by `espeak-ng`.
+Sentences stand in `sentences.csv`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import re
+import subprocess
+import sys
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.signal
+from rich.progress import track as progress
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from engine.errors import MediaError
+from engine.models.speech import RATE_HZ
+
+log = logging.getLogger(__name__)
+
+KOKORO_HZ = 24_000
+DURATION_SAMPLES = 600  # one unit of the predicted durations
+DURATIONS = "/encoder/Clip_output_0"
+LATE_S = 0.06  # its durations run behind its sound: measured, where vowels agree best with loudness
+BILABIALS = frozenset("pbm")
+OPEN_VOWELS = frozenset("aɑæɐɒʌ")
+SENTENCES = Path(__file__).parent / "sentences.csv"
+KOKORO_VOICES = {
+    "en-us": ("af_bella", "am_puck"),
+    "en": ("bf_emma",),
+    "es": ("ef_dora",),
+    "it": ("if_sara",),
+    "fr-fr": ("ff_siwis",),
+    "cmn-latn-pinyin": ("zf_xiaoxiao", "zm_yunxi"),
+    "ja": ("jf_alpha", "jm_kumo"),
+}
+ESPEAK_VARIANTS = ("", "+f1", "+f2", "+f3", "+f5", "+m1", "+m3", "+m7", "+f4", "+m2", "+m4", "+m6")
+VARIANTS_PER_SENTENCE = 4
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A sentence as sound `pcm` [N] float32 at 16 kHz and its phonemes with the seconds at which they begin and end."""
+
+    name: str
+    language: str
+    text: str
+    pcm: np.ndarray
+    phonemes: list[tuple[str, float, float]]
+
+    def frames(self, wanted: frozenset[str]) -> list[tuple[int, int]]:
+        """First frame and frame after the last one of every phoneme in `wanted`, at least two frames each."""
+        found = [(start, end) for symbol, start, end in self.phonemes if symbol in wanted]
+        return [(int(start * 25), max(int(np.ceil(end * 25)), int(start * 25) + 2)) for start, end in found]
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    """A length-delimited protocol buffer field (wire type 2)."""
+    length, size = b"", len(payload)
+    while size > 127:
+        length, size = length + bytes([size & 127 | 128]), size >> 7
+    return bytes([number << 3 | 2]) + length + bytes([size]) + payload
+
+
+def _without_marks(phonemes: list[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
+    """Stress marks lend their time to what follows, length marks to what precedes; other signs go."""
+    found: list[tuple[str, float, float]] = []
+    begun: float | None = None
+    for symbol, start, end in phonemes:
+        if symbol in "ˈˌ":
+            begun = start
+        elif symbol == "ː" and found:
+            found[-1] = (*found[-1][:2], end)
+        elif unicodedata.category(symbol).startswith("L"):
+            found.append((symbol, start if begun is None else begun, end))
+            begun = None
+    return found
+
+
+class Kokoro:
+    """The synthesiser. Raises MediaError where its folder lacks a file."""
+
+    def __init__(self, folder: Path) -> None:
+        import onnxruntime
+
+        self._voices = folder / "voices"
+        for path in (folder / "kokoro.onnx", folder / "config.json", self._voices):
+            if not path.exists():
+                raise MediaError(f"{path}: not found; training/phonemes.py says what the folder has to hold")
+        # Serialised messages merge when they are joined: ModelProto.graph (7) gets one more output (12) by name (1).
+        model = (folder / "kokoro.onnx").read_bytes() + _field(7, _field(12, _field(1, DURATIONS.encode())))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._vocabulary: dict[str, int] = json.loads((folder / "config.json").read_text())["vocab"]
+
+    def speak(self, text: str, language: str, voice: str) -> tuple[np.ndarray, list[tuple[str, float, float]]]:
+        """16 kHz float32 [N] and the phonemes with their seconds."""
+        command = ["espeak-ng", "-q", "--ipa=3", "-v", language, text]
+        try:
+            spelled = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise MediaError(f"espeak-ng does not spell {language} ({error}); install the package espeak-ng") from error
+        plain = unicodedata.normalize("NFC", re.sub(r"\(.*?\)", "", " ".join(spelled.split()))).replace("ä", "a")
+        symbols = [s for s in plain if s in self._vocabulary]
+        tokens = np.array([[0, *(self._vocabulary[s] for s in symbols), 0]], np.int64)
+        path = self._voices / f"{voice}.bin"
+        if not path.is_file():
+            raise MediaError(f"{path}: not found; the voices are in the npm package kokoro-js")
+        style = np.fromfile(path, np.float32).reshape(-1, 1, 256)[len(symbols)]
+        feed = {"tokens": tokens, "style": style, "speed": np.ones(1, np.float32)}
+        audio, durations = self._session.run(["audio", DURATIONS], feed)
+        seconds = np.concatenate([[0], np.cumsum(durations.reshape(-1))]) * DURATION_SAMPLES / KOKORO_HZ
+        seconds = seconds - LATE_S
+        phonemes = _without_marks([(s, float(seconds[i + 1]), float(seconds[i + 2])) for i, s in enumerate(symbols)])
+        pcm = scipy.signal.resample_poly(audio.reshape(-1), RATE_HZ // 8000, KOKORO_HZ // 8000).astype(np.float32)
+        return pcm, phonemes
+
+
+def espeak(text: str, voice: str) -> tuple[np.ndarray, list[tuple[str, float, float]]]:
+    """16 kHz float32 [N] and the phonemes with their seconds, from the child process `training.espeak`.
+
+    Raises MediaError where it has no such voice.
+    """
+    command = [sys.executable, "-m", "training.espeak", voice]
+    child = subprocess.run(command, input=text.encode(), capture_output=True)
+    if child.returncode != 0:
+        raise MediaError(f"eSpeak NG does not speak as {voice}: {child.stderr.decode(errors='replace').strip()}")
+    head, _, sound = child.stdout.partition(b"\n")
+    found = json.loads(head)
+    starts = [start / found["rate"] for _, start in found["phonemes"]]
+    pcm = np.frombuffer(sound, np.int16).astype(np.float32) / 32768
+    ends = [*starts[1:], len(pcm) / found["rate"]]
+    phonemes = [(s.strip("ˈˌ"), a, b) for (s, _), a, b in zip(found["phonemes"], starts, ends, strict=True) if s]
+    common = np.gcd(RATE_HZ, found["rate"])
+    return scipy.signal.resample_poly(pcm, RATE_HZ // common, found["rate"] // common).astype(np.float32), phonemes
+
+
+def speak_all(runs: Path, kokoro: Path) -> None:
+    """Write every sentence of `sentences.csv`, as its voices speak it, to `runs/spoken`; resumes."""
+    folder = runs / "spoken"
+    folder.mkdir(parents=True, exist_ok=True)
+    natural = Kokoro(kokoro)
+    with SENTENCES.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    for number, row in enumerate(progress(rows, "sentences")):
+        text, language = row["text"], row["language"]
+        if row["split"] == "test":
+            voices = list(KOKORO_VOICES[language])
+        else:
+            first = number * VARIANTS_PER_SENTENCE
+            variants = [ESPEAK_VARIANTS[(first + i) % len(ESPEAK_VARIANTS)] for i in range(VARIANTS_PER_SENTENCE)]
+            voices = [language + variant for variant in variants]
+        for voice in voices:
+            path = folder / f"{row['split']}_{number:03d}_{voice}.safetensors"
+            if path.exists():
+                continue
+            pcm, phonemes = natural.speak(text, language, voice) if row["split"] == "test" else espeak(text, voice)
+            metadata = {"language": language, "text": text, "phonemes": json.dumps(phonemes)}
+            save_file({"pcm": pcm}, path.with_suffix(".tmp"), metadata=metadata)
+            path.with_suffix(".tmp").rename(path)
+
+
+def load_spoken(runs: Path, split: str) -> list[Spoken]:
+    """What `speak_all` made of the split `train` or `test`. Raises MediaError where there is nothing."""
+    paths = sorted((runs / "spoken").glob(f"{split}_*.safetensors"))
+    if not paths:
+        raise MediaError(f"{runs / 'spoken'}: no sentences; run `python -m training speak --kokoro FOLDER` first")
+    found = []
+    for path in paths:
+        with safe_open(path, "np") as stored:
+            metadata, pcm = stored.metadata(), stored.get_tensor("pcm")
+        phonemes = [(s, a, b) for s, a, b in json.loads(metadata["phonemes"])]
+        found.append(Spoken(path.stem, metadata["language"], metadata["text"], pcm, phonemes))
+    return found
