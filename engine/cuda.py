@@ -34,13 +34,12 @@ def cuda_device(index: int = 0) -> torch.device:
 
 
 class CudaGraphs:
-    """A graph's work recorded once for every batch size (powers of two) and window size, and replayed from then on.
-
-    After `CAPTURES` sizes, further ones run eagerly.
+    """An eager runner's work, recorded once for every batch size (powers of two) and window size and replayed from
+    then on. After `CAPTURES` sizes, further ones run eagerly.
     """
 
-    def __init__(self, graph: Graph):
-        self._graph = graph
+    def __init__(self, runner: Runner):
+        self._runner = runner
         self._captured: dict[tuple[tuple[int, ...], ...], tuple[torch.cuda.CUDAGraph, list[Tensor], list[Tensor]]] = {}
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -49,7 +48,7 @@ class CudaGraphs:
         sizes = tuple((padded, *tensor.shape[1:]) for tensor in inputs)
         if sizes not in self._captured:
             if len(self._captured) == CAPTURES:
-                return self._graph(*inputs)
+                return self._runner(*inputs)
             self._captured[sizes] = self._capture(inputs, padded)
         graph, given, made = self._captured[sizes]
         for static, tensor in zip(given, inputs, strict=True):
@@ -65,12 +64,12 @@ class CudaGraphs:
         aside.wait_stream(current)
         with torch.cuda.stream(aside):
             for _ in range(2):  # libraries choose their kernels and allocate, which must not happen while capturing
-                self._graph(*given)
+                self._runner(*given)
         current.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         # Other threads may use the device meanwhile: encoders do.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            made = list(self._graph(*given))
+            made = list(self._runner(*given))
         return graph, given, made
 
 

@@ -1,0 +1,90 @@
+"""Time and arithmetic of networks, all run in the same way on the same device."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from engine.cuda import CudaGraphs
+
+WARM_RUNS = 3
+
+
+@dataclass(frozen=True)
+class Figure:
+    """`gflop_per_frame` counts multiplications and additions; `ms_per_frame` is the median of `runs` batches."""
+
+    network: str
+    what: str
+    million_parameters: float
+    gflop_per_frame: float
+    batch: int
+    runs: int
+    ms_per_frame: float
+    frames_per_second: float
+
+
+def gflop(network: nn.Module, example: tuple[Tensor, ...]) -> float:
+    """Arithmetic of one run on tensors like `example`, without doing it; `network` is moved to the meta device."""
+    inputs = [tensor.to("meta") for tensor in example]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.to("meta")(*inputs)
+    return counter.get_total_flops() / 1e9
+
+
+def seconds_per_run(
+    network: nn.Module, example: tuple[Tensor, ...], device: torch.device, seconds: float
+) -> list[float]:
+    """How long each run took, for so many seconds in all; as a CUDA graph on a GPU, from inputs that are there."""
+    inputs = [tensor.to(device) for tensor in example]
+    run: Callable[..., object] = CudaGraphs(network) if device.type == "cuda" else network
+    taken: list[float] = []
+    with torch.inference_mode():
+        for _ in range(WARM_RUNS):
+            run(*inputs)
+        wait(device)
+        until = time.perf_counter() + seconds
+        while not taken or time.perf_counter() < until:
+            began = time.perf_counter()
+            run(*inputs)
+            wait(device)
+            taken.append(time.perf_counter() - began)
+    return taken
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what was queued."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def measure(
+    name: str,
+    what: str,
+    make: Callable[[], nn.Module],
+    example: Callable[[int], tuple[Tensor, ...]],
+    batch: int,
+    device: torch.device,
+    seconds: float,
+) -> Figure:
+    """Build the network twice: to count on the meta device, and to run on `device`."""
+    arithmetic = gflop(make(), example(1))
+    network = make().eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    taken = seconds_per_run(network, example(batch), device, seconds)
+    per_frame_s = statistics.median(taken) / batch
+    return Figure(
+        network=name,
+        what=what,
+        million_parameters=sum(parameter.numel() for parameter in network.parameters()) / 1e6,
+        gflop_per_frame=arithmetic,
+        batch=batch,
+        runs=len(taken),
+        ms_per_frame=per_frame_s * 1000,
+        frames_per_second=1 / per_frame_s,
+    )
