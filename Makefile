@@ -1,5 +1,6 @@
 # make demo [SPEAKER=path.mp4]   set up, enrol the speaker if that has not been done, serve the page
 # make test                      set up, lint, type-check and run the suite
+# make gpu-check                 on a machine with an NVIDIA GPU: its tests, compute-sanitizer and benchmarks
 # make setup                     .venv with everything, and system packages where this runs as root on Debian
 
 PYTHON ?= python3.11
@@ -8,7 +9,7 @@ PORT ?= 8080
 # In a folder named after the whole path: two videos called me.mp4 are two people.
 AVATAR := build/$(firstword $(shell printf %s '$(abspath $(SPEAKER))' | cksum))/$(basename $(notdir $(SPEAKER))).avatar
 
-.PHONY: setup demo test
+.PHONY: setup demo test gpu-check
 
 setup: .venv/.ready
 
@@ -27,3 +28,6 @@ test: setup
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/pytest --cov=engine --cov=precompute --cov=streaming --cov-report=term
+
+gpu-check: setup
+	tools/gpu-check

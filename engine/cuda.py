@@ -122,6 +122,8 @@ class Pipeline:
         """inputs [B, ...] on the CPU, B >= 1, to outputs [B, ...] on the CPU."""
         arrived: list[list[Tensor]] = []
         with torch.cuda.device(self._device):
+            for slot in self._slots:
+                slot.take()  # what a call left that failed half-way
             for i, chunk in enumerate(zip(*(tensor.split(self._chunk) for tensor in inputs), strict=True)):
                 slot = self._slots[i % 2]
                 arrived.append(slot.take())  # two chunks ago; its inputs are free too by then

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
 
 from engine import cuda, graphs, plans, trt
 from engine.backend import TorchBackend
-from engine.cuda import CHUNK, CudaBackend, cuda_device
+from engine.cuda import CHUNK, CudaBackend, Pipeline, cuda_device
 from engine.errors import DeviceError
 from engine.export import psnr_db
 from engine.models.geometry import GeometryState
 from engine.models.renderer import References
 
+ROOT = Path(__file__).parents[2]
 BATCHES = [1, 3, 2 * CHUNK + 3]  # the last one needs each of the two buffers again
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -60,6 +65,12 @@ def test_missing_device_is_a_typed_error():
         cuda_device()
 
 
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a driver")
+def test_gpu_check_without_a_gpu_says_so():
+    done = subprocess.run([ROOT / "tools" / "gpu-check"], capture_output=True, text=True)
+    assert done.returncode == 2 and "no NVIDIA GPU" in done.stderr
+
+
 @pytest.mark.gpu
 @on_gpu
 @pytest.mark.parametrize("batch", BATCHES)
@@ -75,6 +86,24 @@ def test_gpu_gives_what_the_cpu_gives(reference, precise, mode, batch):
 def test_reduced_precision_is_alike(reference, precision):
     backend = CudaBackend.through_torch(cuda_device(), "graphs", precision)
     assert alike_db(backend, reference, 4) > (50 if precision == "float16" else 35)
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_batch_that_failed_half_way_leaves_nothing_in_the_next_one():
+    calls = []
+
+    def double(x):
+        calls.append(x)
+        if len(calls) == 2:
+            raise ValueError("the second chunk fails")
+        return (2 * x,)
+
+    pipeline = Pipeline(double, cuda_device(), inputs=1, outputs=1, chunk=2)
+    with pytest.raises(ValueError, match="second chunk"):
+        pipeline(torch.zeros(6, 3))
+    x = torch.arange(21.0).reshape(7, 3)
+    assert torch.equal(pipeline(x)[0], 2 * x)
 
 
 @pytest.mark.gpu
@@ -112,7 +141,7 @@ def test_without_tensorrt_torch_runs_and_it_is_said(reference, monkeypatch, tmp_
 def test_plans_answer_as_torch_does(reference, tmp_path):
     capability = torch.cuda.get_device_capability()
     names = ["tensorrt_rtx", "tensorrt"] if capability in plans.RTX_CAPABILITIES else ["tensorrt"]
-    if not any(map(installed, names)):
+    if not any(map(find_spec, names)):
         pytest.skip(f"{' or '.join(names)} is not installed")
     backend = trt.TensorRTBackend.embedded(cuda_device(), cache=plans.PlanCache(tmp_path))
     assert not backend.fallback
@@ -120,9 +149,3 @@ def test_plans_answer_as_torch_does(reference, tmp_path):
     heard: list[str] = []
     trt.TensorRTBackend.embedded(cuda_device(), cache=plans.PlanCache(tmp_path), progress=heard.append)
     assert not heard
-
-
-def installed(name):
-    from importlib.util import find_spec
-
-    return find_spec(name) is not None
