@@ -30,7 +30,7 @@ NOTE = (
     "with random weights; their owners' code, weights and engines were not run. A latent painter needs its UNet and "
     "its decoder."
 )
-OURS = "personastream's renderer, embedded weights, 112 x 136 px window of a 256 px face"
+OURS = "embedded weights, 112 x 136 px window"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +81,11 @@ class Benchmark:
             return graphs.load("renderer", _precision(device))
 
         reference = graphs.load("renderer", "float32")
-        yield "ours", OURS, ours, lambda batch: reference.example({**graphs.USUAL, "batch": batch})
+        yield "our renderer", OURS, ours, lambda batch: reference.example({**graphs.USUAL, "batch": batch})
         rivals = (
-            ("convolutional", "class of Wav2Lip at 256 px", ConvolutionalLips, 4 if self.small else 16),
-            ("latent UNet", "class of MuseTalk: 32 x 32 latents, one step", LatentUNet, 32 if self.small else 320),
-            ("latent decoder", "the autoencoder's half behind it", LatentDecoder, 32 if self.small else 128),
+            ("class of Wav2Lip", "convolutions, 256 px", ConvolutionalLips, 4 if self.small else 16),
+            ("class of MuseTalk: UNet", "32 x 32 latents, one step", LatentUNet, 32 if self.small else 320),
+            ("class of MuseTalk: decoder", "latents to 256 px", LatentDecoder, 32 if self.small else 128),
         )
         for name, what, kind, width in rivals:
             yield (
@@ -107,7 +107,7 @@ def _describe(device: torch.device) -> str:
 
 
 def _table(figures: list[Figure], title: str) -> Table:
-    table = Table("network", "what", "M params", "GFLOP", "batch", "ms / frame", "frames / s", title=title)
+    table = Table("network", "tensors", "M params", "GFLOP", "batch", "ms / frame", "frames / s", title=title)
     for f in figures:
         numbers = (f"{f.million_parameters:.1f}", f"{f.gflop_per_frame:.1f}", str(f.batch))
         table.add_row(f.network, f.what, *numbers, f"{f.ms_per_frame:.2f}", f"{f.frames_per_second:.1f}")

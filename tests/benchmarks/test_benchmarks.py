@@ -44,7 +44,8 @@ def test_benchmark_measures_everything_and_says_what_it_was(tmp_path):
     assert "random weights" in done.stdout and "rivals made small" in done.stdout
     found = json.loads((tmp_path / "made" / "b.json").read_text())
     assert found["small"] and "random weights" in found["note"]
-    assert [f["network"] for f in found["figures"]] == ["ours", "convolutional", "latent UNet", "latent decoder"]
+    rivals = ["class of Wav2Lip", "class of MuseTalk: UNet", "class of MuseTalk: decoder"]
+    assert [f["network"] for f in found["figures"]] == ["our renderer", *rivals]
     for figure in found["figures"]:
         assert figure["batch"] == 2 and figure["runs"] >= 1
         assert figure["frames_per_second"] == pytest.approx(1000 / figure["ms_per_frame"])
