@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from engine.compose import (
+    LIP_MARGIN_PX,
     MARGIN_PX,
     Window,
     lip_mask,
@@ -123,7 +124,7 @@ class Aligner:
         """The face window, and the lip window inside it."""
         if self._fixed is None:
             face = window_over(np.concatenate(outlines), MARGIN_PX)
-            return face, window_over(lips, 0.0, face).inside(face)
+            return face, window_over(lips, LIP_MARGIN_PX, face).inside(face)
         face = window_around(np.concatenate(outlines), self._fixed.face_rows, self._fixed.face_columns)
         return face, window_around(lips, self._fixed.lip_rows, self._fixed.lip_columns).inside(face)
 

@@ -14,6 +14,7 @@ GRID = CROP_PX // CELL_PX
 LIP_GROWTH = 1.25  # the lip mask reaches this much beyond the outer contour: the rim of the lips moves with them
 FEATHER_PX = 5.0
 MARGIN_PX = 12.0  # of the rendered window around what is pasted: the feather and what convolutions see beyond it
+LIP_MARGIN_PX = 8.0  # of the lip window around the lip mask: convolutions see zeros beyond it, and a line would show
 LIGHT_LEVELS = 10.0  # of 255: differences at the mask's edge up to about this are put down to light
 MATCH_CELLS = 32  # they are compared on a grid of so many cells along the longer side
 MATCH_BLUR, MATCH_FADE = 3.0, 0.02  # cells, and the share of edge among them below which nothing is corrected
