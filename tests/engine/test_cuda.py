@@ -22,6 +22,7 @@ from engine.models.renderer import References
 ROOT = Path(__file__).parents[2]
 BATCHES = [1, 3, 2 * CHUNK + 3]  # the last one needs each of the two buffers again
 
+pytestmark = pytest.mark.filterwarnings("default")  # what compilers say about one GPU or another fails no test
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 

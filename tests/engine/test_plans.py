@@ -49,6 +49,25 @@ def test_plan_of_another_key_is_not_found(tmp_path, field):
     assert cache.find(dataclasses.replace(KEY, **{field: "other"})) is None
 
 
+def test_key_changes_with_all_that_a_plan_depends_on(tmp_path, monkeypatch):
+    pytest.importorskip("tensorrt_rtx", reason="the extra `tensorrt` is not installed")
+    path = tmp_path / "weights.safetensors"
+
+    def name(precision="float16", capability=ADA, driver="580.1"):
+        return PlanKey.of("renderer", path, precision, capability, driver).file_name
+
+    path.write_bytes(b"some weights")
+    first = name()
+    assert name() == first
+    others = {name(precision="bfloat16"), name(capability=BLACKWELL), name(driver="580.2")}
+    path.write_bytes(b"other weights")
+    others.add(name())
+    path.write_bytes(b"some weights")
+    monkeypatch.setitem(graphs.SPANS, "batch", graphs.Span(1, 8, 64))
+    others.add(name())
+    assert len(others) == 5 and first not in others
+
+
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:40] + b"?" + b[41:], lambda b: b"", lambda b: b[:9]])
 def test_damaged_plan_counts_as_missing_and_is_said(tmp_path, caplog, damage):
     cache = PlanCache(tmp_path)
