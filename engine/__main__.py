@@ -81,7 +81,7 @@ class Export:
     out: Path
     """The folder; it is made where there is none."""
     precision: Precision = "float32"
-    """That of speech encoder and renderer; the geometry stays in float32."""
+    """That of the renderer; the others stay in float32."""
 
     def run(self) -> int:
         table = Table("file", "MB", "dB to torch", title=f"ONNX, {self.precision}")

@@ -6,12 +6,15 @@ import importlib
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import torch
 from torch.export import Dim
 
@@ -50,8 +53,8 @@ def export_all(folder: Path, precision: Precision = "float32") -> Iterator[Expor
 
 def write(graph: Graph, path: Path) -> None:
     """Write `graph` as ONNX with its free axes free, under a temporary name first. Raises ExportError, OutputError."""
-    for needed in ("onnx", "onnxscript"):
-        extra(needed)
+    extra("onnx")
+    opset = extra("onnxscript").opset18
     with _writing(path):  # before the export, which takes long
         pass
     named = {name: Dim(name, min=span.least, max=span.most) for name, span in graphs.SPANS.items()}
@@ -68,6 +71,7 @@ def write(graph: Graph, path: Path) -> None:
                 dynamic_shapes=shapes,
                 input_names=list(graph.inputs),
                 output_names=list(graph.outputs),
+                custom_translation_table={torch.ops.aten._fft_r2c.default: partial(_fourier, opset)},
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
@@ -77,6 +81,17 @@ def write(graph: Graph, path: Path) -> None:
     with _writing(path):
         program.save(temporary)
         temporary.rename(path)
+
+
+def _fourier(opset: Any, signal: Any, dim: Sequence[int], normalization: int, onesided: bool) -> Any:
+    """A real Fourier transform over the last axis as a product with a matrix, since TensorRT has no other one. Returns
+    real and imaginary parts on an axis of their own behind it, as the exporter has complex numbers."""
+    samples, rank = int(signal.shape[-1]), len(signal.shape)
+    assert list(dim) == [rank - 1] and normalization == 0 and onesided, "the speech encoder's transform is another one"
+    turns = np.outer(np.arange(samples), np.arange(samples // 2 + 1)) / samples * 2 * np.pi
+    waves = np.stack([np.cos(turns), -np.sin(turns)], -1).astype(np.float32).reshape(samples, -1)
+    product = opset.MatMul(signal, opset.Constant(value=extra("onnx_ir").tensor(waves)))
+    return opset.Reshape(product, opset.Constant(value_ints=[0] * (rank - 1) + [samples // 2 + 1, 2]))
 
 
 @contextmanager

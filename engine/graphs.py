@@ -1,7 +1,8 @@
 """The three networks as graphs: functions of flat tensors with named, partly free axes, float32 at the border.
 
-That is the form in which a network is exported, compiled for a GPU or captured by one. Inside, a graph works in its
-own precision; the geometry stays in float32, because its state is carried on for as long as somebody speaks.
+That is the form in which a network is exported, compiled for a GPU or captured by one. Inside, the renderer's graph may
+work in another precision. The others stay in float32: they are small, and the speech encoder's spectrum and the
+geometry's state, carried on for as long as somebody speaks, need it.
 """
 
 from __future__ import annotations
@@ -84,12 +85,12 @@ class SpeechGraph(Graph):
     name = "speech"
     outputs = ("features",)
 
-    def __init__(self, network: SpeechEncoder, precision: Precision):
-        super().__init__(network, precision)
+    def __init__(self, network: SpeechEncoder):
+        super().__init__(network, "float32")
         self.inputs = {"windows": ("batch", network.config.window_samples)}
 
     def forward(self, windows: Tensor) -> tuple[Tensor]:
-        return (self.network(windows.to(self.dtype)).float(),)
+        return (self.network(windows),)
 
     def example(self, free: Mapping[str, int]) -> tuple[Tensor, ...]:
         return (0.05 * torch.randn(sizes(self.inputs["windows"], free), generator=_seeded()),)
@@ -183,10 +184,11 @@ NETWORKS = ("speech", "geometry", "renderer")
 
 
 def load(name: str, precision: Precision, path: Path | None = None) -> Graph:
-    """The graph of the network `name`, with the weights at `path` or the embedded ones. Raises WeightsError."""
+    """The graph of the network `name`, with the weights at `path` or the embedded ones; `precision` is that of the
+    renderer. Raises WeightsError."""
     path = path or weights.default_path(name)
     if name == "speech":
-        return SpeechGraph(weights.load(SpeechEncoder, SpeechConfig, path), precision)
+        return SpeechGraph(weights.load(SpeechEncoder, SpeechConfig, path))
     if name == "geometry":
         return GeometryGraph(weights.load(GeometryGenerator, GeometryConfig, path), SpeechConfig.step_frames)
     return RendererGraph(weights.load(DualAttentionRenderer, RendererConfig, path), precision)

@@ -128,7 +128,7 @@ def test_missing_driver_is_said():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("network", "capability"), [("renderer", ADA), ("geometry", BLACKWELL)])
+@pytest.mark.parametrize(("network", "capability"), [("renderer", ADA), ("speech", ADA), ("geometry", BLACKWELL)])
 def test_plan_is_built_for_a_gpu_that_is_not_here_and_found_again(tmp_path, network, capability):
     pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
     pytest.importorskip("tensorrt_rtx", reason="the extra `tensorrt` is not installed")
