@@ -1,9 +1,10 @@
 """One outlet as the two tracks of a WebRTC sender: encoded pictures at 25 fps and sound in 20 ms packets.
 
-The senders packetize what the tracks hand them and encode nothing. Their sender reports pair a packet's time stamp with
-the wall clock at which it left, and a receiver aligns sound and picture by them (RFC 3550, 6.4.1). Packets therefore
-leave as their time stamps say: the first of a unit's sound when the unit is encoded, the second 20 ms later, and the
-picture 6.5 ms after the first, because Opus looks ahead that far and stamps its packets accordingly.
+The senders packetize what the tracks hand them and encode nothing. A receiver aligns sound and picture by the pairs of
+time stamp and wall clock in their reports (RFC 3550, 6.4.1): those come from one line for both tracks, so that a packet
+which left late moves nothing. Until the first report, after about a second, a receiver has only the packets' arrival.
+They therefore leave as their time stamps say: the first of a unit's sound when the unit is encoded, the second 20 ms
+later, and the picture 6.5 ms after the first, because Opus looks ahead that far and stamps its packets accordingly.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 import av
-from aiortc import MediaStreamTrack
+from aiortc import MediaStreamTrack, clock
 from aiortc.codecs.h264 import H264Encoder
 from aiortc.codecs.opus import OpusEncoder
 from aiortc.codecs.vpx import Vp8Encoder
@@ -52,23 +53,60 @@ class Skew:
             self._left_s[pts] = at_s
 
 
+class WallClock:
+    """The wall clock of a viewer's media times: one line, drawn through the first packet of either track."""
+
+    def __init__(self) -> None:
+        self._origin_ntp: int | None = None
+
+    def at(self, pts: int) -> int:
+        """Media time in samples at 48 kHz -> NTP time in units of 2^-32 s."""
+        since_ntp = (pts << 32) // SAMPLE_RATE_HZ
+        if self._origin_ntp is None:
+            self._origin_ntp = clock.current_ntp_time() - since_ntp
+        return self._origin_ntp + since_ntp
+
+
+class Reports:
+    """Sees to it that the reports of one sender name a packet's place on the wall clock, not the moment it left."""
+
+    def __init__(self, wall_clock: WallClock):
+        self.sender: RTCRtpSender | None = None
+        self._wall_clock = wall_clock
+        self._ntp: int | None = None
+
+    def packed(self, pts: int) -> None:
+        """The packet of that media time goes to the sender."""
+        self._ntp = self._wall_clock.at(pts)
+
+    def sent(self) -> None:
+        """The sender asks for another packet, so the one before has left."""
+        # aiortc takes its reports' pair from the last packet that left, and the clock at that moment; there is no
+        # public way to tell it another. Nothing else of the sender runs between that and its next call of `recv`.
+        if self.sender is not None and self._ntp is not None:
+            self.sender._RTCRtpSender__ntp_timestamp = self._ntp  # type: ignore[attr-defined]
+
+
 class PictureTrack(MediaStreamTrack):
     """The pictures of the units put into `units`, with time stamps from their media time."""
 
     kind = "video"
 
-    def __init__(self, skew: Skew) -> None:
+    def __init__(self, skew: Skew, wall_clock: WallClock) -> None:
         super().__init__()
         self.units: MediaQueue[EncodedUnit] = MediaQueue(TRACK_UNITS, Policy.WAIT)
+        self.reports = Reports(wall_clock)
         self._skew = skew
 
     async def recv(self) -> av.Packet:
+        self.reports.sent()
         while True:
             unit = await _next_unit(self, self.units)
             if unit.picture is not None:
                 if not len(self.units):  # with a unit waiting we are late already
                     await asyncio.sleep(OPUS_DELAY_S)
                 self._skew.departed(unit.pts, asyncio.get_running_loop().time())
+                self.reports.packed(unit.pts)
                 return _packet(unit.picture.data, int(unit.pts * VIDEO_TICKS_PER_SAMPLE), VIDEO_TIME_BASE)
 
 
@@ -77,14 +115,16 @@ class SoundTrack(MediaStreamTrack):
 
     kind = "audio"
 
-    def __init__(self, skew: Skew) -> None:
+    def __init__(self, skew: Skew, wall_clock: WallClock) -> None:
         super().__init__()
         self.units: MediaQueue[EncodedUnit] = MediaQueue(TRACK_UNITS, Policy.WAIT)
+        self.reports = Reports(wall_clock)
         self._skew = skew
         self._rest: deque[SoundPacket] = deque()
         self._due_s = 0.0
 
     async def recv(self) -> av.Packet:
+        self.reports.sent()
         if self._rest:
             if not len(self.units):  # with a unit waiting we are late already
                 await asyncio.sleep(self._due_s - asyncio.get_running_loop().time())
@@ -96,6 +136,7 @@ class SoundTrack(MediaStreamTrack):
             self._skew.departed(unit.pts, self._due_s + OPUS_DELAY_S)
         self._due_s += PACKET_S
         sound = self._rest.popleft()
+        self.reports.packed(sound.pts)
         return _packet(sound.data, sound.pts, SOUND_TIME_BASE)
 
 
@@ -103,9 +144,9 @@ class TrackPair:
     """Feeds both tracks from one outlet, and takes what the receiver says about its link back to it."""
 
     def __init__(self, observe_skew: Callable[[float], None] = lambda seconds: None) -> None:
-        skew = Skew(observe_skew)
-        self.picture = PictureTrack(skew)
-        self.sound = SoundTrack(skew)
+        skew, wall_clock = Skew(observe_skew), WallClock()
+        self.picture = PictureTrack(skew, wall_clock)
+        self.sound = SoundTrack(skew, wall_clock)
         self.outlet: Outlet | None = None  # while the peer is connected
 
     def serve(self, sender: RTCRtpSender, codec: str) -> VideoCodec | None:
@@ -126,6 +167,7 @@ class TrackPair:
         else:
             raise ProtocolError(f"the peer chose {codec}; expected Opus, H.264 or VP8")
         sender._RTCRtpSender__encoder = packetizer  # type: ignore[attr-defined]
+        (self.picture if codec in VIDEO_CODECS else self.sound).reports.sender = sender
         if codec in VIDEO_CODECS:
             sender._send_keyframe = self.request_keyframe  # type: ignore[method-assign]
         return VIDEO_CODECS.get(codec)

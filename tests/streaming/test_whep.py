@@ -3,74 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 
 import numpy as np
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
+from whep_client import SDP, WhepClient, bearer, frames, gone, viewer
 
 from streaming.protocol import SpeechText, Started
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-SDP = {"Content-Type": "application/sdp"}
-
-
-def bearer(session):
-    return {"Authorization": f"Bearer {session['token']}"}
-
-
-class WhepClient:
-    """A viewer's end: posts its offer and collects what arrives."""
-
-    def __init__(self, client, session):
-        self.client, self.session = client, session
-        self.peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        self.tracks = {}
-        self.peer.on("track", lambda track: self.tracks.setdefault(track.kind, track))
-
-    async def connect(self, kinds=("video", "audio"), codec=None):
-        for kind in kinds:
-            transceiver = self.peer.addTransceiver(kind, direction="recvonly")
-            if codec and kind == "video":
-                codecs = transceiver.receiver.getCapabilities(kind).codecs
-                transceiver.setCodecPreferences([c for c in codecs if c.mimeType.lower() == codec])
-        await self.peer.setLocalDescription(await self.peer.createOffer())
-        headers = SDP | bearer(self.session)
-        offer = self.peer.localDescription.sdp
-        async with self.client.http.post(self.session["whep"], data=offer, headers=headers) as reply:
-            assert reply.status == 201, await reply.text()
-            assert reply.content_type == "application/sdp"
-            self.location, self.etag = reply.headers["Location"], reply.headers["ETag"]
-            self.answer = await reply.text()
-        await self.peer.setRemoteDescription(RTCSessionDescription(self.answer, "answer"))
-
-    async def leave(self):
-        async with self.client.http.delete(self.location, headers=bearer(self.session)) as reply:
-            return reply.status
-
-
-@contextlib.asynccontextmanager
-async def viewer(client, session, **options):
-    whep = WhepClient(client, session)
-    try:
-        await whep.connect(**options)
-        yield whep
-    finally:
-        await whep.peer.close()
-
-
-async def frames(track, count, timeout_s=20.0):
-    async with asyncio.timeout(timeout_s):
-        return [await track.recv() for _ in range(count)]
-
-
-async def gone(server, timeout_s=5.0):
-    async with asyncio.timeout(timeout_s):
-        while any(held.viewers for held in server.leases):
-            await asyncio.sleep(0.05)
 
 
 async def test_a_viewer_sees_the_avatar_at_25_fps_with_its_size(serving, host):

@@ -1,0 +1,84 @@
+"""A viewer's end of WHEP, as tests need it: posts its offer, collects what arrives, and hears the sender's reports."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc.rtp import RtcpSrPacket
+
+SDP = {"Content-Type": "application/sdp"}
+
+
+def bearer(session):
+    return {"Authorization": f"Bearer {session['token']}"}
+
+
+class WhepClient:
+    """A viewer's end: posts its offer and collects what arrives."""
+
+    def __init__(self, client, session):
+        self.client, self.session = client, session
+        self.peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self.tracks = {}
+        self.reports = {}  # by kind: pairs of RTP and NTP time
+        self.peer.on("track", lambda track: self.tracks.setdefault(track.kind, track))
+
+    async def connect(self, kinds=("video", "audio"), codec=None, link=None):
+        """Offer to receive; `link`, where there is one, is put between the two ends."""
+        for kind in kinds:
+            transceiver = self.peer.addTransceiver(kind, direction="recvonly")
+            self.reports[kind] = _reports_to(transceiver.receiver)
+            if codec and kind == "video":
+                codecs = transceiver.receiver.getCapabilities(kind).codecs
+                transceiver.setCodecPreferences([c for c in codecs if c.mimeType.lower() == codec])
+        await self.peer.setLocalDescription(await self.peer.createOffer())
+        headers = SDP | bearer(self.session)
+        offer = self.peer.localDescription.sdp
+        async with self.client.http.post(self.session["whep"], data=offer, headers=headers) as reply:
+            assert reply.status == 201, await reply.text()
+            assert reply.content_type == "application/sdp"
+            self.location, self.etag = reply.headers["Location"], reply.headers["ETag"]
+            self.answer = await reply.text()
+        if link:
+            self.answer = link.put_into(self.answer)
+        await self.peer.setRemoteDescription(RTCSessionDescription(self.answer, "answer"))
+
+    async def leave(self):
+        async with self.client.http.delete(self.location, headers=bearer(self.session)) as reply:
+            return reply.status
+
+
+def _reports_to(receiver):
+    """A list that the sender reports which reach that receiver go to, as they come."""
+    found, handle = [], receiver._handle_rtcp_packet
+
+    async def listen(packet):
+        if isinstance(packet, RtcpSrPacket):
+            found.append((packet.sender_info.rtp_timestamp, packet.sender_info.ntp_timestamp))
+        await handle(packet)
+
+    receiver._handle_rtcp_packet = listen  # aiortc shows only the last report, and that without its RTP time
+    return found
+
+
+@contextlib.asynccontextmanager
+async def viewer(client, session, **options):
+    whep = WhepClient(client, session)
+    try:
+        await whep.connect(**options)
+        yield whep
+    finally:
+        await whep.peer.close()
+
+
+async def frames(track, count, timeout_s=20.0):
+    async with asyncio.timeout(timeout_s):
+        return [await track.recv() for _ in range(count)]
+
+
+async def gone(server, timeout_s=5.0):
+    async with asyncio.timeout(timeout_s):
+        while any(held.viewers for held in server.leases):
+            await asyncio.sleep(0.05)
