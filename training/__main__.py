@@ -1,6 +1,6 @@
 """`python -m training COMMAND`: from a folder of clips to the weights that the engine ships with.
 
-In order: prepare, speech, speak, geometry, renderer, evaluate. Every command resumes where it was stopped. Results go
+In order: prepare, speech, geometry, renderer, speak, evaluate. Every command resumes where it was stopped. Results go
 to --runs; --install copies weights into the engine.
 """
 
@@ -80,7 +80,7 @@ class Speech(_Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Speak(_Command):
-    """Synthesise the sentences with known phonemes that teach and test the closing of the lips."""
+    """Synthesise the sentences that test whether lips close at p, b and m (those that teach it are made on the way)."""
 
     kokoro: Path
     """Folder with kokoro.onnx, config.json and voices; training/phonemes.py says where to get them."""

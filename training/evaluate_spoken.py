@@ -9,6 +9,7 @@ Every sentence is spoken by several faces: the shape and style of validation peo
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from engine.models.speech import SpeechEncoder, extract
 from precompute.style import CLOSED_OPENING
 from training.lips import Example, GeometryLoss, predict
 from training.phonemes import BILABIALS, OPEN_VOWELS, Spoken, load_spoken
+
+log = logging.getLogger(__name__)
 
 FACES = 6
 SLACK_FRAMES = 1
@@ -46,13 +49,20 @@ def judge_spoken(
     examples: list[Example],
     runs: Path,
     out: Path,
-) -> dict[str, Any]:
-    """The figures of the module's docstring over the test sentences, in all and by language; draws `out`/spoken.png."""
+) -> dict[str, Any] | None:
+    """The figures of the module's docstring over the test sentences, in all and by language; draws `out`/spoken.png.
+
+    None where there are no test sentences (`python -m training speak --kokoro FOLDER`).
+    """
+    sentences = load_spoken(runs, "test")
+    if not sentences:
+        log.warning("no test sentences: closures are not judged; `python -m training speak --kokoro FOLDER` makes them")
+        return None
     measure = GeometryLoss(model)
     faces = list({e.clip.identity: e for e in examples}.values())[:FACES]
     closures, vowels = defaultdict(list), defaultdict(list)
     rows = []
-    for spoken in load_spoken(runs, "test"):
+    for spoken in sentences:
         features = extract(encoder, spoken.pcm)
         for face in faces:
             made = predict(generator, model, features, face.alpha, face.beta)

@@ -21,7 +21,7 @@ from engine.models.speech import FRAME_SAMPLES, SpeechConfig, SpeechEncoder, ext
 from engine.weights import fingerprint, load, load_face_model, save
 from training.lips import Corpus, Example, Item, fit_generator, load_examples
 from training.offsets import Offset, find_offsets
-from training.phonemes import BILABIALS, load_spoken
+from training.phonemes import BILABIALS, load_spoken, speak_all
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +128,7 @@ def train(data: Path, runs: Path, *, steps: int = 800, batch: int = 28, share: f
     seen = set(people[: round(share * len(people))])
     items = heard_items(runs, speech, examples, offsets, model)
     items = [item for item in items if examples[item.example].clip.identity in seen]
+    speak_all(runs)
     corpus = Corpus(examples, items, model, seed, spoken_items(runs, speech, items[0].beta.shape[1]))
     suffix = "" if share == 1 else f"-{round(100 * share)}"
     checkpoint = runs / "geometry" / f"train-{fingerprint(speech)}{suffix}.pt"

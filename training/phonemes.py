@@ -149,17 +149,24 @@ def espeak(text: str, voice: str) -> tuple[np.ndarray, list[tuple[str, float, fl
     return scipy.signal.resample_poly(pcm, RATE_HZ // common, found["rate"] // common).astype(np.float32), phonemes
 
 
-def speak_all(runs: Path, kokoro: Path) -> None:
-    """Write every sentence of `sentences.csv`, as its voices speak it, to `runs/spoken`; resumes."""
+def _espeak_as(text: str, _language: str, voice: str) -> tuple[np.ndarray, list[tuple[str, float, float]]]:
+    return espeak(text, voice)
+
+
+def speak_all(runs: Path, kokoro: Path | None = None) -> None:
+    """Write every sentence of `sentences.csv`, as its voices speak it, to `runs/spoken`; resumes.
+
+    Without the folder `kokoro` only those to train on.
+    """
     folder = runs / "spoken"
     folder.mkdir(parents=True, exist_ok=True)
-    natural = Kokoro(kokoro)
+    natural = None if kokoro is None else Kokoro(kokoro)
     with SENTENCES.open(newline="") as lines:
         rows = list(csv.DictReader(lines))
     for number, row in enumerate(progress(rows, "sentences")):
         text, language = row["text"], row["language"]
         if row["split"] == "test":
-            voices = list(KOKORO_VOICES[language])
+            voices = list(KOKORO_VOICES[language]) if natural else []
         else:
             first = number * VARIANTS_PER_SENTENCE
             variants = [ESPEAK_VARIANTS[(first + i) % len(ESPEAK_VARIANTS)] for i in range(VARIANTS_PER_SENTENCE)]
@@ -168,19 +175,17 @@ def speak_all(runs: Path, kokoro: Path) -> None:
             path = folder / f"{row['split']}_{number:03d}_{voice}.safetensors"
             if path.exists():
                 continue
-            pcm, phonemes = natural.speak(text, language, voice) if row["split"] == "test" else espeak(text, voice)
+            speak = natural.speak if natural and row["split"] == "test" else _espeak_as
+            pcm, phonemes = speak(text, language, voice)
             metadata = {"language": language, "text": text, "phonemes": json.dumps(phonemes)}
             save_file({"pcm": pcm}, path.with_suffix(".tmp"), metadata=metadata)
             path.with_suffix(".tmp").rename(path)
 
 
 def load_spoken(runs: Path, split: str) -> list[Spoken]:
-    """What `speak_all` made of the split `train` or `test`. Raises MediaError where there is nothing."""
-    paths = sorted((runs / "spoken").glob(f"{split}_*.safetensors"))
-    if not paths:
-        raise MediaError(f"{runs / 'spoken'}: no sentences; run `python -m training speak --kokoro FOLDER` first")
+    """What `speak_all` made of the split `train` or `test`; nothing where it did not run."""
     found = []
-    for path in paths:
+    for path in sorted((runs / "spoken").glob(f"{split}_*.safetensors")):
         with safe_open(path, "np") as stored:
             metadata, pcm = stored.metadata(), stored.get_tensor("pcm")
         phonemes = [(s, a, b) for s, a, b in json.loads(metadata["phonemes"])]

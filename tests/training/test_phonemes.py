@@ -1,0 +1,68 @@
+"""Sentences whose phonemes are known, and lips that are taught to close by them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from engine.errors import MediaError
+from engine.models.morphable import MorphableModel
+from engine.weights import load_face_model
+from training.lips import CLOSURE_WEIGHT, TOUCHING, GeometryLoss
+from training.phonemes import BILABIALS, OPEN_VOWELS, Spoken, _without_marks, espeak
+
+
+@pytest.fixture(scope="module")
+def model() -> MorphableModel:
+    return load_face_model()
+
+
+def test_espeak_says_when_each_phoneme_sounds() -> None:
+    pcm, phonemes = espeak("Bob may map a pump.", "en-us")
+    said = [symbol for symbol, _, _ in phonemes if symbol in BILABIALS]
+    assert said == ["b", "b", "m", "m", "p", "p", "m", "p"]
+    starts = [start for _, start, _ in phonemes]
+    assert starts == sorted(starts) and phonemes[-1][2] <= len(pcm) / 16_000 + 0.01
+    loud = {"vowels": [], "bilabials": []}
+    for symbol, start, end in phonemes:
+        part = pcm[int(start * 16_000) : int(end * 16_000)]
+        kind = "bilabials" if symbol in BILABIALS else "vowels" if symbol in OPEN_VOWELS else None
+        if kind:
+            loud[kind].append(float(np.sqrt((part**2).mean())))
+    assert np.mean(loud["vowels"]) > 2 * np.mean(loud["bilabials"])  # times that are off would mix them
+
+
+def test_a_voice_that_does_not_exist_is_an_error_with_its_name() -> None:
+    with pytest.raises(MediaError, match="no-such-voice"):
+        espeak("Hello.", "no-such-voice")
+
+
+def test_stress_lends_its_time_to_the_vowel_and_length_to_what_precedes() -> None:
+    marked = [("p", 0.0, 0.1), ("ˈ", 0.1, 0.2), ("a", 0.2, 0.3), ("ː", 0.3, 0.4), (" ", 0.4, 0.5), ("m", 0.5, 0.6)]
+    assert _without_marks(marked) == [("p", 0.0, 0.1), ("a", 0.1, 0.4), ("m", 0.5, 0.6)]
+
+
+def test_a_phoneme_has_at_least_two_frames() -> None:
+    spoken = Spoken("x", "en", "", np.zeros(16_000, np.float32), [("p", 0.41, 0.43), ("a", 0.5, 0.7), ("m", 0.8, 0.9)])
+    assert spoken.frames(BILABIALS) == [(10, 12), (20, 23)]
+
+
+@pytest.mark.parametrize(("wide", "ajar"), [(True, True), (False, False)])
+def test_an_open_mouth_costs_where_the_lips_must_touch(model: MorphableModel, wide: bool, ajar: bool) -> None:
+    measure = GeometryLoss(model)
+    template = model.mean[model.lower][None]
+    made = template.clone()  # its mouth opened or shut along its own gap
+    place = {int(v): i for i, v in enumerate(model.lower.nonzero().flatten())}
+    for above, below in ((82, 87), (13, 14), (312, 317)):
+        middle = (template[0, place[above]] + template[0, place[below]]) / 2
+        reach = (template[0, place[below]] - middle) * (3.0 if wide else 0.0)
+        made[0, place[above]], made[0, place[below]] = middle - reach, middle + reach
+    frames = 4
+    shown = made[:, None].expand(1, frames, -1, -1)
+    beta, known = torch.zeros(1, frames, len(model.expression_basis)), torch.ones(1, frames)
+    free = measure(shown, template, beta, known, torch.zeros(1, frames))
+    must = measure(shown, template, beta, known, torch.ones(1, frames))
+    expected = CLOSURE_WEIGHT * ((measure.opening(made)[0] - TOUCHING) * 100).clamp_min(0) ** 2
+    torch.testing.assert_close(must - free, expected)
+    assert (float(expected) > 0) == ajar
