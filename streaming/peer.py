@@ -181,12 +181,14 @@ class Viewer:
 def _offered_kinds(offer: str) -> list[str]:
     """Which of audio and video the peer wants to receive, each at most once, in the order of the offer."""
     try:
-        media = SessionDescription.parse(offer).media
+        found = SessionDescription.parse(offer)
     except BAD_DESCRIPTION as error:
         raise ProtocolError(
             f"{len(offer)} characters that do not parse as SDP ({error!r}); expected an offer"
         ) from error
-    media = [section for section in media if section.kind in ("audio", "video") and section.direction != "inactive"]
+    _check_sections(found)
+    media = [section for section in found.media if section.kind in ("audio", "video")]
+    media = [section for section in media if section.direction != "inactive"]
     kinds = [section.kind for section in media]
     if not kinds or len(set(kinds)) != len(kinds):
         raise ProtocolError(f"an offer with {kinds or 'no media'}; expected one audio and one video section")
@@ -194,3 +196,13 @@ def _offered_kinds(offer: str) -> list[str]:
     if sending:
         raise ProtocolError(f"an offer that sends {sending}; a viewer receives (a=recvonly)")
     return kinds
+
+
+def _check_sections(offer: SessionDescription) -> None:
+    """Refuse what aiortc would connect halfway and then fail to close (RFC 9143)."""
+    mids = [section.rtp.muxId for section in offer.media]
+    if len(set(mids)) < len(mids):
+        raise ProtocolError(f"an offer whose sections have a=mid {mids}; expected one of its own for each")
+    bundled = [mid for group in offer.group if group.semantic == "BUNDLE" for mid in group.items]
+    if strangers := set(bundled) - set(mids):
+        raise ProtocolError(f"an offer that bundles {strangers}; its sections have a=mid {mids}")
