@@ -38,6 +38,7 @@ SHUTDOWN_S = 2.0
 # Finds speech sockets whose client vanished: no word for 60 s, then no pong for 30 s. That is longer than back-pressure
 # can keep us from reading, which is one message of 8 kHz sound (65 s).
 PING_S = 60.0
+MAX_PORT = 65_535
 METHODS = ("GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS", "PUT")  # clients must not make up labels of metrics
 
 LeaseRoute = Callable[[web.Request, Lease], Awaitable[web.StreamResponse]]
@@ -257,6 +258,8 @@ def _refuse_nonsense(config: ServerConfig) -> None:
         found = getattr(config, name)
         if found is not None and found < low:
             raise SettingError(f"--{name.replace('_', '-')} {found}; expected at least {low}")
+    if config.port > MAX_PORT:
+        raise SettingError(f"--port {config.port}; expected at most {MAX_PORT}, or 0 for any that is free")
 
 
 def _refuse_to_expose(config: ServerConfig, secrets: Secrets) -> None:

@@ -75,7 +75,13 @@ async def test_a_session_lives_no_longer_than_it_may(serving, host, problem):
             assert "as long as" in await problem(reply, 410, "session-closed")
 
 
-@pytest.mark.parametrize(("name", "value"), [("max_sessions", 0), ("drain_s", -1), ("token_ttl_s", 0), ("proxies", -1)])
-async def test_limits_that_make_no_sense_are_refused(host, name, value):
-    with pytest.raises(SettingError, match=f"--{name.replace('_', '-')} {value}; expected at least"):
+@pytest.mark.parametrize(("name", "value", "said"), [
+    ("max_sessions", 0, "at least 1"),
+    ("drain_s", -1, "at least 0"),
+    ("token_ttl_s", 0, "at least 0.001"),
+    ("proxies", -1, "at least 0"),
+    ("port", 65_536, "at most 65535"),
+])  # fmt: skip
+async def test_limits_that_make_no_sense_are_refused(host, name, value, said):
+    with pytest.raises(SettingError, match=f"--{name.replace('_', '-')} {value}; expected {said}"):
         Server(host, ServerConfig(**{name: value}), {})
