@@ -27,6 +27,11 @@ class Backend(RenderBackend, Protocol):
     @property
     def speech_config(self) -> SpeechConfig: ...
 
+    @property
+    def windows(self) -> RendererConfig | None:
+        """The sizes that all windows are to have, so that pictures can be painted in batches; None where small windows
+        gain more than batches do."""
+
     def hear(self, windows: Tensor) -> Tensor:
         """Speech windows [B, N] to features [B, step, D]."""
 
@@ -50,7 +55,8 @@ def native_bfloat16() -> bool:
 
 class TorchBackend:
     """The reference backend: eager PyTorch on the CPU. With `bfloat16` the renderer's convolutions, and nothing else,
-    work in that precision: a third less time, and 79 dB to what float32 gives."""
+    work in that precision: a third less time, and 79 dB to what float32 gives. With `windows`, pictures are painted
+    in batches, which on a CPU costs more than it gains."""
 
     def __init__(
         self,
@@ -59,12 +65,13 @@ class TorchBackend:
         renderer: DualAttentionRenderer,
         *,
         bfloat16: bool = False,
+        windows: RendererConfig | None = None,
     ):
-        self._speech, self._geometry, self.bfloat16 = speech, geometry, bfloat16
+        self._speech, self._geometry, self.bfloat16, self.windows = speech, geometry, bfloat16, windows
         self._renderer = renderer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @classmethod
-    def embedded(cls, threads: int = 1) -> TorchBackend:
+    def embedded(cls, threads: int = 1, windows: RendererConfig | None = None) -> TorchBackend:
         """With the weights that ship with the engine. Raises WeightsError.
 
         One thread is the default: a second one gains a sixth when the machine is idle, and more than halves the
@@ -77,6 +84,7 @@ class TorchBackend:
             weights.load(GeometryGenerator, GeometryConfig, weights.default_path("geometry")),
             weights.load(DualAttentionRenderer, RendererConfig, weights.default_path("renderer")),
             bfloat16=native_bfloat16(),
+            windows=windows,
         )
 
     @property

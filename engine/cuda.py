@@ -12,7 +12,7 @@ from engine import graphs, weights
 from engine.errors import DeviceError
 from engine.graphs import Graph, Precision
 from engine.models.geometry import GeometryConfig, GeometryGenerator, GeometryState
-from engine.models.renderer import References
+from engine.models.renderer import References, RendererConfig
 from engine.models.speech import SpeechConfig, SpeechEncoder
 
 Runner = Callable[..., tuple[Tensor, ...]]  # inputs to outputs of a graph, on the device, queued on the current stream
@@ -167,6 +167,7 @@ class CudaBackend:
         fallback: str = "",
     ):
         self.device, self.fallback, self.speech_config = device, fallback, speech
+        self.windows = RendererConfig()  # one size for all pictures, or they would not go up together
         self._geometry = geometry  # on the CPU: what is not for every frame
         self._hear = Pipeline(runners["speech"], device, 1, 1)
         self._move = Pipeline(runners["geometry"], device, 5, 3)

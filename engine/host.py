@@ -1,17 +1,20 @@
-"""Host: the loaded avatars, the networks and the inference thread; opens and supervises sessions."""
+"""Host: the loaded avatars, the networks and the inference thread; admits, opens and supervises sessions."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import secrets
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 
 from engine.avatar import Avatar
 from engine.backend import Backend, TorchBackend
-from engine.config import SessionConfig
+from engine.batches import Costs
+from engine.config import MAX_LOAD, SessionConfig
 from engine.errors import CapacityError, UnknownAvatarError
+from engine.media import FPS
 from engine.metrics import StageTimes
 from engine.performer import Performer
 from engine.scheduler import Scheduler
@@ -20,9 +23,15 @@ from engine.weights import load_face_model
 
 log = logging.getLogger(__name__)
 
+IDLE_HZ = {"idle": FPS}
+
 
 class Host:
-    """Use as `async with Host(...) as host`. Sessions live in its TaskGroup and end with it."""
+    """Use as `async with Host(...) as host`. Sessions live in its TaskGroup and end with it.
+
+    max_load: the share of the device's time that sessions may need when all that talk do so at once; what they need
+    comes from `costs`, which are measured at the start.
+    """
 
     def __init__(
         self,
@@ -30,11 +39,15 @@ class Host:
         config: SessionConfig | None = None,
         max_sessions: int = 4,
         backend: Backend | None = None,
+        max_load: float = MAX_LOAD,
     ):
         self._paths = avatars
         self._config = config or SessionConfig()
         self._max_sessions = max_sessions
         self._backend = backend
+        self._max_load = max_load
+        self.costs = Costs()
+        self._talking_hz: dict[str, float] = {}  # how often a session that talks has work, by stage
         self._performers: dict[str, Performer] = {}
         self._tasks = asyncio.TaskGroup()
         self.sessions: dict[str, Session] = {}
@@ -59,10 +72,11 @@ class Host:
         backend, model = self._backend or TorchBackend.embedded(), load_face_model()
         for name, path in self._paths.items():
             performer = Performer(backend, Avatar.open(path), model)
-            performer.warm()
+            self.costs = self.costs.slower(performer.warm())
             self._performers[name] = performer
+            self._talking_hz = {"picture": FPS, "hear": FPS / backend.speech_config.step_frames}
             log.info("avatar %s from %s", name, path)
-        self._scheduler = Scheduler()
+        self._scheduler = Scheduler(self.costs)
         await self._tasks.__aenter__()
         return self
 
@@ -76,12 +90,31 @@ class Host:
         finally:
             await self._scheduler.close()
 
+    def load(self, more: int = 0) -> float:
+        """The share of the device's time that the sessions that talk need, and `more` like them; above 1, some miss."""
+        talking = sum(session.talks for session in self.sessions.values())
+        idle = len(self.sessions) - talking
+        return self.costs.load(talking + more, self._talking_hz) + self.costs.load(idle, IDLE_HZ)
+
+    @property
+    def room(self) -> int:
+        """How many sessions more it admits. One alone is always admitted, however slow the machine."""
+        left = max(0, self._max_sessions - len(self.sessions))
+        fits = sum(1 for _ in takewhile(lambda more: self.load(more) <= self._max_load, range(1, left + 1)))
+        return fits if self.sessions else max(fits, min(1, left))
+
     def open_session(self, avatar: str, session_id: str | None = None) -> Session:
         """A new session, already running, with that id or a random one. Raises UnknownAvatarError, CapacityError."""
         if avatar not in self._performers:
             raise UnknownAvatarError(f"no avatar {avatar!r}; this server has {', '.join(sorted(self._performers))}")
-        if len(self.sessions) >= self._max_sessions:
-            raise CapacityError(f"{len(self.sessions)} sessions are open, the limit is {self._max_sessions}; try later")
+        live = len(self.sessions)
+        if live >= self._max_sessions:
+            raise CapacityError(f"{live} sessions are open, the limit is {self._max_sessions}; try later")
+        if not self.room:
+            raise CapacityError(
+                f"{live} sessions are open and one more would need {self.load(1):.0%} of the device, "
+                f"the limit is {self._max_load:.0%}; try later"
+            )
         performer = self._performers[avatar]
         session = Session(session_id or secrets.token_hex(8), performer, self._scheduler, self._config, self.latencies)
         self.sessions[session.id] = session

@@ -1,20 +1,21 @@
-"""Pictures of one person: base frame + lower-face geometry -> full frame. Offline, live and idle use the same one."""
+"""Pictures of people: base frame + lower-face geometry -> full frame. Offline, live and idle use the same one."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from engine.align import Aligner, Reference, Shape
+from engine.align import Aligner, Reference, Shape, Target
 from engine.avatar import Avatar, Bank
-from engine.backend import RenderBackend
+from engine.backend import Backend, RenderBackend
 from engine.compose import cut, paste
 from engine.models.morphable import MorphableModel
+from engine.models.renderer import References, RendererConfig
 
 NEIGHBOURS = 2  # face references are the base frame and so many on each side: N_f = 5
 LIP_REFERENCES = 6  # of the bank and the face references; docs/renderer.md has the figures
@@ -39,12 +40,36 @@ class _BaseFrame:
     reference: Reference
 
 
-class Painter:
-    """Paints frames of one person. Not thread-safe: it belongs to the inference thread."""
+@dataclass(frozen=True)
+class Sketch:
+    """A picture as far as it is its person's own: what the renderer is given, and what its pixels are pasted into."""
 
-    def __init__(self, backend: RenderBackend, footage: Footage, bank: Bank, model: MorphableModel):
-        self._backend, self._footage, self._model = backend, footage, model
-        self._aligner = Aligner(model)
+    image: np.ndarray
+    crop: np.ndarray
+    target: Target
+    lips: References
+    faces: References
+
+    @property
+    def sizes(self) -> tuple[torch.Size, ...]:
+        """Only sketches of equal sizes go through the renderer together."""
+        return self.lips.pixels.shape, self.faces.pixels.shape
+
+
+class Painter:
+    """Paints frames of one person. Not thread-safe: it belongs to the inference thread. `windows`: the sizes that all
+    of its windows have, for batches; without, they are as small as each picture allows."""
+
+    def __init__(
+        self,
+        backend: RenderBackend,
+        footage: Footage,
+        bank: Bank,
+        model: MorphableModel,
+        windows: RendererConfig | None = None,
+    ):
+        self.backend, self._footage, self._model = backend, footage, model
+        self._aligner = Aligner(model, windows)
         self._vertices = model.vertices(footage.alpha, footage.beta)
         self._neutral = model.mean + model.shape(footage.alpha)
         shapes = map(
@@ -57,7 +82,7 @@ class Painter:
         self._cache: OrderedDict[int, _BaseFrame] = OrderedDict()
 
     @classmethod
-    def of(cls, backend: RenderBackend, avatar: Avatar, model: MorphableModel) -> Painter:
+    def of(cls, backend: Backend, avatar: Avatar, model: MorphableModel) -> Painter:
         """The painter of an opened avatar."""
         footage = Footage(
             read=avatar.open_base().read,
@@ -66,10 +91,14 @@ class Painter:
             pose=avatar.pose,
             crop=avatar.crop,
         )
-        return cls(backend, footage, avatar.bank, model)
+        return cls(backend, footage, avatar.bank, model, backend.windows)
 
     def paint(self, index: int, lower: Tensor) -> np.ndarray:
         """Base frame `index` with the lower face replaced by lower [V_low, 3] (model units): [H, W, 3] uint8."""
+        return paint([(self, index, lower)])[0]
+
+    def sketch(self, index: int, lower: Tensor) -> Sketch:
+        """Everything of that picture but what the renderer makes."""
         base = self._base(index)
         vertices = self._vertices[index].clone()
         vertices[self._model.lower] = lower
@@ -78,15 +107,13 @@ class Painter:
         # The lips of the base frames themselves may be the right ones, and they are in the right light.
         lips = self._lips + faces
         nearest = self._aligner.nearest(target, [reference.shape for reference in lips], LIP_REFERENCES)
-        pixels = self._backend.render(
-            torch.from_numpy(target.pncc)[None],
-            torch.from_numpy(target.lip_mask)[None, None],
-            torch.tensor([(target.lips.row, target.lips.column)]),
-            self._aligner.lips(target, [lips[i] for i in nearest]),
-            self._aligner.faces(target, faces),
+        return Sketch(
+            image=base.image,
+            crop=self._footage.crop[index].numpy(),
+            target=target,
+            lips=self._aligner.lips(target, [lips[i] for i in nearest]),
+            faces=self._aligner.faces(target, faces),
         )
-        painted = ((pixels[0].permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
-        return paste(base.image, self._footage.crop[index].numpy(), target.window, painted, target.paste_mask)
 
     def _shape(self, index: int, vertices: Tensor) -> Shape:
         return self._aligner.shape(vertices, self._neutral[index], self._footage.pose[index])
@@ -108,3 +135,38 @@ class Painter:
         last = len(self._vertices) - 1
         near = [index + d for d in range(-NEIGHBOURS, NEIGHBOURS + 1) if d and 0 <= index + d <= last]
         return [self._base(i).reference for i in (index, *near)]
+
+
+def paint(asked: Sequence[tuple[Painter, int, Tensor]]) -> list[np.ndarray]:
+    """The pictures that `Painter.paint` would make of (painter, index, lower), of painters of any persons that share a
+    backend. Those of equal sizes go through it together."""
+    sketches = [painter.sketch(index, lower) for painter, index, lower in asked]
+    alike: defaultdict[tuple[torch.Size, ...], list[int]] = defaultdict(list)
+    for i, sketch in enumerate(sketches):
+        alike[sketch.sizes].append(i)
+    pictures: dict[int, np.ndarray] = {}
+    for rows in alike.values():
+        pixels = _render(asked[0][0].backend, [sketches[i] for i in rows])
+        pictures |= {i: _pasted(sketches[i], face) for i, face in zip(rows, pixels, strict=True)}
+    return [pictures[i] for i in range(len(asked))]
+
+
+def _render(backend: RenderBackend, sketches: list[Sketch]) -> Tensor:
+    """Their face windows, [B, 3, H, W]."""
+    targets = [sketch.target for sketch in sketches]
+    return backend.render(
+        torch.from_numpy(np.stack([target.pncc for target in targets])),
+        torch.from_numpy(np.stack([target.lip_mask for target in targets]))[:, None],
+        torch.tensor([(target.lips.row, target.lips.column) for target in targets]),
+        _together([sketch.lips for sketch in sketches]),
+        _together([sketch.faces for sketch in sketches]),
+    )
+
+
+def _together(references: list[References]) -> References:
+    return References(torch.cat([r.pixels for r in references]), torch.cat([r.difference for r in references]))
+
+
+def _pasted(sketch: Sketch, face: Tensor) -> np.ndarray:
+    painted = ((face.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+    return paste(sketch.image, sketch.crop, sketch.target.window, painted, sketch.target.paste_mask)

@@ -1,9 +1,14 @@
-"""Does the jobs of a timeline for one avatar: speech to lips, lips to pictures. Stateless between jobs but for
-caches, so all sessions of an avatar share it; it belongs to the inference thread."""
+"""Does the jobs of timelines: speech to lips, lips to pictures, of one avatar or of several in one batch. Stateless
+between jobs but for caches, so all sessions of an avatar share a Performer; it belongs to the inference thread."""
 
 from __future__ import annotations
 
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
 
 import numpy as np
 import torch
@@ -11,6 +16,7 @@ from torch import Tensor
 
 from engine.avatar import Avatar
 from engine.backend import Backend
+from engine.batches import SIZES, Costs, measure
 from engine.config import SessionConfig
 from engine.errors import AvatarFileError
 from engine.line import Line
@@ -18,7 +24,7 @@ from engine.metrics import StageTimes
 from engine.models.geometry import GeometryState
 from engine.models.morphable import MorphableModel
 from engine.models.speech import SpeechState, cut, init_state
-from engine.painter import Painter
+from engine.painter import Painter, paint
 from engine.timeline import HearJob, Job, PaintJob, Timeline
 
 
@@ -32,6 +38,24 @@ class Lips:
 
 
 Outcome = Lips | np.ndarray
+
+
+J = TypeVar("J", bound=Job, covariant=True)
+
+
+@dataclass(frozen=True)
+class Work(Generic[J]):
+    """A job, and who knows the avatar that it is for."""
+
+    performer: Performer
+    job: J
+
+
+def stage(job: Job) -> str:
+    """Work of one stage can be done in one batch."""
+    if isinstance(job, HearJob):
+        return "hear"
+    return "idle" if job.lips is None else "picture"
 
 
 class Performer:
@@ -56,14 +80,27 @@ class Performer:
         self.first = self._idle.read(avatar.loop.start)
         self.times = StageTimes()
 
-    def warm(self) -> None:
-        """Run every network once, and the painter again: what compiles and allocates does it before anybody waits."""
-        line = self.new_line()
+    def warm(self) -> Costs:
+        """Run every network in all batches that pay, and say what those take: what compiles and allocates does it
+        before anybody waits."""
+        line, frames = self.new_line(), map(self.avatar.loop.frame_at, itertools.count())
         line.close(line.step_frames)
-        self.perform(HearJob(line, line.hear(), 0))
-        for _ in range(2):
-            self.perform(PaintJob(self.avatar.loop.start, self.rest, 0, 0))
+        heard = HearJob(line, line.hear(), 0)
+        costs = Costs(
+            {
+                "hear": measure(lambda size: self.perform_all([Work(self, heard)] * size)),
+                "picture": measure(
+                    lambda size: self.perform_all([self._example(next(frames), self.rest) for _ in range(size)]),
+                    SIZES if self._backend.windows else SIZES[:1],
+                ),
+                "idle": measure(lambda size: self.perform_all([self._example(next(frames), None)]), SIZES[:1]),
+            }
+        )
         self.times = StageTimes()  # compiling is no stage's time
+        return costs
+
+    def _example(self, base: int, lips: Tensor | None) -> Work[PaintJob]:
+        return Work(self, PaintJob(base, lips, 0, 0))
 
     def new_line(self) -> Line:
         """A Line that has heard nothing yet."""
@@ -75,22 +112,49 @@ class Performer:
 
     def perform(self, job: Job) -> Outcome:
         """Do `job`: lips for a HearJob, a picture [H, W, 3] uint8 for a PaintJob."""
-        return self._hear(job) if isinstance(job, HearJob) else self._paint(job)
+        return self.perform_all([Work(self, job)])[0]
 
-    def _hear(self, job: HearJob) -> Lips:
-        with self.times.measure("speech"):
-            windows, speech = cut(job.pcm, job.line.speech, self._backend.speech_config)
-            features = self._backend.hear(torch.from_numpy(windows))
-        with self.times.measure("geometry"):
-            lips, geometry = self._backend.move(features, self._style, self._template, job.line.geometry)
-        return Lips(speech, geometry, lips[0])
+    def perform_all(self, batch: Sequence[Work[Job]]) -> Sequence[Outcome]:
+        """Do a batch: work of one stage, this performer's and that of others with the same backend."""
+        if isinstance(batch[0].job, HearJob):
+            return self._hear(cast(Sequence[Work[HearJob]], batch))
+        return self._paint(cast(Sequence[Work[PaintJob]], batch))
 
-    def _paint(self, job: PaintJob) -> np.ndarray:
-        if job.lips is None:
-            with self.times.measure("idle"):
-                return self._idle.read(job.base)
-        with self.times.measure("picture"):
-            return self._painter.paint(job.base, job.lips)
+    def _hear(self, batch: Sequence[Work[HearJob]]) -> list[Lips]:
+        lines = [work.job.line for work in batch]
+        with _shared(batch, "speech"):
+            cuts = [cut(work.job.pcm, work.job.line.speech, self._backend.speech_config) for work in batch]
+            features = self._backend.hear(torch.from_numpy(np.concatenate([window for window, _ in cuts])))
+        with _shared(batch, "geometry"):
+            lips, after = self._backend.move(
+                features,
+                torch.cat([work.performer._style for work in batch]),
+                torch.cat([work.performer._template for work in batch]),
+                GeometryState(
+                    torch.cat([line.geometry.keys for line in lines]),
+                    torch.cat([line.geometry.values for line in lines]),
+                ),
+            )
+        states = zip(after.keys.split(1), after.values.split(1), strict=True)
+        # Copies: a view would keep what belongs to all of the batch for as long as one of them speaks.
+        geometry = [GeometryState(keys.clone(), values.clone()) for keys, values in states]
+        return [Lips(speech, g, frames.clone()) for (_, speech), g, frames in zip(cuts, geometry, lips, strict=True)]
+
+    def _paint(self, batch: Sequence[Work[PaintJob]]) -> list[np.ndarray]:
+        with _shared(batch, stage(batch[0].job)):
+            if batch[0].job.lips is None:
+                return [work.performer._idle.read(work.job.base) for work in batch]
+            return paint([(w.performer._painter, w.job.base, w.job.lips) for w in batch if w.job.lips is not None])
+
+
+@contextmanager
+def _shared(batch: Sequence[Work[Job]], stage: str) -> Iterator[None]:
+    """The time that passes is shared evenly among the work of the batch."""
+    began = time.perf_counter()
+    yield
+    seconds = (time.perf_counter() - began) / len(batch)
+    for work in batch:
+        work.performer.times.observe(stage, seconds)
 
 
 def finish(timeline: Timeline, job: Job, outcome: Outcome, lead: int) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from weakref import WeakValueDictionary
 
@@ -15,7 +15,7 @@ from engine.config import SessionConfig
 from engine.errors import DrainingError, SessionClosedError
 from engine.media import FPS, MediaUnit, PlaybackEvent
 from engine.metrics import StageTimes
-from engine.performer import Outcome, Performer, finish
+from engine.performer import Outcome, Performer, Work, finish, stage
 from engine.queues import Item, MediaQueue, Policy, QueueClosed
 from engine.scheduler import Scheduler
 from engine.timeline import HearJob, Job, frames_late
@@ -26,6 +26,7 @@ FRAME_S = 1 / FPS
 RESYNC_S = 1.0  # a machine that slept does not replay what it missed
 COST_SMOOTHING = 0.2
 COST_MARGIN = 1.2
+TALK_FRAMES = 10 * FPS  # who spoke so recently, or came only then, will go on: its place on the device is kept
 
 
 @dataclass
@@ -75,6 +76,7 @@ class Session:
         self._cancelled_s: float | None = None
         self._draining = False
         self._job: Job | None = None
+        self._spoke = 0  # the last frame with speech
         self._failure: Exception | None = None
 
     # ---- viewers
@@ -162,6 +164,11 @@ class Session:
         return self._timeline.buffered_ms
 
     @property
+    def talks(self) -> bool:
+        """It speaks, is about to, or has just been opened: it needs the device at every frame."""
+        return not self._timeline.idle or self._timeline.next_frame - self._spoke < TALK_FRAMES
+
+    @property
     def viewer_backlog(self) -> int:
         """Units that wait in the queues of all subscribers."""
         return sum(len(queue) for queue in self._viewers)
@@ -219,6 +226,7 @@ class Session:
         unit, events = self._timeline.emit()
         self.counters.units += 1
         self.counters.speaking += unit.speaking
+        self._spoke = unit.index if unit.speaking else self._spoke
         self.counters.fresh_speaking += unit.speaking and unit.fresh
         self._measure(unit)
         await _deliver(unit, self._viewers)
@@ -248,31 +256,32 @@ class Session:
         """Frames from speech being there to its first picture being shown."""
         return 1 + min(self._config.lead_frames, math.ceil((self._hear_s + self._paint_s) * COST_MARGIN / FRAME_S))
 
-    def deadline(self) -> float | None:
+    def due(self) -> tuple[str, float] | None:
         if self._closed.is_set():
             return None
         frame = self._timeline.next_frame
         slack = self._due(frame) - self._clock()
         first = frame + frames_late(self._paint_s * COST_MARGIN, slack, FRAME_S)
         self._job = self._timeline.next_job(first, self._lead)
-        return None if self._job is None else self._due(self._job.due)
+        return None if self._job is None else (stage(self._job), self._due(self._job.due))
 
-    def begin(self) -> Job:
+    def begin(self) -> Work[Job]:
         assert self._job is not None
-        return self._timeline.take(self._job)
+        return Work(self._performer, self._timeline.take(self._job))
 
-    def perform(self, work: Job) -> tuple[Outcome, float]:
+    def perform(self, batch: Sequence[Work[Job]]) -> list[tuple[Outcome, float]]:
         began = self._clock()
-        outcome = self._performer.perform(work)
-        return outcome, self._clock() - began
+        outcomes = self._performer.perform_all(batch)
+        seconds = self._clock() - began
+        return [(outcome, seconds) for outcome in outcomes]
 
-    def finish(self, work: Job, outcome: tuple[Outcome, float]) -> None:
+    def finish(self, work: Work[Job], outcome: tuple[Outcome, float]) -> None:
         result, seconds = outcome
-        if isinstance(work, HearJob):
+        if isinstance(work.job, HearJob):
             self._hear_s += COST_SMOOTHING * (seconds - self._hear_s)
-        elif work.lips is not None:
+        elif work.job.lips is not None:
             self._paint_s += COST_SMOOTHING * (seconds - self._paint_s)
-        finish(self._timeline, work, result, self._lead)
+        finish(self._timeline, work.job, result, self._lead)
 
     def fail(self, error: Exception) -> None:
         self._failure = error

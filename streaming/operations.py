@@ -36,11 +36,12 @@ class Operations:
 
     async def capacity(self, request: web.Request) -> web.Response:
         live, most = len(self._host.sessions), self._config.max_sessions
+        available = min(self._host.room, max(0, most - live))
         return web.json_response(
             {
                 "sessions": live,
                 "max_sessions": most,
-                "available": 0 if self._leases.draining else max(0, most - live),
+                "available": 0 if self._leases.draining else available,
                 "viewers": self._leases.viewers,
                 "max_viewers": self._config.max_viewers,
                 "draining": self._leases.draining,

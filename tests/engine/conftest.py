@@ -111,7 +111,13 @@ class Puppet(Performer):
             init_state(self.config), GeometryState(empty, empty), self.config.step_frames, self.config.lookahead_frames
         )
 
-    def _hear(self, job: HearJob) -> Lips:
+    def _hear(self, batch: Any) -> list[Lips]:
+        return [work.performer._heard(work.job) for work in batch]
+
+    def _paint(self, batch: Any) -> list[np.ndarray]:
+        return [work.performer._picture(work.job) for work in batch]
+
+    def _heard(self, job: HearJob) -> Lips:
         self._spend(self.hear_s)
         windows, speech = cut(job.pcm, job.line.speech, self.config)
         assert len(windows) == 1
@@ -123,7 +129,7 @@ class Puppet(Performer):
         lips = torch.from_numpy(level).float()[:, None, None].expand(-1, 1, 3)
         return Lips(speech, GeometryState(total, total), lips)
 
-    def _paint(self, job: PaintJob) -> np.ndarray:
+    def _picture(self, job: PaintJob) -> np.ndarray:
         self.painted.append(job)
         self._spend(self.paint_s if job.lips is not None else 0.0)
         level = -1.0 if job.lips is None else float(job.lips[0, 0])

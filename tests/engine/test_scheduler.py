@@ -1,4 +1,4 @@
-"""One piece of work at a time, of all sessions the most urgent one, and nobody's failure is another's."""
+"""One batch at a time, of all sessions the most urgent work, and nobody's failure is another's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from engine.scheduler import Scheduler, most_urgent
+from engine.batches import Costs
+from engine.scheduler import Scheduler
 
 
 class Client:
@@ -18,14 +19,14 @@ class Client:
         self._perform = perform or (lambda work: work)
         self.errors = []
 
-    def deadline(self):
-        return self.deadlines[0] if self.deadlines else None
+    def due(self):
+        return ("work", self.deadlines[0]) if self.deadlines else None
 
     def begin(self):
         return self.name, self.deadlines.pop(0)
 
-    def perform(self, work):
-        return self._perform(work)
+    def perform(self, batch):
+        return [self._perform(work) for work in batch]
 
     def finish(self, work, outcome):
         assert outcome == work
@@ -33,15 +34,6 @@ class Client:
 
     def fail(self, error):
         self.errors.append(error)
-
-
-def test_the_earliest_deadline_wins_and_the_idle_are_passed_over():
-    assert most_urgent([(3.0, 1.0, "a"), (None, 0.0, "b"), (2.0, 1.0, "c"), (2.0, 1.0, "d")]) == "c"
-    assert most_urgent([(None, 1.0, "b")]) is None and most_urgent([]) is None
-
-
-def test_a_client_that_has_waited_goes_before_one_just_served():
-    assert most_urgent([(3.00, 2.9, "served"), (3.03, 2.8, "waiting")]) == "waiting"
 
 
 def test_work_is_done_in_the_order_of_its_deadlines(virtual):
@@ -68,6 +60,29 @@ def test_a_failure_is_told_to_its_client_and_the_others_go_on(virtual):
         scheduler.add(good)
         await asyncio.sleep(1)
         assert [str(e) for e in bad.errors] == ["out of paint"] and log == [("good", 2), ("good", 3)]
+        await scheduler.close()
+
+    virtual(main)
+
+
+def test_what_breaks_a_batch_fails_alone_and_the_rest_of_the_batch_is_done_again(virtual):
+    async def main(loop):
+        def perform(work):
+            tried.append(work)
+            if work[0] == "bad":
+                raise ValueError("out of paint")
+            return work
+
+        tried, log = [], []
+        scheduler = Scheduler(Costs({"work": {1: 0.01, 4: 0.01}}))
+        clients = [Client(name, [deadline], log, perform) for deadline, name in enumerate(("first", "bad", "last"), 5)]
+        blocker = Client("blocker", [1], log, lambda work: loop.spend(0.1) or work)
+        for client in (blocker, *clients):
+            scheduler.add(client)
+        await asyncio.sleep(1)
+        assert [str(e) for e in clients[1].errors] == ["out of paint"] and not clients[0].errors + clients[2].errors
+        assert log == [("blocker", 1), ("first", 5), ("last", 7)]
+        assert tried == [("first", 5), ("bad", 6), ("first", 5), ("bad", 6), ("last", 7)]
         await scheduler.close()
 
     virtual(main)
@@ -115,7 +130,7 @@ async def test_closing_waits_for_the_work_in_progress():
     assert log == []
 
 
-@pytest.mark.parametrize("broken", ["deadline", "begin", "finish"])
+@pytest.mark.parametrize("broken", ["due", "begin", "finish"])
 def test_a_client_that_breaks_on_the_loop_fails_alone(virtual, broken):
     async def main(loop):
         scheduler, log = Scheduler(), []
@@ -123,7 +138,7 @@ def test_a_client_that_breaks_on_the_loop_fails_alone(virtual, broken):
 
         def explode(*args):
             bad.deadlines.clear()
-            bad.deadline = lambda: None
+            bad.due = lambda: None
             raise ValueError(broken)
 
         setattr(bad, broken, explode)

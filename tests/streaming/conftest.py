@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ async def host(avatar_path):
     found: list[Host] = []
 
     async def hold() -> None:
-        async with Host({"speaker": avatar_path}, max_sessions=MAX_SESSIONS) as host:
+        async with Host({"speaker": avatar_path}, max_sessions=MAX_SESSIONS, max_load=math.inf) as host:
             found.append(host)
             ready.set()
             await done.wait()

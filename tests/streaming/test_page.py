@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 
 import chromium
 import pytest
@@ -59,7 +60,7 @@ async def test_it_comes_alive_by_itself_and_tells_its_figures(serving, browser):
 
 async def test_avatars_are_chosen_by_their_pictures(browser, avatar_path):
     async with (
-        Host({"anna": avatar_path, "bob-2": avatar_path}, max_sessions=2) as host,
+        Host({"anna": avatar_path, "bob-2": avatar_path}, max_sessions=2, max_load=math.inf) as host,
         Server(host, ServerConfig(port=0), espeak_voices()) as server,
         browser.open(server.url) as page,
     ):
