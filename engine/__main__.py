@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -12,12 +13,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from engine.bench import bench
+from engine.bench import bench, speech_of
 from engine.doctor import examine
 from engine.dub import dub
 from engine.export import export_all
 from engine.graphs import Precision
 from engine.media import FPS
+from engine.ramp import ramp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +45,27 @@ class Bench:
     speech: Path | None = None
     """Speech to drive it with; noise where none is given."""
     seconds: float = 10.0
+    sessions: bool = False
+    """Let more and more sessions speak at once, until 1 % of their pictures come too late."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
     def run(self) -> int:
+        return self._many() if self.sessions else self._one()
+
+    def _many(self) -> int:
+        found = asyncio.run(ramp(self.avatar, speech_of(self.speech, self.seconds)))
+        if self.json:
+            print(json.dumps(found | {"steps": [asdict(step) for step in found["steps"]]}, indent=2))
+            return 0
+        table = Table("sessions", "load", "p50 late ms", "p99 late ms")
+        for step in found["steps"]:
+            table.add_row(f"{step.sessions}", f"{step.load:.0%}", f"{step.p50_late_ms:.1f}", f"{step.p99_late_ms:.1f}")
+        Console().print(table)
+        print(f"{found['sessions']} sessions with a p99 below {found['deadline_ms']:.0f} ms")
+        return 0
+
+    def _one(self) -> int:
         figures = bench(self.avatar, self.speech, self.seconds)
         if self.json:
             print(json.dumps(figures, indent=2))

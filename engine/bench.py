@@ -44,16 +44,11 @@ def bench(avatar: Path, speech: Path | None, seconds: float) -> Figures:
     """Drive `avatar` with `speech` (or noise: the cost does not depend on what is said) as fast as it goes.
 
     Raises SettingError for `seconds` outside 2 to 3600."""
-    if not MIN_S <= seconds <= MAX_S:
-        raise SettingError(f"--seconds {seconds:g}: expected {MIN_S:g} to {MAX_S:g}; the default is 10")
+    pcm = speech_of(speech, seconds)
     backend, model = TorchBackend.embedded(), load_face_model()
     performer = Performer(backend, Avatar.open(avatar), model)
     performer.perform(PaintJob(performer.avatar.loop.start, performer.rest, 0, 0))
     performer.times = StageTimes()
-    if speech is None:
-        pcm = float_to_pcm(np.random.default_rng(0).normal(0, 0.1, round(seconds * SAMPLE_RATE_HZ)).astype(np.float32))
-    else:
-        pcm = np.resize(read_speech(speech), round(seconds * SAMPLE_RATE_HZ))
     began = time.perf_counter()
     frames = sum(1 for _ in speak(performer, pcm))
     fps = frames / (time.perf_counter() - began)
@@ -69,6 +64,17 @@ def bench(avatar: Path, speech: Path | None, seconds: float) -> Figures:
         memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         stage_ms={s: (times.percentile_ms(s, 50), times.percentile_ms(s, 99)) for s in times.stages},
     )
+
+
+def speech_of(path: Path | None, seconds: float) -> np.ndarray:
+    """The sound file, or noise, as long as that: int16 [N] at 48 kHz. Raises SettingError for less than 2 s or more
+    than 3600, SpeechFormatError."""
+    if not MIN_S <= seconds <= MAX_S:
+        raise SettingError(f"--seconds {seconds:g}: expected {MIN_S:g} to {MAX_S:g}; the default is 10")
+    samples = round(seconds * SAMPLE_RATE_HZ)
+    if path is None:
+        return float_to_pcm(np.random.default_rng(0).normal(0, 0.1, samples).astype(np.float32))
+    return np.resize(read_speech(path), samples)
 
 
 def _first_frame_s(performer: Performer, pcm: np.ndarray, latency_ms: int) -> float:

@@ -47,7 +47,7 @@ class Host:
         self._backend = backend
         self._max_load = max_load
         self.costs = Costs()
-        self._talking_hz: dict[str, float] = {}  # how often a session that talks has work, by stage
+        self.talking_hz: dict[str, float] = {}  # how often a session that talks has work, by stage
         self._performers: dict[str, Performer] = {}
         self._tasks = asyncio.TaskGroup()
         self.sessions: dict[str, Session] = {}
@@ -74,7 +74,7 @@ class Host:
             performer = Performer(backend, Avatar.open(path), model)
             self.costs = self.costs.slower(performer.warm())
             self._performers[name] = performer
-            self._talking_hz = {"picture": FPS, "hear": FPS / backend.speech_config.step_frames}
+            self.talking_hz = {"picture": FPS, "hear": FPS / backend.speech_config.step_frames}
             log.info("avatar %s from %s", name, path)
         self._scheduler = Scheduler(self.costs)
         await self._tasks.__aenter__()
@@ -94,7 +94,7 @@ class Host:
         """The share of the device's time that the sessions that talk need, and `more` like them; above 1, some miss."""
         talking = sum(session.talks for session in self.sessions.values())
         idle = len(self.sessions) - talking
-        return self.costs.load(talking + more, self._talking_hz) + self.costs.load(idle, IDLE_HZ)
+        return self.costs.load(talking + more, self.talking_hz) + self.costs.load(idle, IDLE_HZ)
 
     @property
     def room(self) -> int:

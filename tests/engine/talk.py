@@ -23,9 +23,9 @@ def speech(seconds, seed=0):
 
 
 @contextlib.asynccontextmanager
-async def running(loop, *puppets, config=None):
+async def running(loop, *puppets, config=None, costs=None):
     """Sessions of these puppets on one scheduler, closed at the end."""
-    scheduler = Scheduler()
+    scheduler = Scheduler(costs)
     async with asyncio.TaskGroup() as tasks:
         sessions = []
         for i, puppet in enumerate(puppets):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import wave
 
 import pytest
 
-from engine.bench import bench
+from engine.bench import bench, speech_of
 from engine.errors import SettingError
+from engine.ramp import ramp
 
 
 def test_the_figures_are_complete_and_consistent(avatar_path):
@@ -35,3 +37,14 @@ def test_speech_shorter_than_asked_for_is_repeated(avatar_path, speech_wav, tmp_
 def test_a_time_that_measures_nothing_is_refused(avatar_path, seconds):
     with pytest.raises(SettingError, match="expected 2 to 3600"):
         bench(avatar_path, None, seconds)
+
+
+def test_the_ramp_ends_where_pictures_come_too_late(avatar_path):
+    found = asyncio.run(ramp(avatar_path, speech_of(None, 2.0)))
+    steps = {step.sessions: step for step in found["steps"]}
+    assert found["sessions"] == 0 or steps[found["sessions"]].p99_late_ms < found["deadline_ms"] == 40
+    assert steps[found["sessions"] + 1].p99_late_ms >= 40, "one more is too many"
+    assert {"hear", "picture", "idle"} == found["batch_ms"].keys() and all(1 in b for b in found["batch_ms"].values())
+    for step in steps.values():
+        assert 0 <= step.p50_late_ms <= step.p99_late_ms and {"speech", "picture"} <= step.stage_ms.keys()
+        assert step.load == pytest.approx(step.sessions * steps[1].load), "batches of one, on a CPU"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from talk import say, speech
 
 from engine.backend import TorchBackend
+from engine.batches import Costs
 from engine.errors import AvatarFileError, CapacityError, SessionClosedError, UnknownAvatarError
 from engine.host import Host
 
@@ -157,3 +159,63 @@ def test_a_host_is_there_when_every_network_has_run(avatar_path):
             assert host.performers["speaker"].times.stages == [], "compiling is no stage's time"
 
     asyncio.run(main())
+
+
+def admitting(host, picture_s=0.010):
+    """The host on a device where a picture takes so long, and nothing else takes any time."""
+    host.costs, host.talking_hz = Costs({"picture": {1: picture_s}}), {"picture": 25}
+    return host
+
+
+def test_a_session_that_would_make_others_miss_is_refused(virtual, make_puppet):
+    async def main(loop):
+        host = admitting(await opened(loop, make_puppet(), max_sessions=10))
+        assert host.room == 3 and host.load() == 0
+        for left in (2, 1, 0):
+            host.open_session("puppet")
+            assert host.room == left
+        with pytest.raises(CapacityError, match="3 sessions are open and one more would need 100% of the device"):
+            host.open_session("puppet")
+        await asyncio.sleep(11)
+        assert host.room == 3, "who does not speak for long leaves room"
+        session = next(iter(host.sessions.values()))
+        await say(session, "a", speech(1.0))
+        assert host.room == 2
+        await asyncio.sleep(5)
+        assert host.room == 2, "who spoke a moment ago will go on"
+        await session.close()
+        await asyncio.sleep(0.1)
+        assert host.room == 3
+        await host.__aexit__(None, None, None)
+
+    virtual(main)
+
+
+def test_batches_make_room_and_the_limit_of_sessions_holds_beside_them(virtual, make_puppet):
+    async def main(loop):
+        host = admitting(await opened(loop, make_puppet(), max_sessions=6))
+        host.costs = Costs({"picture": {1: 0.010, 4: 0.020}})
+        assert host.room == 6
+        await host.__aexit__(None, None, None)
+
+    virtual(main)
+
+
+def test_one_session_is_admitted_however_slow_the_machine(virtual, make_puppet):
+    async def main(loop):
+        host = admitting(await opened(loop, make_puppet()), picture_s=0.2)
+        assert host.room == 1
+        host.open_session("puppet")
+        with pytest.raises(CapacityError, match="would need 1000% of the device, the limit is 90%"):
+            host.open_session("puppet")
+        await host.__aexit__(None, None, None)
+
+    virtual(main)
+
+
+async def test_what_batches_take_is_measured_at_the_start(avatar_path):
+    async with Host({"speaker": avatar_path}) as host:
+        assert host.costs.seconds.keys() == {"hear", "picture", "idle"}
+        assert host.costs.sizes("picture") == [1], "small windows gain more on a CPU than batches do"
+        assert 0 < host.costs.batch_s("idle", 1) < host.costs.batch_s("picture", 1)
+        assert host.load() == 0 and host.load(1) > 25 * host.costs.batch_s("picture", 1)
