@@ -19,7 +19,7 @@ from engine.models.renderer import References, RendererConfig
 
 NEIGHBOURS = 2  # face references are the base frame and so many on each side: N_f = 5
 LIP_REFERENCES = 6  # of the bank and the face references; docs/renderer.md has the figures
-CACHED_FRAMES = 8
+CACHED_FRAMES = 16  # sessions of one avatar paint within 8 frames of each other, and need the neighbours
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -190,6 +190,8 @@ class Session:
         loop = asyncio.get_running_loop()
         self._clock = loop.time
         self._began = loop.time()
+        # All sessions of an avatar move alike: the base frame that one decodes and cuts is what the others need too.
+        self._timeline.phase = round(self._began * FPS)
         self._scheduler.add(self)
         try:
             while not await self._closed_before(self._due(self._timeline.next_frame)):

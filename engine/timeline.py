@@ -85,6 +85,7 @@ class Timeline:
         self._shown_frame = -1  # the frame that the picture on show was made for
         self._events: list[PlaybackEvent] = []
         self.next_frame = 0
+        self.phase = 0  # of the base loop at frame 0
         self.epoch = 0
 
     # ---- speech in
@@ -255,12 +256,12 @@ class Timeline:
             line = self._line_at(n)
             if line is None:
                 if n < self.next_frame + IDLE_LEAD_FRAMES:
-                    return PaintJob(self._loop.frame_at(n), None, n, self.epoch)
+                    return PaintJob(self._loop.frame_at(n + self.phase), None, n, self.epoch)
                 continue
             assert line.start is not None
             if n - line.start >= line.made:
                 break
-            job = PaintJob(self._loop.frame_at(n), self._blended(line, n - line.start), n, self.epoch)
+            job = PaintJob(self._loop.frame_at(n + self.phase), self._blended(line, n - line.start), n, self.epoch)
             if n >= first_paint:
                 return job
             late = job

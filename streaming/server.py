@@ -254,7 +254,6 @@ class Server:
 def _refuse_nonsense(config: ServerConfig) -> None:
     least = {"max_body_bytes": 1, "max_sessions": 1, "max_viewers": 1, "max_session_viewers": 1, "token_ttl_s": 1e-3}
     least |= {"port": 0, "proxies": 0, "sessions_per_minute": 0, "max_session_s": 0, "idle_session_s": 0, "drain_s": 0}
-    least |= {"max_load": 0}
     for name, low in least.items():
         found = getattr(config, name)
         if found is not None and found < low:

@@ -238,3 +238,23 @@ def test_first_frame_and_interrupt_tail_are_measured(virtual, make_puppet):
         await scheduler.close()
 
     virtual(main)
+
+
+def test_sessions_of_an_avatar_stand_at_the_same_place_of_its_loop(virtual, make_puppet):
+    async def main(loop):
+        puppet, scheduler = make_puppet(), Scheduler()
+        puppet.clock = loop
+        first, second = (Session(name, puppet, scheduler, SessionConfig()) for name in "ab")
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(first.run())
+            await asyncio.sleep(0.6)
+            tasks.create_task(second.run())
+            await asyncio.sleep(0.4)
+            units = [session.subscribe() for session in (first, second)]
+            one, other = [await queue.get() for queue in units]
+            assert one.index - other.index == 15 and one.image[0, 0, 0] == other.image[0, 0, 0]
+            for session in (first, second):
+                await session.close()
+        await scheduler.close()
+
+    virtual(main)
