@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from engine.batches import Costs
 from engine.errors import MediaError
 from streaming.listing import WEB
 from streaming.protocol import SpeechCancel
@@ -80,6 +81,20 @@ async def test_a_full_server_says_when_to_try_again(serving, problem, max_sessio
         async with client.http.delete(f"/v1/sessions/{session['id']}", headers=bearer) as reply:
             assert reply.status == 204
         await client.open_session()
+
+
+async def test_a_session_that_would_make_others_miss_is_refused_and_capacity_tells(serving, host, problem, monkeypatch):
+    monkeypatch.setattr(host, "costs", Costs({"picture": {1: 0.015}}))  # 3/8 of the device for each session
+    monkeypatch.setattr(host, "_max_load", 0.9)
+    async with serving() as client:
+        for available in (2, 1, 0):
+            async with client.http.get("/capacity") as reply:
+                assert (await reply.json())["available"] == available
+            if available:
+                await client.open_session()
+        async with client.http.post("/v1/sessions", json={"avatar": "speaker"}) as reply:
+            assert "one more would need 112% of the device" in await problem(reply, 503, "capacity")
+            assert int(reply.headers["Retry-After"]) > 0
 
 
 async def test_a_session_opens_to_its_own_token_alone(serving, problem):
