@@ -13,7 +13,7 @@ from engine.media import FPS
 SIZES = (1, 2, 4, 8, 16, 32)
 PAYS = 0.9  # of the time that the next smaller size takes for each piece of work: less gain is in the measuring
 LONGEST_S = 0.5 / FPS  # nothing is interrupted: what comes up during a batch waits for its end
-TRIALS = 3
+TRIALS = 5
 
 C = TypeVar("C")
 
