@@ -60,7 +60,12 @@ class Serve:
         samples, secrets = list_samples(self.samples), Secrets.from_environment()
         async with (
             open_voices(self.voices) as voices,
-            Host(avatars_by_name(self.avatars), self.session, self.server.max_sessions) as host,
+            Host(
+                avatars_by_name(self.avatars),
+                self.session,
+                self.server.max_sessions,
+                max_load=self.server.max_load,
+            ) as host,
             Server(host, self.server, voices, samples, secrets) as server,
         ):
             console = Console(soft_wrap=True)
