@@ -16,8 +16,6 @@ from streaming.tracks import H264Packetizer, TrackPair
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-OPUS_DELAY_SAMPLES = 312  # of libopus at 48 kHz: a packet's time stamp is so much before its unit's
-
 
 @contextlib.asynccontextmanager
 async def tracks_of(host, video=VideoCodec.H264):
@@ -57,13 +55,11 @@ async def test_packets_leave_as_their_time_stamps_say(host):
         pictures, sound = await asyncio.gather(departures(tracks.picture, 75), departures(tracks.sound, 150))
     assert set(np.diff(np.rint(pictures[:, 0])).astype(int)) == {SAMPLES_PER_FRAME}
     assert set(np.diff(np.rint(sound[:, 0])).astype(int)) == {SAMPLES_PER_FRAME // 2}
-    left = dict(zip(np.rint(pictures[:, 0]).astype(int), pictures[:, 1], strict=True))
-    units = np.rint(sound[:, 0]).astype(int) + OPUS_DELAY_SAMPLES
-    sound[:, 1] += OPUS_DELAY_SAMPLES / 48_000  # when what belongs to the picture leaves
-    offsets = np.array([when - left[unit] for unit, when in zip(units, sound[:, 1], strict=True) if unit in left])
-    assert len(offsets) >= 70
-    assert abs(np.median(offsets)) < 0.002, "a receiver would hear what it sees"
-    assert abs(np.median(np.diff(sound[:, 1])) - 0.020) < 0.003, "evenly, though units come every 40 ms"
+    # A busy machine makes single packets late, never early: the earliest of each kind show what was meant.
+    picture_s, sound_s = (packets[:, 1] - packets[:, 0] / 48_000 for packets in (pictures, sound))
+    first_s, second_s = sound_s[::2].min(), sound_s[1::2].min()
+    assert abs(first_s - picture_s.min()) < 0.002, "a receiver would hear what it sees"
+    assert abs(second_s - first_s) < 0.003, "evenly, though units come every 40 ms"
 
 
 async def test_what_a_receiver_says_of_its_link_reaches_the_encode(host):
