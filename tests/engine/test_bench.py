@@ -47,4 +47,4 @@ def test_the_ramp_ends_where_pictures_come_too_late(avatar_path):
     assert {"hear", "picture", "idle"} == found["batch_ms"].keys() and all(1 in b for b in found["batch_ms"].values())
     for step in steps.values():
         assert 0 <= step.p50_late_ms <= step.p99_late_ms and {"speech", "picture"} <= step.stage_ms.keys()
-        assert step.load == pytest.approx(step.sessions * steps[1].load), "batches of one, on a CPU"
+        assert 0 < step.load <= step.sessions * steps[1].load * 1.001, "batches are made only where they cost less"
