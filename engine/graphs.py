@@ -8,6 +8,7 @@ geometry's state, carried on for as long as somebody speaks, need it.
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ def free_axis(axis: str) -> str:
     return axis.rpartition("*")[2]
 
 
-class Graph(nn.Module):
+class Graph(nn.Module, ABC):
     """`inputs` and `outputs` by name; `example` makes inputs like those of a conversation."""
 
     name: ClassVar[str]
@@ -74,9 +75,9 @@ class Graph(nn.Module):
         self.dtype: torch.dtype = getattr(torch, precision)
         self.network = copy.deepcopy(network).to(self.dtype)
 
+    @abstractmethod
     def example(self, free: Mapping[str, int]) -> tuple[Tensor, ...]:
         """Inputs with the free axes of these sizes, on the CPU, the same ones every time."""
-        raise NotImplementedError
 
 
 class SpeechGraph(Graph):
