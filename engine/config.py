@@ -13,7 +13,7 @@ MAX_LOAD = 0.9  # of the device's time; the rest is for what comes up while a ba
 class WindowConfig:
     """How speech is cut into windows on the 25 Hz grid (frames of 40 ms). Trained weights carry their own."""
 
-    left_frames: int = 37  # 1.5 s of context, enough for a syllable's neighbourhood and the speaker's level
+    left_frames: int = 25  # 1 s of context, enough for a syllable's neighbourhood and the speaker's level
     step_frames: int = 4
     lookahead_frames: int = 3
 

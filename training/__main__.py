@@ -65,17 +65,26 @@ class Morphable(_Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Speech(_Command):
-    """Distil the speech encoder from a teacher."""
+    """Make the speech encoder: distil a small one from a teacher, or take a public HuBERT as it is."""
 
-    teacher: Path
+    teacher: Path | None = None
     """ONNX file of a Whisper encoder; training/speech.py says where to get one."""
-    steps: int = 2000
+    checkpoint: str | None = None
+    """Instead of a teacher: a public HuBERT by hub name (facebook/hubert-base-ls960) or folder."""
+    steps: int = 1600
     install: bool = False
 
     def run(self) -> None:
-        from training.speech import distil
+        from training.speech import adopt, distil
 
-        _install(distil(self.data, self.runs, teacher=self.teacher, steps=self.steps), "speech", self.install)
+        if (self.teacher is None) == (self.checkpoint is None):
+            raise PersonaStreamError("speech needs either --teacher FILE (to distil) or --checkpoint NAME (to adopt)")
+        if self.checkpoint is not None:
+            made = adopt(self.checkpoint, self.runs)
+        else:
+            assert self.teacher is not None
+            made = distil(self.data, self.runs, teacher=self.teacher, steps=self.steps)
+        _install(made, "speech", self.install)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Speech whose phonemes are known to the frame: lips have to close where it says p, b or m.
 
-Training hears eSpeak NG, which is fast, in many voices; the test is Kokoro, which is natural, with other sentences.
+Training hears eSpeak NG, which is fast, in many voices, and Kokoro, which is natural, in the voices and languages that
+the test does not have. The test is Kokoro with other sentences.
 
 Kokoro-82M (Apache-2.0) as ONNX predicts how long each phoneme lasts before it speaks; that tensor is made an output.
 The folder to give holds `kokoro.onnx`, `config.json` (its vocabulary; both can be had with `kokoro-onnx`) and
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import unicodedata
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +29,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from engine.errors import MediaError
-from engine.models.speech import RATE_HZ
+from engine.models.speech import FRAME_SAMPLES, RATE_HZ
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,17 @@ KOKORO_VOICES = {
     "cmn-latn-pinyin": ("zf_xiaoxiao", "zm_yunxi"),
     "ja": ("jf_alpha", "jm_kumo"),
 }
+# Those that teach: none of the voices above, and neither French nor Chinese nor Japanese.
+KOKORO_TEACHERS = {
+    "en-us": ("af_alloy", "af_heart", "af_kore", "af_nicole", "af_nova", "af_sarah", "am_adam", "am_eric", "am_fenrir",
+              "am_liam", "am_michael", "am_onyx", "bf_alice", "bf_isabella", "bm_daniel", "bm_fable", "bm_george"),
+    "es": ("em_alex", "em_santa"),
+    "it": ("im_nicola",),
+    "pt-br": ("pf_dora", "pm_alex"),
+    "hi": ("hf_alpha", "hm_omega"),
+}  # fmt: skip
+MEDLEYS = 480  # four seconds each
+MEDLEY_PIECES, PIECE_WORDS = 4, 3
 ESPEAK_VARIANTS = ("", "+f1", "+f2", "+f3", "+f5", "+m1", "+m3", "+m7", "+f4", "+m2", "+m4", "+m6")
 VARIANTS_PER_SENTENCE = 4
 
@@ -65,6 +78,14 @@ class Spoken:
         """First frame and frame after the last one of every phoneme in `wanted`, at least two frames each."""
         found = [(start, end) for symbol, start, end in self.phonemes if symbol in wanted]
         return [(int(start * 25), max(int(np.ceil(end * 25)), int(start * 25) + 2)) for start, end in found]
+
+    def said(self) -> list[str]:
+        """The phoneme, its first sign, at the middle of every frame of 40 ms; empty between words."""
+        said = [""] * -(-len(self.pcm) // FRAME_SAMPLES)
+        for symbol, start, end in self.phonemes:
+            first, after = max(0, round(start * 25)), round(end * 25)
+            said[first:after] = symbol[:1] * len(said[first:after])
+        return said
 
 
 def _field(number: int, payload: bytes) -> bytes:
@@ -149,10 +170,6 @@ def espeak(text: str, voice: str) -> tuple[np.ndarray, list[tuple[str, float, fl
     return scipy.signal.resample_poly(pcm, RATE_HZ // common, found["rate"] // common).astype(np.float32), phonemes
 
 
-def _espeak_as(text: str, _language: str, voice: str) -> tuple[np.ndarray, list[tuple[str, float, float]]]:
-    return espeak(text, voice)
-
-
 def speak_all(runs: Path, kokoro: Path | None = None) -> None:
     """Write every sentence of `sentences.csv`, as its voices speak it, to `runs/spoken`; resumes.
 
@@ -160,26 +177,46 @@ def speak_all(runs: Path, kokoro: Path | None = None) -> None:
     """
     folder = runs / "spoken"
     folder.mkdir(parents=True, exist_ok=True)
-    natural = None if kokoro is None else Kokoro(kokoro)
     with SENTENCES.open(newline="") as lines:
         rows = list(csv.DictReader(lines))
-    for number, row in enumerate(progress(rows, "sentences")):
-        text, language = row["text"], row["language"]
-        if row["split"] == "test":
-            voices = list(KOKORO_VOICES[language]) if natural else []
-        else:
-            first = number * VARIANTS_PER_SENTENCE
-            variants = [ESPEAK_VARIANTS[(first + i) % len(ESPEAK_VARIANTS)] for i in range(VARIANTS_PER_SENTENCE)]
-            voices = [language + variant for variant in variants]
-        for voice in voices:
-            path = folder / f"{row['split']}_{number:03d}_{voice}.safetensors"
-            if path.exists():
-                continue
-            speak = natural.speak if natural and row["split"] == "test" else _espeak_as
-            pcm, phonemes = speak(text, language, voice)
-            metadata = {"language": language, "text": text, "phonemes": json.dumps(phonemes)}
-            save_file({"pcm": pcm}, path.with_suffix(".tmp"), metadata=metadata)
-            path.with_suffix(".tmp").rename(path)
+    todo = [
+        (f"train_{number:03d}_{row['language']}{variant}", row, partial(espeak, row["text"], row["language"] + variant))
+        for number, row in enumerate(rows)
+        if row["split"] == "train"
+        for variant in np.roll(ESPEAK_VARIANTS, -number * VARIANTS_PER_SENTENCE)[:VARIANTS_PER_SENTENCE]
+    ]
+    if kokoro is not None:
+        natural = Kokoro(kokoro)
+        for number, row in enumerate(rows):
+            for voice in KOKORO_VOICES[row["language"]] if row["split"] == "test" else ():
+                speak = partial(natural.speak, row["text"], row["language"], voice)
+                todo.append((f"test_{number:03d}_{voice}", row, speak))
+        for number, row in enumerate(medleys(rows)):
+            todo.append((f"train_medley{number:03d}_{row['voice']}", row, partial(natural.speak, **row)))
+    for name, row, speak in progress(todo, "sentences"):
+        path = folder / f"{name}.safetensors"
+        if path.exists():
+            continue
+        pcm, phonemes = speak()
+        metadata = {"language": row["language"], "text": row["text"], "phonemes": json.dumps(phonemes)}
+        save_file({"pcm": pcm}, path.with_suffix(".tmp"), metadata=metadata)
+        path.with_suffix(".tmp").rename(path)
+
+
+def medleys(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """`text`, `language` and `voice`: pieces of the training sentences in new orders, for the voices that teach."""
+    rng = np.random.default_rng(0)
+    voices = [(language, voice) for language, names in KOKORO_TEACHERS.items() for voice in names]
+    made = []
+    for number in range(MEDLEYS):
+        language, voice = voices[number % len(voices)]
+        texts = [row["text"].split() for row in rows if row["split"] == "train" and row["language"] == language]
+        pieces = []
+        for which in rng.integers(0, len(texts), MEDLEY_PIECES):
+            first = int(rng.integers(0, max(1, len(texts[which]) - PIECE_WORDS + 1)))
+            pieces += texts[which][first : first + PIECE_WORDS]
+        made.append({"text": " ".join(pieces), "language": language, "voice": voice})
+    return made
 
 
 def load_spoken(runs: Path, split: str) -> list[Spoken]:

@@ -1,14 +1,16 @@
 """PCM to speech features at 25 Hz, live and offline through the same windows (§3.1, style-aware audio encoding).
 
-The encoder sees windows that lie on the absolute frame grid: `left` frames of context, `step` new frames and
-`lookahead` frames, 640 samples each. Only the features of the new frames leave it. Before the stream's first sample
-and after its last one there is silence.
+The encoder is a HuBERT (Hsu et al. 2021) that sees windows on the absolute frame grid: `left` frames of context,
+`step` new frames and `lookahead` frames, 640 samples each. Only the features of the new frames leave it. Before the
+stream's first sample and after its last one there is silence.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,21 +26,47 @@ FRAME_SAMPLES = 640  # 40 ms at 16 kHz
 HOP_SAMPLES = 160
 FFT_SAMPLES = 512
 STFT_WINDOW_SAMPLES = 400
+# Convolutions on the waveform see 400 samples and step by 320. With a quarter of a token before the window, a frame's
+# two tokens cover the frame and nothing after it.
+LEAD_SAMPLES = 80
+FRAME_TOKENS = 2
+
+
+def small_hubert() -> dict[str, Any]:
+    """The embedded network as arguments of `transformers.HubertConfig`: 8 layers of 320, and a positional convolution
+    of 16 tokens, because that of the public models looks 1.3 s around."""
+    return {
+        "conv_dim": [256] * 7,  # the last is the width of what the layers are given; mel_bins replaces the others
+        "feat_extract_norm": "layer",
+        "do_stable_layer_norm": True,
+        "num_conv_pos_embeddings": 16,
+        "hidden_size": 320,
+        "intermediate_size": 1280,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 5,
+        "layerdrop": 0.0,
+        "hidden_dropout": 0.0,
+        "activation_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "feat_proj_dropout": 0.0,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechConfig:
-    """Shape of the network and the windows that its weights were trained under."""
+    """Shape of the network and the windows that its weights were trained under.
+
+    `hubert`: arguments of `transformers.HubertConfig`. `mel_bins`: hear a log-mel spectrogram of so many bands; 0: the
+    waveform, as the public checkpoints do (then, with `normalise`, of mean 0 and deviation 1 in each window).
+    """
 
     left_frames: int = WindowConfig.left_frames
     step_frames: int = WindowConfig.step_frames
     lookahead_frames: int = WindowConfig.lookahead_frames
+    hubert: dict[str, Any] = field(default_factory=small_hubert)
     mel_bins: int = 80
-    width: int = 256
-    hidden: int = 768
-    heads: int = 4
-    layers: int = 5
-    frame_features: int = 128
+    normalise: bool = False
+    frame_features: int = 160
 
     @property
     def features(self) -> int:
@@ -69,62 +97,84 @@ def mel_filters(bins: int) -> Tensor:
     return triangles / triangles.sum(0).clamp_min(1e-3)
 
 
-class TransformerLayer(nn.Module):
-    """Pre-norm self-attention and feed-forward on x [B, T, C]."""
+class MelFrontEnd(nn.Module):
+    """In the place of HuBERT's seven convolutions on the waveform: log-mel and two, to 50 Hz.
 
-    def __init__(self, width: int, hidden: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm_attention = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.norm_hidden = nn.LayerNorm(width)
-        self.expand = nn.Linear(width, hidden)
-        self.contract = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v)
-        x = x + self.out(mixed.transpose(1, 2).flatten(2))
-        changed: Tensor = self.contract(nn.functional.gelu(self.expand(self.norm_hidden(x))))
-        return x + changed
-
-
-class SpeechEncoder(nn.Module):
-    """Log-mel, two strided convolutions to 25 Hz, transformer encoder."""
+    At what two processor cores can teach it learns twice as fast and costs a tenth (docs/training-log.md).
+    """
 
     mel: Tensor
     taper: Tensor
 
-    def __init__(self, config: SpeechConfig) -> None:
+    def __init__(self, bins: int, width: int) -> None:
         super().__init__()
-        self.config = config
-        self.register_buffer("mel", mel_filters(config.mel_bins), persistent=False)
+        self.register_buffer("mel", mel_filters(bins), persistent=False)
         self.register_buffer("taper", torch.hann_window(STFT_WINDOW_SAMPLES), persistent=False)
-        self.conv1 = nn.Conv1d(config.mel_bins, config.width, 3, stride=2, padding=1)
-        self.conv2 = nn.Conv1d(config.width, config.width, 3, stride=2, padding=1)
-        self.position = nn.Parameter(0.02 * torch.randn(config.window_frames, config.width))
-        self.layers = nn.ModuleList(
-            TransformerLayer(config.width, config.hidden, config.heads) for _ in range(config.layers)
-        )
-        self.norm = nn.LayerNorm(config.width)
-        self.project = nn.Linear(config.width, config.frame_features)
+        self.conv1 = nn.Conv1d(bins, width, 3, stride=2, padding=1)
+        self.conv2 = nn.Conv1d(width, width, 3, padding=1)
 
     def log_mel(self, windows: Tensor) -> Tensor:
         """windows [B, N] in [-1, 1] to [B, mel_bins, N / 160]; about -2 (silence) to 2 (full scale)."""
-        windows = nn.functional.pad(windows, (STFT_WINDOW_SAMPLES - HOP_SAMPLES, 0))
+        windows = nn.functional.pad(windows.float(), (STFT_WINDOW_SAMPLES - HOP_SAMPLES, 0))
         frames = windows.unfold(-1, STFT_WINDOW_SAMPLES, HOP_SAMPLES) * self.taper
         power = torch.fft.rfft(frames, n=FFT_SAMPLES).abs().square() @ self.mel
         decades: Tensor = power.clamp_min(1e-5).log10()
         return (decades + 1).transpose(1, 2) / 2
 
+    def forward(self, windows: Tensor) -> Tensor:
+        """windows [B, N] to [B, width, N / 320]."""
+        x = nn.functional.gelu(self.conv1(self.log_mel(windows)))
+        features: Tensor = nn.functional.gelu(self.conv2(x))
+        return features
+
+
+class SpeechEncoder(nn.Module):
+    """HuBERT, then a linear projection of the two tokens of a frame: 50 Hz to 25 Hz."""
+
+    def __init__(self, config: SpeechConfig) -> None:
+        from transformers import HubertConfig, HubertModel  # here, because it takes seconds
+
+        super().__init__()
+        self.config = config
+        self.hubert = HubertModel(HubertConfig(**config.hubert))
+        if config.mel_bins:
+            self.hubert.feature_extractor = MelFrontEnd(config.mel_bins, self.hubert.config.conv_dim[-1])
+        self.project = nn.Linear(FRAME_TOKENS * self.hubert.config.hidden_size, config.frame_features)
+
+    @classmethod
+    def of_checkpoint(cls, name: str | Path) -> SpeechEncoder:
+        """A public HuBERT, by hub name (`facebook/hubert-base-ls960`, `facebook/hubert-large-ls960-ft`,
+        `TencentGameMate/chinese-hubert-base`) or by the path of its folder, as the encoder of these windows.
+
+        The projection is the mean of a frame's two tokens. Raises OSError where there is no such model.
+        """
+        from transformers import HubertModel, Wav2Vec2FeatureExtractor
+
+        hubert = HubertModel.from_pretrained(name)
+        normalise = Wav2Vec2FeatureExtractor.from_pretrained(name).do_normalize
+        width = hubert.config.hidden_size
+        encoder = cls(
+            SpeechConfig(hubert=hubert.config.to_diff_dict(), mel_bins=0, normalise=normalise, frame_features=width)
+        )
+        encoder.hubert = hubert
+        with torch.no_grad():
+            encoder.project.weight.copy_(torch.eye(width).repeat(1, FRAME_TOKENS) / FRAME_TOKENS)
+            encoder.project.bias.zero_()
+        return encoder.eval().requires_grad_(False)
+
+    def tokens(self, windows: Tensor, masked: Tensor | None = None) -> Tensor:
+        """windows [B, N] to the last layer's tokens, two to a frame: [B, F, 2 W]. `masked` [B, F] bool: frames whose
+        sound is replaced by the mask token, for masked prediction."""
+        heard = windows if self.config.mel_bins else nn.functional.pad(windows, (LEAD_SAMPLES, 0))
+        if self.config.normalise:
+            heard = (heard - heard.mean(-1, keepdim=True)) / (heard.var(-1, keepdim=True, correction=0) + 1e-7).sqrt()
+        mask = None if masked is None else masked.repeat_interleave(FRAME_TOKENS, 1)
+        hidden: Tensor = self.hubert(heard, mask_time_indices=mask).last_hidden_state
+        return hidden.unflatten(1, (-1, FRAME_TOKENS)).flatten(2)
+
     def all_frames(self, windows: Tensor) -> Tensor:
         """windows [B, N] to the features of every frame of theirs, [B, window_frames, D / 2]: what training teaches."""
-        x = nn.functional.gelu(self.conv1(self.log_mel(windows)))
-        x = nn.functional.gelu(self.conv2(x)).transpose(1, 2) + self.position
-        for layer in self.layers:
-            x = layer(x)
-        features: Tensor = self.project(self.norm(x))
+        features: Tensor = self.project(self.tokens(windows))
         return features
 
     def forward(self, windows: Tensor) -> Tensor:

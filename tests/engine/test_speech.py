@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
 from engine.models.speech import (
     FRAME_SAMPLES,
@@ -14,10 +17,19 @@ from engine.models.speech import (
     cut,
     extract,
     init_state,
+    small_hubert,
 )
-from engine.weights import default_path, load
+from engine.weights import default_path, load, save
 
-SMALL = SpeechConfig(left_frames=9, width=32, hidden=32, heads=2, layers=2, frame_features=8)
+TINY = {
+    **small_hubert(),
+    "conv_dim": [16] * 7,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+SMALL = SpeechConfig(left_frames=9, hubert=TINY, frame_features=8)
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +135,49 @@ def test_embedded_weights_hear_speech_from_silence() -> None:
     assert (silence[12:] - silence[12:].mean(0)).norm(dim=-1).mean() < 0.3 * (heard[12:] - silence[12:]).norm(
         dim=-1
     ).mean()
+
+
+@pytest.fixture(scope="module", params=[("group", False), ("layer", True)])
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the hub has them: one like hubert-base, one like hubert-large."""
+    norm, normalise = request.param
+    folder = tmp_path_factory.mktemp("hubert")
+    torch.manual_seed(0)
+    large = {"do_stable_layer_norm": True, "conv_bias": True} if norm == "layer" else {}
+    sizes = {k: v for k, v in TINY.items() if k not in ("feat_extract_norm", "do_stable_layer_norm", "conv_bias")}
+    HubertModel(HubertConfig(feat_extract_norm=norm, **large, **sizes)).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=normalise).save_pretrained(folder)
+    return folder
+
+
+def test_a_public_checkpoint_is_an_encoder(checkpoint: Path, pcm: np.ndarray, tmp_path: Path) -> None:
+    encoder = SpeechEncoder.of_checkpoint(checkpoint)
+    windows = torch.from_numpy(pcm[: encoder.config.window_samples])[None]
+    heard = torch.nn.functional.pad(windows, (80, 0))
+    if encoder.config.normalise:
+        heard = (heard - heard.mean()) / heard.std(correction=0)
+    with torch.inference_mode():
+        tokens = HubertModel.from_pretrained(checkpoint).eval()(heard).last_hidden_state[0]
+        features = encoder(windows)
+    left, step, ahead = encoder.config.left_frames, encoder.config.step_frames, encoder.config.lookahead_frames
+    frames = (tokens[0::2] + tokens[1::2]) / 2
+    expected = torch.cat([frames[left : left + step], frames[left + ahead : left + ahead + step]], -1)
+    torch.testing.assert_close(features[0], expected, atol=1e-4, rtol=1e-3)
+
+    path = tmp_path / "speech.safetensors"
+    save(encoder, path, facts={})
+    again = load(SpeechEncoder, SpeechConfig, path)
+    torch.testing.assert_close(extract(again, pcm), extract(encoder, pcm), atol=2e-2, rtol=2e-2)  # fp16 on disk
+
+
+def test_masked_frames_are_not_heard(encoder: SpeechEncoder, pcm: np.ndarray) -> None:
+    frames = SMALL.window_frames
+    masked = torch.zeros(1, frames, dtype=torch.bool)
+    masked[:, 8:12] = True
+    # the positional convolution and attention tell a masked frame of its neighbours, never of itself
+    window = torch.from_numpy(pcm[: SMALL.window_samples])[None]
+    other = window.clone()
+    other[:, 9 * FRAME_SAMPLES : 11 * FRAME_SAMPLES] = 0.3
+    with torch.inference_mode():
+        assert torch.allclose(encoder.tokens(window, masked), encoder.tokens(other, masked), atol=1e-5)
+        assert not torch.allclose(encoder.tokens(window), encoder.tokens(other), atol=1e-3)

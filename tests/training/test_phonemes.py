@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,17 @@ from engine.errors import MediaError
 from engine.models.morphable import MorphableModel
 from engine.weights import load_face_model
 from training.lips import CLOSURE_WEIGHT, TOUCHING, GeometryLoss
-from training.phonemes import BILABIALS, OPEN_VOWELS, Spoken, _without_marks, espeak
+from training.phonemes import (
+    BILABIALS,
+    KOKORO_VOICES,
+    MEDLEYS,
+    OPEN_VOWELS,
+    SENTENCES,
+    Spoken,
+    _without_marks,
+    espeak,
+    medleys,
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +78,22 @@ def test_an_open_mouth_costs_where_the_lips_must_touch(model: MorphableModel, wi
     expected = CLOSURE_WEIGHT * ((measure.opening(made)[0] - TOUCHING) * 100).clamp_min(0) ** 2
     torch.testing.assert_close(must - free, expected)
     assert (float(expected) > 0) == ajar
+
+
+def test_every_frame_has_the_phoneme_at_its_middle() -> None:
+    spoken = Spoken(
+        "x", "en", "", np.zeros(4_000, np.float32), [("p", 0.01, 0.07), ("aɪ", 0.07, 0.16), ("t", 0.19, 0.4)]
+    )
+    assert spoken.said() == ["p", "p", "a", "a", "", "t", "t"]
+
+
+def test_medleys_have_neither_the_voices_nor_the_languages_nor_the_sentences_of_the_test() -> None:
+    with SENTENCES.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    made = medleys(rows)
+    assert len(made) == MEDLEYS and made == medleys(rows)
+    tested = {voice for names in KOKORO_VOICES.values() for voice in names}
+    assert not tested & {row["voice"] for row in made}
+    assert not {"fr-fr", "cmn-latn-pinyin", "ja"} & {row["language"] for row in made}
+    taught = {(row["language"], word) for row in rows if row["split"] == "train" for word in row["text"].split()}
+    assert all((row["language"], word) in taught for row in made for word in row["text"].split())
