@@ -136,16 +136,18 @@ class Renderer(_Command):
 class Evaluate(_Command):
     """Measure a stage on the people of the split `val`: one JSON and one picture under --out."""
 
-    stage: tyro.conf.Positional[Literal["geometry", "renderer"]]
+    stage: tyro.conf.Positional[Literal["speech", "geometry", "renderer"]]
     out: Path = Path("build/evaluation")
     speech: Path | None = None
     """Weights to judge instead of the embedded ones; of the stage geometry alone, like `geometry`."""
     geometry: Path | None = None
 
     def run(self) -> None:
-        from training import evaluate_geometry, evaluate_renderer
+        from training import evaluate_geometry, evaluate_renderer, evaluate_speech
 
-        if self.stage == "geometry":
+        if self.stage == "speech":
+            report = evaluate_speech.evaluate(self.data, self.runs, self.out)
+        elif self.stage == "geometry":
             report = evaluate_geometry.evaluate(
                 self.data, self.runs, self.out, speech=self.speech, geometry=self.geometry
             )

@@ -58,7 +58,7 @@ KOKORO_TEACHERS = {
     "pt-br": ("pf_dora", "pm_alex"),
     "hi": ("hf_alpha", "hm_omega"),
 }  # fmt: skip
-MEDLEYS = 480  # four seconds each
+MEDLEYS = 360  # four seconds each
 MEDLEY_PIECES, PIECE_WORDS = 4, 3
 ESPEAK_VARIANTS = ("", "+f1", "+f2", "+f3", "+f5", "+m1", "+m3", "+m7", "+f4", "+m2", "+m4", "+m6")
 VARIANTS_PER_SENTENCE = 4
