@@ -1,6 +1,6 @@
 """`python -m training COMMAND`: from a folder of clips to the weights that the engine ships with.
 
-In order: prepare, speech, geometry, renderer, speak, evaluate. Every command resumes where it was stopped. Results go
+In order: prepare, speak, speech, geometry, renderer, evaluate. Every command resumes where it was stopped. Results go
 to --runs; --install copies weights into the engine.
 """
 
@@ -89,7 +89,7 @@ class Speech(_Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Speak(_Command):
-    """Synthesise the sentences that test whether lips close at p, b and m (those that teach it are made on the way)."""
+    """Synthesise Kokoro's sentences, which teach and test what is said. (Those of eSpeak are made on the way.)"""
 
     kokoro: Path
     """Folder with kokoro.onnx, config.json and voices; training/phonemes.py says where to get them."""
