@@ -25,6 +25,13 @@ class Backend(RenderBackend, Protocol):
     """Batched, stateless calls; tensors are float32 on the CPU at this border. Shapes as in `engine.models`."""
 
     @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def fallback(self) -> str:
+        """Why this is not the faster backend that the machine seems to offer; empty where it is. Servers show it."""
+
+    @property
     def speech_config(self) -> SpeechConfig: ...
 
     @property
@@ -66,12 +73,14 @@ class TorchBackend:
         *,
         bfloat16: bool = False,
         windows: RendererConfig | None = None,
+        fallback: str = "",
     ):
         self._speech, self._geometry, self.bfloat16, self.windows = speech, geometry, bfloat16, windows
+        self.device, self.fallback = torch.device("cpu"), fallback
         self._renderer = renderer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @classmethod
-    def embedded(cls, threads: int = 1, windows: RendererConfig | None = None) -> TorchBackend:
+    def embedded(cls, threads: int = 1, windows: RendererConfig | None = None, fallback: str = "") -> TorchBackend:
         """With the weights that ship with the engine. Raises WeightsError.
 
         One thread is the default: a second one gains a sixth when the machine is idle, and more than halves the
@@ -85,6 +94,7 @@ class TorchBackend:
             weights.load(DualAttentionRenderer, RendererConfig, weights.default_path("renderer")),
             bfloat16=native_bfloat16(),
             windows=windows,
+            fallback=fallback,
         )
 
     @property

@@ -10,6 +10,13 @@ MAX_LOAD = 0.9  # of the device's time; the rest is for what comes up while a ba
 
 
 @dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """What the networks run on."""
+
+    device: str = "auto"  # auto, cpu, cuda or cuda:N; auto: the first GPU that works and has room, else the CPU
+
+
+@dataclass(frozen=True, kw_only=True)
 class WindowConfig:
     """How speech is cut into windows on the 25 Hz grid (frames of 40 ms). Trained weights carry their own."""
 

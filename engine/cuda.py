@@ -155,7 +155,7 @@ class Pipeline:
 class CudaBackend:
     """`engine.backend.Backend` on a CUDA device, of one runner for each network.
 
-    `fallback`: why these are not the runners that were asked for; empty where they are. A server counts and shows it.
+    `fallback`: why these are not the runners that were asked for; empty where they are.
     """
 
     def __init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import wave
 from urllib.parse import urlsplit
@@ -34,6 +35,8 @@ async def test_health_readiness_and_capacity(serving, max_sessions):
                 "viewers": 0,
                 "max_viewers": 64,
                 "draining": False,
+                "device": f"CPU, {os.cpu_count()} cores",
+                "fallback": "",
             }
         assert session["whep"] == f"/v1/sessions/{session['id']}/whep"
 
