@@ -22,7 +22,7 @@ from streaming.protocol import Encoding, decode_server, encode
 from streaming.server import Server
 from streaming.voices.catalogue import espeak_voices
 
-sys.path.insert(0, str(Path(__file__).parent))  # for the browser's driver, which stands beside its test
+sys.path.insert(0, str(Path(__file__).parent))  # for helpers that stand beside their tests
 
 MAX_SESSIONS = 3
 
@@ -118,7 +118,7 @@ def serving(host):
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser():
     """One Chromium for all pages; like everybody's, it lets no page make a sound before it is touched."""
-    import chromium
+    from benchmarks import chromium
 
     if not chromium.PROGRAM:
         pytest.skip("no chromium on PATH")

@@ -9,9 +9,10 @@ import sys
 import wave
 from pathlib import Path
 
-import chromium
 import pytest
 from aiohttp import web
+
+from benchmarks import chromium
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -13,9 +13,9 @@ import urllib.request
 import wave
 from pathlib import Path
 
-import chromium
 import pytest
 
+from benchmarks import chromium
 from engine.doctor import examine
 from engine.errors import SoundDeviceError
 from engine.media import PlaybackFinished

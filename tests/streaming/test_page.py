@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import math
 
-import chromium
 import pytest
 
+from benchmarks import chromium
 from engine.config import ServerConfig
 from engine.host import Host
 from streaming.auth import Secrets
