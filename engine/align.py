@@ -31,6 +31,7 @@ from engine.models.renderer import CELL_PX, DIFFERENCE, References, RendererConf
 from engine.raster import Coverage, locate, spread, spread_codes
 
 CONTOUR = FACE_OVAL[8:29]  # from ear to ear, along the chin
+SHAPE_VERTICES = VERTICES + 2 * len(CONTOUR)  # of the face, and the ring
 RING_GROWTH = 1.4
 LIPS = np.array([*LIPS_OUTER, *LIPS_INNER])
 TURN_WEIGHT = 0.05  # squared model units for a squared radian: 10 degrees count like a lip offset of 0.04
@@ -44,6 +45,11 @@ def _ring_triangles() -> np.ndarray:
     first = np.column_stack([inner[:-1], inner[1:], outer[:-1]])
     second = np.column_stack([inner[1:], outer[1:], outer[:-1]])
     return np.concatenate([first, second])
+
+
+def triangles(model: MorphableModel) -> np.ndarray:
+    """Of the face and, behind those, of the ring: [F, 3]."""
+    return np.concatenate([model.triangles.numpy(), _ring_triangles()])
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ class Aligner:
     def __init__(self, model: MorphableModel, fixed: RendererConfig | None = None):
         self._fixed = fixed
         self._codes = model.codes.numpy()
-        self._triangles = np.concatenate([model.triangles.numpy(), _ring_triangles()])
+        self._triangles = triangles(model)
 
     def shape(self, vertices: Tensor, neutral: Tensor, pose: Tensor) -> Shape:
         """`neutral` [V, 3]: the same person without expression, from whose jaw the ring is taken."""
@@ -107,7 +113,7 @@ class Aligner:
         """The windows and masks of `shape`, to be pasted into the frame whose own shape is `base`; the windows are
         those of `like` where it is given."""
         outlines, lips = paste_outlines(shape.mesh, base.mesh), lip_outline(shape.mesh)
-        window, lip_window = (like.window, like.lips) if like else self._windows(outlines, lips)
+        window, lip_window = (like.window, like.lips) if like else self.windows(outlines, lips)
         corner = np.array([window.left, window.top, 0], np.float32)
         coverage = locate(shape.mesh - corner, self._triangles, window.height, window.width)
         return Target(
@@ -120,7 +126,7 @@ class Aligner:
             pncc=spread_codes(coverage, self._codes),
         )
 
-    def _windows(self, outlines: list[np.ndarray], lips: np.ndarray) -> tuple[Window, Window]:
+    def windows(self, outlines: list[np.ndarray], lips: np.ndarray) -> tuple[Window, Window]:
         """The face window, and the lip window inside it."""
         if self._fixed is None:
             face = window_over(np.concatenate(outlines), MARGIN_PX)
@@ -133,12 +139,7 @@ class Aligner:
         return self._align(target, references, Window(0, 0, target.window.rows, target.window.columns))
 
     def nearest(self, target: Target, shapes: list[Shape], count: int) -> list[int]:
-        """Which `count` of the shapes have the most similar lips and turn of the head; Lip-Attention would give the
-        others next to no weight."""
-        offsets = np.stack([shape.lips for shape in shapes]) - target.shape.lips
-        turns = np.stack([shape.rotation for shape in shapes]) - target.shape.rotation
-        distance = (offsets**2).sum(2).mean(1) + TURN_WEIGHT * (turns**2).sum(1)
-        return [int(i) for i in np.argsort(distance, kind="stable")[:count]]
+        return nearest(target.shape, shapes, count)
 
     def lips(self, target: Target, references: list[Reference]) -> References:
         """References over the lip window."""
@@ -167,3 +168,12 @@ class Aligner:
         turned = np.stack([r.shape.rotation - target.shape.rotation for r in references])[..., None, None]
         turned = np.broadcast_to(turned, (len(references), DIFFERENCE - 3, *local.shape[2:]))
         return torch.from_numpy(np.concatenate([local, turned], 1).astype(np.float32))
+
+
+def nearest(target: Shape, shapes: list[Shape], count: int) -> list[int]:
+    """Which `count` of the shapes have the most similar lips and turn of the head; Lip-Attention would give the others
+    next to no weight."""
+    offsets = np.stack([shape.lips for shape in shapes]) - target.lips
+    turns = np.stack([shape.rotation for shape in shapes]) - target.rotation
+    distance = (offsets**2).sum(2).mean(1) + TURN_WEIGHT * (turns**2).sum(1)
+    return [int(i) for i in np.argsort(distance, kind="stable")[:count]]

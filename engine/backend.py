@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from engine import weights
+from engine.canvas import Canvas
 from engine.models.geometry import GeometryConfig, GeometryGenerator, GeometryState
 from engine.models.renderer import DualAttentionRenderer, References, RendererConfig
 from engine.models.speech import SpeechConfig, SpeechEncoder
@@ -38,6 +39,10 @@ class Backend(RenderBackend, Protocol):
     def windows(self) -> RendererConfig | None:
         """The sizes that all windows are to have, so that pictures can be painted in batches; None where small windows
         gain more than batches do."""
+
+    @property
+    def canvas(self) -> Canvas | None:
+        """Where pictures are painted on the device itself; None where `engine.painter` paints them on the CPU."""
 
     def hear(self, windows: Tensor) -> Tensor:
         """Speech windows [B, N] to features [B, step, D]."""
@@ -77,6 +82,7 @@ class TorchBackend:
     ):
         self._speech, self._geometry, self.bfloat16, self.windows = speech, geometry, bfloat16, windows
         self.device, self.fallback = torch.device("cpu"), fallback
+        self.canvas: Canvas | None = None
         self._renderer = renderer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @classmethod

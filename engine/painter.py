@@ -33,6 +33,12 @@ class Footage:
     pose: Tensor
     crop: Tensor
 
+    @classmethod
+    def of(cls, avatar: Avatar) -> Footage:
+        """That of an opened avatar."""
+        read = avatar.open_base().read
+        return cls(read=read, alpha=avatar.alpha, beta=avatar.beta, pose=avatar.pose, crop=avatar.crop)
+
 
 @dataclass(frozen=True)
 class _BaseFrame:
@@ -84,14 +90,7 @@ class Painter:
     @classmethod
     def of(cls, backend: Backend, avatar: Avatar, model: MorphableModel) -> Painter:
         """The painter of an opened avatar."""
-        footage = Footage(
-            read=avatar.open_base().read,
-            alpha=avatar.alpha,
-            beta=avatar.beta,
-            pose=avatar.pose,
-            crop=avatar.crop,
-        )
-        return cls(backend, footage, avatar.bank, model, backend.windows)
+        return cls(backend, Footage.of(avatar), avatar.bank, model, backend.windows)
 
     def paint(self, index: int, lower: Tensor) -> np.ndarray:
         """Base frame `index` with the lower face replaced by lower [V_low, 3] (model units): [H, W, 3] uint8."""
