@@ -31,7 +31,7 @@ def read(source: str, seconds: float | None = None) -> Found:
     """Decode `seconds` of a file or URL, or all of it; what a crash cut off at the end is left out."""
     found = Found([], [], [], {}, 0, 0, [], np.zeros(0, np.float32))
     pieces = []
-    with av.open(source, timeout=20) as container:
+    with av.open(source, timeout=60) as container:
         video, sound = container.streams.video[0], container.streams.audio[0]
         found.codecs = {"video": video.codec_context.name, "audio": sound.codec_context.name}
         found.rate_hz, found.width = sound.codec_context.sample_rate, video.codec_context.width

@@ -182,22 +182,22 @@ async def test_an_odd_method_makes_no_label_of_its_own(serving):
 
 
 async def test_a_session_that_nobody_uses_is_closed(serving, host):
-    async with serving(idle_session_s=0.3) as client:
+    async with serving(idle_session_s=1.0) as client:
         session = await client.open_session()
         assert session["id"] in host.sessions
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while session["id"] in host.sessions:
                 await asyncio.sleep(0.05)
 
 
 async def test_a_speech_socket_keeps_its_session_open(serving, host):
-    async with serving(idle_session_s=0.3) as client:
+    async with serving(idle_session_s=1.0) as client:
         session = await client.open_session()
         async with client.speech(session) as speech:
-            await asyncio.sleep(0.8)
+            await asyncio.sleep(1.5)
             await speech.send(SpeechCancel())
             assert session["id"] in host.sessions
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while session["id"] in host.sessions:
                 await asyncio.sleep(0.05)
 
@@ -208,7 +208,7 @@ async def test_closing_the_server_closes_its_sessions_and_sockets(serving, host)
         speech = client.speech(session)
         await speech.__aenter__()
         started = asyncio.get_running_loop().time()
-    assert asyncio.get_running_loop().time() - started < 10
+    assert asyncio.get_running_loop().time() - started < 30
     assert not host.sessions
 
 
