@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from painted import ALIKE_DB, check, psnr
 
 from engine import device_painter, graphs
 from engine.align import triangles
@@ -26,7 +27,6 @@ from engine.performer import Performer
 from engine.raster import CpuRasteriser
 from engine.timeline import PaintJob
 
-ALIKE_DB = 50.0
 WINDOWS = RendererConfig()
 
 
@@ -72,22 +72,6 @@ def lips(avatar, model):
     """lips(i): those of another frame than frame i."""
     vertices = model.vertices(avatar.alpha, avatar.beta)[:, model.lower]
     return lambda index: vertices[(index + 37) % len(vertices)]
-
-
-def psnr(a, b):
-    return 10 * np.log10(255**2 / max(1e-9, np.mean((a.astype(float) - b) ** 2)))
-
-
-def check(picture, expected, base, alike_db=ALIKE_DB):
-    """Alike where the reference painted, the frame itself elsewhere; the soft edge may end a pixel or two apart."""
-    changed = (expected != base).any(-1)
-    rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
-    inside = np.s_[max(0, rows[0] - 2) : rows[-1] + 3, max(0, columns[0] - 2) : columns[-1] + 3]
-    assert psnr(picture[inside], expected[inside]) > alike_db
-    assert psnr(base[inside], expected[inside]) < alike_db - 8, "something else than the frame itself was painted"
-    outside = np.ones_like(changed)
-    outside[inside] = False
-    assert np.array_equal(picture[outside], expected[outside])
 
 
 @pytest.mark.parametrize("place", [0, 1, 60, -1])
