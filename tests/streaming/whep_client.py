@@ -37,6 +37,8 @@ class WhepClient:
         await self.peer.setLocalDescription(await self.peer.createOffer())
         headers = SDP | bearer(self.session)
         offer = self.peer.localDescription.sdp
+        if link:
+            offer = link.hide(offer)
         async with self.client.http.post(self.session["whep"], data=offer, headers=headers) as reply:
             assert reply.status == 201, await reply.text()
             assert reply.content_type == "application/sdp"
