@@ -37,7 +37,7 @@ class Dub:
 
     def run(self) -> int:
         began = time.perf_counter()
-        frames = dub(self.avatar, self.speech, self.output, backend_for(self.compute.device))
+        frames = dub(self.avatar, self.speech, self.output, backend_for(self.compute.device, self.compute.quality))
         print(f"{self.output}: {frames / FPS:.1f} s of video in {time.perf_counter() - began:.1f} s")
         return 0
 
@@ -61,7 +61,7 @@ class Bench:
     def run(self) -> int:
         if self.plot:
             check_chart(self.plot)
-        backend = backend_for(self.compute.device)
+        backend = backend_for(self.compute.device, self.compute.quality)
         figures = bench(self.avatar, self.speech, self.seconds, backend)
         found = self._ramp(backend) if self.sessions or self.plot else None
         if self.plot and found:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engine import weights
 from engine.canvas import Canvas
+from engine.config import Quality
 from engine.models.geometry import GeometryConfig, GeometryGenerator, GeometryState
 from engine.models.renderer import DualAttentionRenderer, References, RendererConfig
 from engine.models.speech import SpeechConfig, SpeechEncoder
@@ -19,7 +20,7 @@ class RenderBackend(Protocol):
     """What a painter needs: batched, stateless; tensors are float32 on the CPU at this border."""
 
     def render(self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, lips: References, faces: References) -> Tensor:
-        """`DualAttentionRenderer.forward`: face window [B, 3, H, W] in [-1, 1]."""
+        """`DualAttentionRenderer.forward`: face window [B, 3, H, W] in [-1, 1], or twice as fine."""
 
 
 class Backend(RenderBackend, Protocol):
@@ -31,6 +32,10 @@ class Backend(RenderBackend, Protocol):
     @property
     def fallback(self) -> str:
         """Why this is not the faster backend that the machine seems to offer; empty where it is. Servers show it."""
+
+    @property
+    def quality(self) -> Quality:
+        """In which one avatars are to be opened for it: `best` where it takes fine textures."""
 
     @property
     def speech_config(self) -> SpeechConfig: ...
@@ -79,14 +84,21 @@ class TorchBackend:
         bfloat16: bool = False,
         windows: RendererConfig | None = None,
         fallback: str = "",
+        quality: Quality = "best",
     ):
         self._speech, self._geometry, self.bfloat16, self.windows = speech, geometry, bfloat16, windows
-        self.device, self.fallback = torch.device("cpu"), fallback
+        self.device, self.fallback, self.quality = torch.device("cpu"), fallback, quality
         self.canvas: Canvas | None = None
         self._renderer = renderer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @classmethod
-    def embedded(cls, threads: int = 1, windows: RendererConfig | None = None, fallback: str = "") -> TorchBackend:
+    def embedded(
+        cls,
+        threads: int = 1,
+        windows: RendererConfig | None = None,
+        fallback: str = "",
+        quality: Quality = "best",
+    ) -> TorchBackend:
         """With the weights that ship with the engine. Raises WeightsError.
 
         One thread is the default: a second one gains a sixth when the machine is idle, and more than halves the
@@ -101,6 +113,7 @@ class TorchBackend:
             bfloat16=native_bfloat16(),
             windows=windows,
             fallback=fallback,
+            quality=quality,
         )
 
     @property

@@ -87,7 +87,7 @@ def bench(avatar: Path, speech: Path | None, seconds: float, backend: Backend | 
 
 def _ready(backend: Backend, avatar: Path) -> Performer:
     """A performer that has painted."""
-    performer = Performer(backend, Avatar.open(avatar), load_face_model())
+    performer = Performer(backend, Avatar.open(avatar, quality=backend.quality), load_face_model())
     performer.perform(PaintJob(performer.avatar.loop.start, performer.rest, 0, 0))
     return performer
 

@@ -9,11 +9,15 @@ from typing import Literal
 MAX_LOAD = 0.9  # of the device's time; the rest is for what comes up while a batch is under way
 
 
+Quality = Literal["best", "fast"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """What the networks run on."""
+    """What the networks run on, and how finely they paint."""
 
     device: str = "auto"  # auto, cpu, cuda or cuda:N; auto: the first GPU that works and has room, else the CPU
+    quality: Quality | None = None  # best: large faces at 512 px; fast: all at 256 px; None: best on the CPU alone
 
 
 @dataclass(frozen=True, kw_only=True)

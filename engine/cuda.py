@@ -11,6 +11,7 @@ from engine import graphs, weights
 from engine.align import triangles
 from engine.canvas import Canvas, Runner
 from engine.cuda_raster import CudaRasteriser
+from engine.config import Quality
 from engine.errors import DeviceError
 from engine.graphs import Graph, Precision
 from engine.models.geometry import GeometryConfig, GeometryGenerator, GeometryState
@@ -158,6 +159,7 @@ class CudaBackend:
         fallback: str = "",
     ):
         self.device, self.fallback, self.speech_config = device, fallback, speech
+        self.quality: Quality = "fast"  # a canvas takes no fine textures
         self.windows = RendererConfig()  # one size for all pictures, or they would not go up together
         model = load_face_model()
         rasteriser = CudaRasteriser(torch.from_numpy(triangles(model)), device)

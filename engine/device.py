@@ -13,6 +13,7 @@ import cv2
 import torch
 
 from engine.backend import Backend, TorchBackend
+from engine.config import Quality
 from engine.errors import DeviceError, SettingError
 
 log = logging.getLogger(__name__)
@@ -61,14 +62,17 @@ def choose(asked: str) -> Choice:
     return Choice(CPU, reason, reason if faults or driver_without_torch else "")
 
 
-def backend_for(asked: str) -> Backend:
-    """The fastest backend of the device that `choose` takes, with the embedded weights.
+def backend_for(asked: str, quality: Quality | None = None) -> Backend:
+    """The fastest backend of the device that `choose` takes, with the embedded weights, to paint in that quality or in
+    the best that it has.
 
     A GPU that `auto` found and that turns out not to serve is given up for the CPU: the backend's `fallback` says why.
-    Raises what `choose` raises, DeviceError, WeightsError.
+    Raises what `choose` raises, SettingError for `best` on a GPU, DeviceError, WeightsError.
     """
     choice = choose(asked)
     if choice.device.type == "cuda":
+        if quality == "best":
+            raise SettingError("--quality best: fine pictures are painted on the CPU alone; add `--device cpu`")
         try:
             backend = _on_gpu(choice.device)
         except (DeviceError, torch.OutOfMemoryError) as error:
@@ -79,7 +83,7 @@ def backend_for(asked: str) -> Backend:
             log.info("device %s: %s", describe(choice.device), choice.reason)
             return backend
     log.log(logging.WARNING if choice.fallback else logging.INFO, "device %s: %s", describe(CPU), choice.reason)
-    return TorchBackend.embedded(fallback=choice.fallback)
+    return TorchBackend.embedded(fallback=choice.fallback, quality=quality or "best")
 
 
 def _on_gpu(device: torch.device) -> Backend:

@@ -78,7 +78,7 @@ class Host:
         self._backend = backend = self._backend or TorchBackend.embedded()
         model = load_face_model()
         for name, path in self._paths.items():
-            performer = Performer(backend, Avatar.open(path), model)
+            performer = Performer(backend, Avatar.open(path, quality=backend.quality), model)
             self.costs = self.costs.slower(performer.warm())
             self._performers[name] = performer
             self.talking_hz = {"picture": FPS, "hear": FPS / backend.speech_config.step_frames}

@@ -68,7 +68,7 @@ class Serve:
                 avatars,
                 self.session,
                 self.server.max_sessions,
-                backend_for(self.compute.device),
+                backend_for(self.compute.device, self.compute.quality),
                 self.server.max_load,
             ) as host,
             Server(host, self.server, voices, samples, secrets) as server,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_an_unknown_avatar_is_refused_with_the_names_there_are(virtual, make_pup
 
 async def test_a_missing_avatar_file_is_told_at_the_start(tmp_path):
     with pytest.raises(AvatarFileError, match="precompute"):
-        async with Host({"a": tmp_path / "nobody.avatar"}, backend=object()):
+        async with Host({"a": tmp_path / "nobody.avatar"}, backend=SimpleNamespace(quality="best")):
             raise AssertionError("opened")
     assert len(asyncio.all_tasks()) == 1
 
