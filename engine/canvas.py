@@ -6,7 +6,9 @@ what comes back is the part of each frame that changed. The base frames are copi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import cycle
@@ -25,6 +27,7 @@ from engine.transfer import Download, Upload
 
 Runner = Callable[..., tuple[Tensor, ...]]  # inputs to outputs of a graph, on the device, queued on the current stream
 
+POOL_THREADS = min(8, os.cpu_count() or 1)
 RING = 16  # sets that may be on their way up: that of one batch, and some base frames
 
 
@@ -63,7 +66,7 @@ class Canvas:
     """The device's side of painting; all avatars of a backend share it. It belongs to the inference thread.
 
     rasteriser: of `align.triangles`.  renderer: `graphs.RendererGraph` in any form, on the device.  windows: the sizes
-    that all windows have.
+    that all windows have.  pool: threads for what need not be done in order: OpenCV, FFmpeg and numpy let others run.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Canvas:
     ):
         self.device, self.windows, self.renderer = device, windows, renderer
         self._rasteriser = rasteriser
+        self.pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="canvas")
         self._stream = None if device.type == "cpu" else torch.cuda.Stream(device)
         with self.working():
             self._codes = model.codes.to(device)
@@ -119,7 +123,7 @@ class Canvas:
         with self.working():
             painted = self._paint(plans)
             self._download.start(painted)
-            pictures = [plan.image.copy() for plan in plans]  # while the device is at work
+            pictures = list(self.pool.map(np.copy, [plan.image for plan in plans]))  # while the device is at work
             changed = self._download.wait()
         for plan, picture, part in zip(plans, pictures, changed, strict=True):
             height, width = plan.size
@@ -172,7 +176,8 @@ class Canvas:
         last = (size - 1).clamp(min=0)
         row, column = torch.minimum(row, last[:, :1]), torch.minimum(column, last[:, 1:])
         index = under[:, 0, None, None] + row[:, :, None] * under[:, 1, None, None] + column[:, None, :]
-        return self._frames[index].permute(0, 3, 1, 2).float()
+        # An index beyond the end, for a box beside its frame, would end all work on a GPU.
+        return self._frames[index.clamp(0, len(self._frames) - 1)].permute(0, 3, 1, 2).float()
 
 
 def _grid(corner: Tensor, height: int, width: int) -> Tensor:

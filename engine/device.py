@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import re
@@ -123,6 +124,8 @@ def _faults(device: torch.device) -> Iterator[str]:
     except RuntimeError as error:
         yield f"{name} does not run torch {torch.__version__} ({str(error).splitlines()[0]})"
         return
+    if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.core") is None:
+        yield f"{name} needs cuda.core for its rasteriser; pip install 'personastream[cuda]'"
     if free < NEEDED_BYTES:
         gib = [round(n / 2**30, 1) for n in (free, total, NEEDED_BYTES)]
         yield f"{name} has {gib[0]} of {gib[1]} GiB free, expected {gib[2]}"

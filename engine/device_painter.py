@@ -4,8 +4,9 @@ mesh alone; `engine.canvas` does it."""
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,19 +22,20 @@ from engine.models.morphable import CROP_PX, VERTICES, MorphableModel, project
 from engine.models.renderer import CELL_PX
 from engine.painter import LIP_REFERENCES, NEIGHBOURS, Footage
 
-FRAMES = (
-    40  # base frames that stay on the device: any eight pictures need no more, and sessions of an avatar share them
-)
+FRAMES = 40  # base frames that stay on the device: any eight pictures need no more, and sessions share them
+AHEAD = 4  # frames that are being decoded or wait to be wanted
 CONTOUR_INDEX = list(CONTOUR)
 
 
 @dataclass(frozen=True)
 class _Resident:
     """A base frame at one of its avatar's places on the device: its crop is the reference `slot`, and of its pixels the
-    `part` of [rows, columns] is there from `start` on. posing [3, 3], origin [1, 3]: its pose as a linear map."""
+    `part` of [rows, columns] is there from `start` on. outline: of its own `compose.paste_outlines`; posing [3, 3],
+    origin [1, 3]: its pose as a linear map."""
 
     image: np.ndarray
     shape: Shape
+    outline: np.ndarray
     posing: np.ndarray
     origin: np.ndarray
     place: int
@@ -72,17 +74,21 @@ class DevicePainter:
         self._neutral = model.mean + model.shape(footage.alpha)
         self._lower = np.flatnonzero(model.lower.numpy())
         self._boxes = footage.crop.numpy()
-        side = int(self._boxes[:, 2].max())
+        side, (high, wide, _) = int(self._boxes[:, 2].max()), footage.read(0).shape
+        self._frame_pixels = min(side, high) * min(side, wide)
         height, width = (
-            math.ceil(CELL_PX * n * side / CROP_PX) + 1 for n in (canvas.windows.face_rows, canvas.windows.face_columns)
+            min(most, math.ceil(CELL_PX * cells * side / CROP_PX) + 1)
+            for most, cells in ((high, canvas.windows.face_rows), (wide, canvas.windows.face_columns))
         )
-        self._frame_pixels = side * side
-        self._slot, self._start = canvas.reserve(len(bank.crops) + FRAMES, FRAMES * side * side, height, width)
+        self._slot, self._start = canvas.reserve(len(bank.crops) + FRAMES, FRAMES * self._frame_pixels, height, width)
         neutral = model.mean + model.shape(bank.alpha)
         self._bank = list(map(self._aligner.shape, model.vertices(bank.alpha, bank.beta), neutral, bank.pose))
         for i, (crop, shape) in enumerate(zip(bank.crops.numpy(), self._bank, strict=True)):
             canvas.put_reference(self._slot + i, crop, shape.mesh, shape.canonical, shape.rotation)
         self._cache: OrderedDict[int, _Resident] = OrderedDict()
+        self._free = list(range(FRAMES))  # places on the device
+        self._ahead: dict[int, Future[tuple[np.ndarray, np.ndarray]]] = {}  # frames that will be wanted next
+        self._latest = 0
 
     @classmethod
     def of(cls, canvas: Canvas, avatar: Avatar, model: MorphableModel) -> DevicePainter:
@@ -97,9 +103,10 @@ class DevicePainter:
     def plan(self, index: int, lower: Tensor) -> Plan:
         """The picture of base frame `index` with lower [V_low, 3]; uploads what of its frames is not there."""
         frames = [self._base(i) for i in self.near(index)]
+        self._look_ahead(index)
         base = frames[0]
         shape = base.with_lower(self._lower, lower.numpy())
-        outlines, lips = paste_outlines(shape.mesh, base.shape.mesh), lip_outline(shape.mesh)
+        outlines, lips = [*paste_outlines(shape.mesh), base.outline], lip_outline(shape.mesh)
         window, lip_window = self._aligner.windows(outlines, lips)
         slots = [*range(self._slot, self._slot + len(self._bank)), *(frame.slot for frame in frames)]
         shapes = [*self._bank, *(frame.shape for frame in frames)]
@@ -123,38 +130,59 @@ class DevicePainter:
             under=base.under(rows.start, columns.start),
         )
 
+    def _look_ahead(self, index: int) -> None:
+        """Have the frame decoded and cut that the next picture needs first, if the loop goes on as it went."""
+        step = 1 if index >= self._latest else -1
+        coming, self._latest = index + step * (NEIGHBOURS + 1), index
+        if 0 <= coming < len(self._vertices) and coming not in self._cache and coming not in self._ahead:
+            if len(self._ahead) == AHEAD:
+                self._ahead.pop(next(iter(self._ahead)))  # the loop went elsewhere
+            self._ahead[coming] = self.canvas.pool.submit(self._fetch, coming)
+
+    def _fetch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Base frame `index` and its crop; in any thread."""
+        image = self._footage.read(index)
+        return image, cut(image, self._boxes[index])
+
     def _base(self, index: int) -> _Resident:
         """Base frame `index`, brought to the device where it is not there."""
         if index not in self._cache:
-            taken = len(self._cache)
-            if taken == FRAMES:
-                taken = self._cache.popitem(last=False)[1].place
-            image, pose = self._footage.read(index), self._footage.pose[index]
-            shape = self._aligner.shape(self._vertices[index], self._neutral[index], pose)
-            origin = project(torch.zeros(1, 3), pose).numpy()
-            part = _clipped(image.shape, self._boxes[index])
-            frame = _Resident(
-                image=image,
-                shape=shape,
-                posing=project(torch.eye(3), pose).numpy() - origin,
-                origin=origin,
-                place=taken,
-                slot=self._slot + len(self._bank) + taken,
-                start=self._start + taken * self._frame_pixels,
-                part=part,
-            )
-            crop = cut(image, self._boxes[index])
-            self.canvas.put_reference(frame.slot, crop, shape.mesh, shape.canonical, shape.rotation)
-            self.canvas.put_pixels(frame.start, image[part].reshape(-1, 3))
-            self._cache[index] = frame
+            self._cache[index] = self._bring(index)
+            self._free.pop()
         self._cache.move_to_end(index)
         return self._cache[index]
+
+    def _bring(self, index: int) -> _Resident:
+        """Base frame `index` to the last of the free places."""
+        fetched, pose = self._ahead.pop(index, None), self._footage.pose[index]
+        image, crop = self._fetch(index) if fetched is None else fetched.result()
+        if not self._free:
+            self._free.append(self._cache.popitem(last=False)[1].place)
+        place = self._free[-1]
+        shape = self._aligner.shape(self._vertices[index], self._neutral[index], pose)
+        origin = project(torch.zeros(1, 3), pose).numpy()
+        frame = _Resident(
+            image=image,
+            shape=shape,
+            outline=paste_outlines(shape.mesh)[0],
+            posing=project(torch.eye(3), pose).numpy() - origin,
+            origin=origin,
+            place=place,
+            slot=self._slot + len(self._bank) + place,
+            start=self._start + place * self._frame_pixels,
+            part=_clipped(image.shape, self._boxes[index]),
+        )
+        self.canvas.put_reference(frame.slot, crop, shape.mesh, shape.canonical, shape.rotation)
+        self.canvas.put_pixels(frame.start, image[frame.part].reshape(-1, 3))
+        return frame
 
 
 def paint(asked: Sequence[tuple[DevicePainter, int, Tensor]]) -> list[np.ndarray]:
     """`engine.painter.paint` of painters that share a canvas: [H, W, 3] uint8 of (painter, index, lower)."""
-    needed = {(id(painter), frame) for painter, index, _ in asked for frame in painter.near(index)}
-    if len(asked) > 1 and len(needed) > FRAMES:  # they would push each other's frames out
+    needed: defaultdict[DevicePainter, set[int]] = defaultdict(set)
+    for painter, index, _ in asked:
+        needed[painter].update(painter.near(index))
+    if len(asked) > 1 and max(map(len, needed.values())) > FRAMES:  # they would push each other's frames out
         half = len(asked) // 2
         return [*paint(asked[:half]), *paint(asked[half:])]
     return asked[0][0].canvas.paint([painter.plan(index, lower) for painter, index, lower in asked])

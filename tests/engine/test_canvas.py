@@ -5,6 +5,8 @@ The device is the CPU here: all but the rasteriser's kernel, which has tests of 
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +21,7 @@ from engine.backend import TorchBackend
 from engine.canvas import Canvas
 from engine.device_painter import DevicePainter, paint
 from engine.dub import read_speech, speak
-from engine.errors import SettingError
+from engine.errors import AvatarFileError, SettingError
 from engine.models.morphable import load_face_model
 from engine.models.renderer import RendererConfig
 from engine.painter import Footage, Painter
@@ -92,6 +94,13 @@ def test_boxes_of_any_size_and_beyond_the_frame(backend, reference, avatar, foot
     check(picture, expected, footage.read(30), 42)
 
 
+@pytest.mark.parametrize("box", [(2000, 50, 256), (-900, 50, 256), (50, 2000, 256), (50, -900, 256)])
+def test_a_box_beside_the_frame_changes_nothing(backend, avatar, footage, model, lips, box):
+    moved = replace(footage, crop=torch.tensor(box, dtype=torch.int32).expand(avatar.frames, 3))
+    (picture,) = paint([(DevicePainter(backend.canvas, moved, avatar.bank, model), 30, lips(30))])
+    assert np.array_equal(picture, footage.read(30))
+
+
 def test_people_in_one_batch_do_not_meet(backend, reference, avatar, footage, model, lips):
     other = replace(
         footage, read=lambda index: 255 - footage.read(index), crop=footage.crop - torch.tensor([7, 9, -11])
@@ -115,7 +124,7 @@ def test_frames_come_up_once_and_room_for_few_is_enough(backend, reference, avat
     painter = DevicePainter(backend.canvas, counted, avatar.bank, model)
     for index in (20, 20, 21):
         paint([(painter, index, lips(index))])
-    assert sorted(read) == [18, 19, 20, 21, 22, 23]
+    assert {18, 19, 20, 21, 22, 23} <= set(read) and max(Counter(read).values()) == 1
     places = [20, 60, 22, 90]
     for index, picture in zip(places, paint([(painter, i, lips(i)) for i in places]), strict=True):
         expected = Painter(reference, footage, avatar.bank, model, WINDOWS).paint(index, lips(index))
@@ -146,6 +155,39 @@ def test_the_performer_paints_on_the_backends_canvas(backend, reference, avatar,
             assert np.array_equal(picture, expected)
         else:
             check(picture, expected, on_device.avatar.open_base().read(job.base))
+
+
+def test_frames_are_fetched_ahead_in_both_directions(backend, avatar, footage, model, lips):
+    read = {}
+    counted = replace(
+        footage, read=lambda index: read.setdefault(index, threading.current_thread()) and footage.read(index)
+    )
+    painter = DevicePainter(backend.canvas, counted, avatar.bank, model)
+    for index in (20, 21, 22, 23, 22, 21, 20, 19, 18, 17):
+        paint([(painter, index, lips(index))])
+    here = {index for index, thread in read.items() if thread is threading.current_thread()}
+    assert here == {0, 18, 19, 20, 21, 22}, "for the size, and for the first picture; all others came from the pool"
+    assert {15, 16, 17, 23, 24, 25} <= set(read)
+
+
+def test_a_frame_that_cannot_be_read_fails_its_picture_and_no_other(backend, avatar, footage, model, lips, monkeypatch):
+    def read(index):
+        if index in (23, 61):
+            raise AvatarFileError(f"holds a video that breaks off at frame {index}")
+        return footage.read(index)
+
+    monkeypatch.setattr(device_painter, "FRAMES", 6)  # others have to go before it is known that it fails
+    painter = DevicePainter(backend.canvas, replace(footage, read=read), avatar.bank, model)
+    (first,) = paint([(painter, 20, lips(20))])
+    for index, broken in ((21, 23), (21, 23), (60, 61), (60, 61)):  # fetched ahead, and when it was wanted
+        with pytest.raises(AvatarFileError, match=f"frame {broken}"):
+            paint([(painter, index, lips(index))])
+    assert np.array_equal(paint([(painter, 20, lips(20))])[0], first)
+
+
+def test_the_performer_measures_its_batches_on_a_canvas(backend, avatar, model):
+    costs = Performer(backend, avatar, model).warm()
+    assert costs.seconds.keys() == {"hear", "picture", "idle"} and costs.seconds["picture"][1] > 0
 
 
 def test_speech_looks_the_same_through_a_canvas(backend, reference, avatar, model, speech_wav):

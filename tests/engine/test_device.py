@@ -3,6 +3,7 @@ it says of them is set here, so that every machine can be had."""
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import shutil
 import subprocess
@@ -35,6 +36,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda d: f"GPU {d.index}")
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda d: (free[d.index], 2 * NEEDED_BYTES))
         monkeypatch.setattr(torch, "ones", ones)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: importlib.util)  # the extra is there
         monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if driver else None)
 
     return pretend
@@ -76,6 +78,12 @@ def test_a_gpu_that_was_asked_for_is_taken_or_an_error_says_why_not(machine):
     machine([], driver=False)
     with pytest.raises(DeviceError, match="finds no CUDA device; choose `--device auto` or `cpu`"):
         choose("cuda")
+
+
+def test_a_gpu_without_its_extra_is_told_apart(machine, monkeypatch):
+    machine([NEEDED_BYTES])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "pip install 'personastream[cuda]'" in choose("auto").fallback
 
 
 @pytest.mark.parametrize("word", ["gpu", "", "CUDA", "cuda:", "cuda:-1", "cuda:one", "cpu:0", "auto "])
