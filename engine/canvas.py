@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.align import SHAPE_VERTICES
+from engine.align import SHAPE_VERTICES, Shape
 from engine.blend import blended, lip_masks, paste_masks
 from engine.models.morphable import MorphableModel
 from engine.models.renderer import CELL_PX, RendererConfig
@@ -28,7 +28,7 @@ from engine.transfer import Download, Upload
 Runner = Callable[..., tuple[Tensor, ...]]  # inputs to outputs of a graph, on the device, queued on the current stream
 
 POOL_THREADS = min(8, os.cpu_count() or 1)
-RING = 16  # sets that may be on their way up: that of one batch, and some base frames
+RING = 4  # base frames that may be on their way up; more wait for the first of them
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ class Canvas:
             self.references = ResidentReferences(device, rasteriser, SHAPE_VERTICES)
             self._frames = torch.zeros(0, 3, dtype=torch.uint8, device=device)
         self._uploads = cycle([Upload(device) for _ in range(RING)])
+        self._plans = Upload(device)
         self._download = Download(device)
         self._most = [0, 0]  # rows and columns of the largest part of a frame that ever changes
 
@@ -105,17 +106,16 @@ class Canvas:
         self._most = [max(self._most[0], height), max(self._most[1], width)]
         return slot, start
 
-    def put_reference(
-        self, slot: int, crop: np.ndarray, mesh: np.ndarray, canonical: np.ndarray, turn: np.ndarray
-    ) -> None:
-        """See `ResidentReferences.put`."""
+    def put_reference(self, slot: int, crop: np.ndarray, shape: Shape) -> None:
+        """A reference with crop [256, 256, 3] uint8."""
         with self.working():
-            self.references.put(slot, *next(self._uploads)(crop, mesh, canonical, turn))
+            self.references.put(slot, *next(self._uploads)(crop, shape.mesh, shape.canonical, shape.rotation))
 
-    def put_pixels(self, start: int, pixels: np.ndarray) -> None:
-        """pixels [n, 3] uint8 of a frame, to begin at `start`."""
+    def put_frame(self, slot: int, crop: np.ndarray, shape: Shape, start: int, pixels: np.ndarray) -> None:
+        """A base frame: a reference, and pixels [n, 3] uint8 of it, to begin at `start`."""
         with self.working():
-            (sent,) = next(self._uploads)(pixels)
+            *reference, sent = next(self._uploads)(crop, shape.mesh, shape.canonical, shape.rotation, pixels)
+            self.references.put(slot, *reference)
             self._frames[start : start + len(pixels)] = sent
 
     def paint(self, plans: Sequence[Plan]) -> list[np.ndarray]:
@@ -132,7 +132,7 @@ class Canvas:
 
     def _paint(self, plans: Sequence[Plan]) -> Tensor:
         """What the frames show where they change, [B, H, W, 3] uint8."""
-        mesh, canonical, rotation, lips, outlines, place, cells, slots, under, size = next(self._uploads)(
+        mesh, canonical, rotation, lips, outlines, place, cells, slots, under, size = self._plans(
             *(
                 np.stack([getattr(p, name) for p in plans])
                 for name in ("mesh", "canonical", "rotation", "lips", "outlines")

@@ -84,7 +84,7 @@ class DevicePainter:
         neutral = model.mean + model.shape(bank.alpha)
         self._bank = list(map(self._aligner.shape, model.vertices(bank.alpha, bank.beta), neutral, bank.pose))
         for i, (crop, shape) in enumerate(zip(bank.crops.numpy(), self._bank, strict=True)):
-            canvas.put_reference(self._slot + i, crop, shape.mesh, shape.canonical, shape.rotation)
+            canvas.put_reference(self._slot + i, crop, shape)
         self._cache: OrderedDict[int, _Resident] = OrderedDict()
         self._free = list(range(FRAMES))  # places on the device
         self._ahead: dict[int, Future[tuple[np.ndarray, np.ndarray]]] = {}  # frames that will be wanted next
@@ -172,8 +172,7 @@ class DevicePainter:
             start=self._start + place * self._frame_pixels,
             part=_clipped(image.shape, self._boxes[index]),
         )
-        self.canvas.put_reference(frame.slot, crop, shape.mesh, shape.canonical, shape.rotation)
-        self.canvas.put_pixels(frame.start, image[frame.part].reshape(-1, 3))
+        self.canvas.put_frame(frame.slot, crop, shape, frame.start, image[frame.part].reshape(-1, 3))
         return frame
 
 

@@ -18,7 +18,8 @@ class Pinned:
     def room(self, count: int) -> Tensor:
         """So many bytes of it."""
         if count > len(self._bytes):
-            self._bytes = torch.empty(count, dtype=torch.uint8, pin_memory=True)
+            # A power of two, so that what is a little larger the next time allocates nothing.
+            self._bytes = torch.empty(1 << (count - 1).bit_length(), dtype=torch.uint8, pin_memory=True)
         return self._bytes[:count]
 
     def like(self, tensor: Tensor) -> Tensor:
