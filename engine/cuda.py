@@ -10,8 +10,8 @@ from torch import Tensor
 from engine import graphs, weights
 from engine.align import triangles
 from engine.canvas import Canvas, Runner
-from engine.cuda_raster import CudaRasteriser
 from engine.config import Quality
+from engine.cuda_raster import CudaRasteriser
 from engine.errors import DeviceError
 from engine.graphs import Graph, Precision
 from engine.models.geometry import GeometryConfig, GeometryGenerator, GeometryState

@@ -86,6 +86,14 @@ def test_a_gpu_without_its_extra_is_told_apart(machine, monkeypatch):
     assert "pip install 'personastream[cuda]'" in choose("auto").fallback
 
 
+def test_fine_pictures_are_refused_on_a_gpu_and_made_on_a_cpu(machine):
+    machine([NEEDED_BYTES])
+    with pytest.raises(SettingError, match="--quality best.*--device cpu"):
+        backend_for("auto", "best")
+    assert backend_for("cpu", "best").quality == backend_for("cpu").quality == "best"
+    assert backend_for("cpu", "fast").quality == "fast"
+
+
 @pytest.mark.parametrize("word", ["gpu", "", "CUDA", "cuda:", "cuda:-1", "cuda:one", "cpu:0", "auto "])
 def test_another_word_is_refused(word):
     with pytest.raises(SettingError, match="expected auto, cpu, cuda or cuda:N"):

@@ -226,6 +226,7 @@ async def test_metrics_are_prometheus_text_without_session_ids(serving, host):
         assert found["personastream_sessions"] == found["personastream_sessions_opened_total"] == 1
         assert 'personastream_http_requests_total{method="POST",route="/v1/sessions",status="201"} 1.0\n' in page
         assert found["personastream_avatar_bytes"] == host.avatars["speaker"].path.stat().st_size
+        assert f'personastream_device_info{{device="CPU, {os.cpu_count()} cores",fallback=""}} 1.0' in page
         assert found["process_resident_memory_bytes"] > 1e7
         for name in (
             "personastream_first_frame_seconds_count",
