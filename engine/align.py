@@ -150,7 +150,8 @@ class Aligner:
         return self._align(target, references, Window(0, 0, target.window.rows, target.window.columns), FINE_FACES)
 
     def nearest(self, target: Target, shapes: list[Shape], count: int) -> list[int]:
-        return nearest(target.shape, shapes, count)
+        lips, turns = np.stack([shape.lips for shape in shapes]), np.stack([shape.rotation for shape in shapes])
+        return nearest(target.shape, lips, turns, count)
 
     def lips(self, target: Target, references: list[Reference]) -> References:
         """References over the lip window, the most similar first."""
@@ -185,12 +186,10 @@ class Aligner:
         return torch.from_numpy(np.concatenate([local, turned], 1).astype(np.float32))
 
 
-def nearest(target: Shape, shapes: list[Shape], count: int) -> list[int]:
-    """Which `count` of the shapes have the most similar lips and turn of the head; Lip-Attention would give the others
-    next to no weight."""
-    offsets = np.stack([shape.lips for shape in shapes]) - target.lips
-    turns = np.stack([shape.rotation for shape in shapes]) - target.rotation
-    distance = (offsets**2).sum(2).mean(1) + TURN_WEIGHT * (turns**2).sum(1)
+def nearest(target: Shape, lips: np.ndarray, turns: np.ndarray, count: int) -> list[int]:
+    """Which `count` of the shapes with these lips [N, 40, 3] and rotations [N, 3] are most similar in both;
+    Lip-Attention would give the others next to no weight."""
+    distance = ((lips - target.lips) ** 2).sum(2).mean(1) + TURN_WEIGHT * ((turns - target.rotation) ** 2).sum(1)
     return [int(i) for i in np.argsort(distance, kind="stable")[:count]]
 
 

@@ -82,9 +82,13 @@ class DevicePainter:
         )
         self._slot, self._start = canvas.reserve(len(bank.crops) + FRAMES, FRAMES * self._frame_pixels, height, width)
         neutral = model.mean + model.shape(bank.alpha)
-        self._bank = list(map(self._aligner.shape, model.vertices(bank.alpha, bank.beta), neutral, bank.pose))
-        for i, (crop, shape) in enumerate(zip(bank.crops.numpy(), self._bank, strict=True)):
+        shapes = list(map(self._aligner.shape, model.vertices(bank.alpha, bank.beta), neutral, bank.pose))
+        for i, (crop, shape) in enumerate(zip(bank.crops.numpy(), shapes, strict=True)):
             canvas.put_reference(self._slot + i, crop, shape)
+        # Those of the bank, and behind them those of the frames that a picture is made of.
+        self._banked, room = len(shapes), [shapes[0]] * (2 * NEIGHBOURS + 1)
+        self._lips = np.stack([shape.lips for shape in (*shapes, *room)])
+        self._turns = np.stack([shape.rotation for shape in (*shapes, *room)])
         self._cache: OrderedDict[int, _Resident] = OrderedDict()
         self._free = list(range(FRAMES))  # places on the device
         self._ahead: dict[int, Future[tuple[np.ndarray, np.ndarray]]] = {}  # frames that will be wanted next
@@ -108,9 +112,10 @@ class DevicePainter:
         shape = base.with_lower(self._lower, lower.numpy())
         outlines, lips = [*paste_outlines(shape.mesh), base.outline], lip_outline(shape.mesh)
         window, lip_window = self._aligner.windows(outlines, lips)
-        slots = [*range(self._slot, self._slot + len(self._bank)), *(frame.slot for frame in frames)]
-        shapes = [*self._bank, *(frame.shape for frame in frames)]
-        similar = nearest(shape, shapes, LIP_REFERENCES)
+        for i, frame in enumerate(frames, self._banked):
+            self._lips[i], self._turns[i] = frame.shape.lips, frame.shape.rotation
+        slots = [*range(self._slot, self._slot + self._banked), *(frame.slot for frame in frames)]
+        similar = nearest(shape, self._lips[: len(slots)], self._turns[: len(slots)], LIP_REFERENCES)
         box = self._boxes[index]
         rows, columns, place = pasted(base.image.shape, box, window)
         return Plan(
@@ -168,7 +173,7 @@ class DevicePainter:
             posing=project(torch.eye(3), pose).numpy() - origin,
             origin=origin,
             place=place,
-            slot=self._slot + len(self._bank) + place,
+            slot=self._slot + self._banked + place,
             start=self._start + place * self._frame_pixels,
             part=_clipped(image.shape, self._boxes[index]),
         )
