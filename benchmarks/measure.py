@@ -44,15 +44,20 @@ def seconds_per_run(
     """How long each run took, for so many seconds in all; as a CUDA graph on a GPU, from inputs that are there."""
     inputs = [tensor.to(device) for tensor in example]
     run: Callable[..., object] = CudaGraphs(network) if device.type == "cuda" else network
+    return repeated(lambda: run(*inputs), device, seconds)
+
+
+def repeated(run: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
+    """How long each call took with what it queued on the device, warm, for so many seconds in all."""
     taken: list[float] = []
     with torch.inference_mode():
         for _ in range(WARM_RUNS):
-            run(*inputs)
+            run()
         wait(device)
         until = time.perf_counter() + seconds
         while not taken or time.perf_counter() < until:
             began = time.perf_counter()
-            run(*inputs)
+            run()
             wait(device)
             taken.append(time.perf_counter() - began)
     return taken

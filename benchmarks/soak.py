@@ -7,14 +7,10 @@ of its own, so that what this end keeps does not count.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
 import re
-import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +20,9 @@ import numpy as np
 import tyro
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
-START_S = 120.0
+from benchmarks.serving import serving
+from engine.errors import PersonaStreamError
+
 CYCLE_S = 30.0
 LOOK = 8
 
@@ -53,7 +51,7 @@ class Soak:
     warm_up: int = 40
     """Cycles before the first look: pools fill, caches and encoders settle."""
 
-    def run(self) -> int:
+    def run(self) -> None:
         seen, seconds = asyncio.run(soak(self.avatar, self.warm_up, self.cycles))
         memory_mb = [usage.memory_mb for usage in seen]
         slope_mb = np.polyfit(np.linspace(0, self.cycles, len(seen)), memory_mb, 1)[0]
@@ -66,38 +64,22 @@ class Soak:
             "memory_mb_per_100_cycles": round(100 * slope_mb, 2),
         }
         print(json.dumps(figures))
-        return 0
 
 
 async def soak(avatar: Path, warm_up: int, cycles: int) -> tuple[list[Usage], float]:
     """The server's usage before, between (every LOOK cycles) and after the sessions, and the seconds that all took."""
-    async with serve(avatar) as (url, pid), aiohttp.ClientSession(url) as http:
+    async with (
+        serving(avatar, "--sessions-per-minute", "0") as server,
+        aiohttp.ClientSession(server.url) as http,
+    ):
         for _ in range(warm_up):
             await converse(http, avatar.stem)
-        seen, began_s = [await settled(pid)], time.monotonic()
+        seen, began_s = [await settled(server.pid)], time.monotonic()
         for cycle in range(1, cycles + 1):
             await converse(http, avatar.stem)
             if cycle % LOOK == 0:
-                seen.append(await settled(pid))
+                seen.append(await settled(server.pid))
         return seen, time.monotonic() - began_s
-
-
-@contextlib.asynccontextmanager
-async def serve(avatar: Path) -> AsyncIterator[tuple[str, int]]:
-    """A server process: its address and process id."""
-    command = (sys.executable, "-m", "streaming", "serve", str(avatar), "--port", "0", "--sessions-per-minute", "0")
-    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert process.stdout
-    try:
-        async with asyncio.timeout(START_S):
-            while not (found := re.search(rb"http://[\w.:]+", await process.stdout.readline())):
-                if process.stdout.at_eof():
-                    raise SystemExit("the server ended before it listened; `personastream serve` says why")
-        yield found[0].decode(), process.pid
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
 
 
 async def converse(http: aiohttp.ClientSession, avatar: str) -> None:
@@ -131,6 +113,14 @@ async def settled(pid: int) -> Usage:
     return Usage.of(pid)
 
 
+def main() -> None:
+    """Run it; an error that we raise on purpose is one line, and exit code 2."""
+    try:
+        tyro.cli(Soak, prog="python -m benchmarks.soak").run()
+    except PersonaStreamError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    sys.exit(tyro.cli(Soak, prog="python -m benchmarks.soak").run())
+    main()

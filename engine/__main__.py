@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -13,13 +13,17 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from engine.bench import bench, speech_of
+from engine.backend import Backend
+from engine.bench import Figures, bench, speech_of
+from engine.chart import check_chart, draw_ramp
+from engine.config import ComputeConfig
+from engine.device import backend_for
 from engine.doctor import examine
 from engine.dub import dub
 from engine.export import export_all
 from engine.graphs import Precision
 from engine.media import FPS
-from engine.ramp import ramp
+from engine.ramp import Ramp, ramp
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +33,11 @@ class Dub:
     avatar: tyro.conf.Positional[Path]
     speech: tyro.conf.Positional[Path]
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out.mp4")
+    compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
 
     def run(self) -> int:
         began = time.perf_counter()
-        frames = dub(self.avatar, self.speech, self.output)
+        frames = dub(self.avatar, self.speech, self.output, backend_for(self.compute.device, self.compute.quality))
         print(f"{self.output}: {frames / FPS:.1f} s of video in {time.perf_counter() - began:.1f} s")
         return 0
 
@@ -46,38 +51,53 @@ class Bench:
     """Speech to drive it with; noise where none is given."""
     seconds: float = 10.0
     sessions: bool = False
-    """Let more and more sessions speak at once, until 1 % of their pictures come too late."""
+    """Let more and more sessions speak at once as well, until 1 % of their pictures come too late."""
     json: bool = False
-    """Print one JSON object instead of a table."""
+    """Print one JSON object instead of tables."""
+    plot: Path | None = None
+    """Draw load and lateness against sessions into this picture (.png, .svg, .pdf); means --sessions."""
+    compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
 
     def run(self) -> int:
-        return self._many() if self.sessions else self._one()
-
-    def _many(self) -> int:
-        found = asyncio.run(ramp(self.avatar, speech_of(self.speech, self.seconds)))
+        if self.plot:
+            check_chart(self.plot)
+        backend = backend_for(self.compute.device, self.compute.quality)
+        figures = bench(self.avatar, self.speech, self.seconds, backend)
+        found = self._ramp(backend) if self.sessions or self.plot else None
+        if self.plot and found:
+            draw_ramp(found, figures["device"], self.plot)
         if self.json:
-            print(json.dumps(found | {"steps": [asdict(step) for step in found["steps"]]}, indent=2))
+            steps = {} if found is None else found | {"steps": [asdict(step) for step in found["steps"]]}
+            print(json.dumps(figures | steps, indent=2))
             return 0
-        table = Table("sessions", "load", "p50 late ms", "p99 late ms")
-        for step in found["steps"]:
-            table.add_row(f"{step.sessions}", f"{step.load:.0%}", f"{step.p50_late_ms:.1f}", f"{step.p99_late_ms:.1f}")
-        Console().print(table)
-        print(f"{found['sessions']} sessions with a p99 below {found['deadline_ms']:.0f} ms")
+        _tell(figures)
+        if found is not None:
+            _tell_ramp(found)
         return 0
 
-    def _one(self) -> int:
-        figures = bench(self.avatar, self.speech, self.seconds)
-        if self.json:
-            print(json.dumps(figures, indent=2))
-            return 0
-        table = Table("stage", "p50 ms", "p99 ms", title=f"{figures['device']}, {figures['threads']} threads")
-        for stage, (median, worst) in figures["stage_ms"].items():
-            table.add_row(stage, f"{median:.1f}", f"{worst:.1f}")
-        Console().print(table)
-        print(f"{figures['fps']:.1f} new pictures a second, {figures['memory_mb']:.0f} MB at the most")
-        latency = f"after the first {figures['algorithmic_ms']} ms of speech"
-        print(f"first frame {figures['first_frame_ms']:.0f} ms (p95) {latency}")
-        return 0
+    def _ramp(self, backend: Backend) -> Ramp:
+        return asyncio.run(ramp(self.avatar, speech_of(self.speech, self.seconds), backend))
+
+
+def _tell(figures: Figures) -> None:
+    table = Table("stage", "p50 ms", "p99 ms", title=f"{figures['device']}, {figures['threads']} threads")
+    for stage, (median, worst) in figures["stage_ms"].items():
+        table.add_row(stage, f"{median:.1f}", f"{worst:.1f}")
+    Console().print(table)
+    if figures["fallback"]:
+        print(f"no faster device: {figures['fallback']}")
+    print(f"{figures['fps']:.1f} new pictures a second, {figures['memory_mb']:.0f} MB at the most")
+    print(f"one avatar more takes {figures['avatar_mb']:.0f} MB, one session {figures['session_mb']:.0f} MB")
+    latency = f"after the first {figures['algorithmic_ms']} ms of speech"
+    print(f"first frame {figures['first_frame_ms']:.0f} ms (p95) {latency}")
+
+
+def _tell_ramp(found: Ramp) -> None:
+    table = Table("sessions", "load", "p50 late ms", "p99 late ms")
+    for step in found["steps"]:
+        table.add_row(f"{step.sessions}", f"{step.load:.0%}", f"{step.p50_late_ms:.1f}", f"{step.p99_late_ms:.1f}")
+    Console().print(table)
+    print(f"{found['sessions']} sessions with a p99 below {found['deadline_ms']:.0f} ms")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,14 +26,17 @@ from engine.compose import (
     window_around,
     window_over,
 )
-from engine.models.morphable import FACE_OVAL, LIPS_INNER, LIPS_OUTER, VERTICES, MorphableModel, project
-from engine.models.renderer import CELL_PX, DIFFERENCE, References, RendererConfig
+from engine.models.morphable import CROP_PX, FACE_OVAL, LIPS_INNER, LIPS_OUTER, VERTICES, MorphableModel, project
+from engine.models.renderer import CELL_PX, DIFFERENCE, FINE, References, RendererConfig
 from engine.raster import Coverage, locate, spread, spread_codes
 
 CONTOUR = FACE_OVAL[8:29]  # from ear to ear, along the chin
+SHAPE_VERTICES = VERTICES + 2 * len(CONTOUR)  # of the face, and the ring
 RING_GROWTH = 1.4
 LIPS = np.array([*LIPS_OUTER, *LIPS_INNER])
 TURN_WEIGHT = 0.05  # squared model units for a squared radian: 10 degrees count like a lip offset of 0.04
+# So many of the references, the first, give a fine picture its detail. A mixture of more is smoother than each of them.
+FINE_FACES, FINE_LIPS = 1, 3
 BEHIND_PX = 1000.0  # the ring never hides the face
 
 
@@ -44,6 +47,11 @@ def _ring_triangles() -> np.ndarray:
     first = np.column_stack([inner[:-1], inner[1:], outer[:-1]])
     second = np.column_stack([inner[1:], outer[1:], outer[:-1]])
     return np.concatenate([first, second])
+
+
+def triangles(model: MorphableModel) -> np.ndarray:
+    """Of the face and, behind those, of the ring: [F, 3]."""
+    return np.concatenate([model.triangles.numpy(), _ring_triangles()])
 
 
 @dataclass(frozen=True)
@@ -63,10 +71,19 @@ class Shape:
 
 @dataclass(frozen=True)
 class Reference:
-    """A frame to take textures from: crop [256, 256, 3] uint8 and its shape."""
+    """A frame to take textures from: crop [256, 256, 3] uint8 and its shape; fine [512, 512, 3], where a picture twice
+    as fine is wanted."""
 
     crop: np.ndarray
     shape: Shape
+    fine: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, crop: np.ndarray, shape: Shape) -> Reference:
+        """With a crop of 256 or of 512 px."""
+        if len(crop) == CROP_PX:
+            return cls(crop, shape)
+        return cls(cv2.resize(crop, (CROP_PX, CROP_PX), interpolation=cv2.INTER_AREA), shape, crop)
 
 
 @dataclass(frozen=True)
@@ -92,7 +109,7 @@ class Aligner:
     def __init__(self, model: MorphableModel, fixed: RendererConfig | None = None):
         self._fixed = fixed
         self._codes = model.codes.numpy()
-        self._triangles = np.concatenate([model.triangles.numpy(), _ring_triangles()])
+        self._triangles = triangles(model)
 
     def shape(self, vertices: Tensor, neutral: Tensor, pose: Tensor) -> Shape:
         """`neutral` [V, 3]: the same person without expression, from whose jaw the ring is taken."""
@@ -107,7 +124,7 @@ class Aligner:
         """The windows and masks of `shape`, to be pasted into the frame whose own shape is `base`; the windows are
         those of `like` where it is given."""
         outlines, lips = paste_outlines(shape.mesh, base.mesh), lip_outline(shape.mesh)
-        window, lip_window = (like.window, like.lips) if like else self._windows(outlines, lips)
+        window, lip_window = (like.window, like.lips) if like else self.windows(outlines, lips)
         corner = np.array([window.left, window.top, 0], np.float32)
         coverage = locate(shape.mesh - corner, self._triangles, window.height, window.width)
         return Target(
@@ -120,7 +137,7 @@ class Aligner:
             pncc=spread_codes(coverage, self._codes),
         )
 
-    def _windows(self, outlines: list[np.ndarray], lips: np.ndarray) -> tuple[Window, Window]:
+    def windows(self, outlines: list[np.ndarray], lips: np.ndarray) -> tuple[Window, Window]:
         """The face window, and the lip window inside it."""
         if self._fixed is None:
             face = window_over(np.concatenate(outlines), MARGIN_PX)
@@ -129,34 +146,34 @@ class Aligner:
         return face, window_around(lips, self._fixed.lip_rows, self._fixed.lip_columns).inside(face)
 
     def faces(self, target: Target, references: list[Reference]) -> References:
-        """References over the face window."""
-        return self._align(target, references, Window(0, 0, target.window.rows, target.window.columns))
+        """References over the face window, the base frame first."""
+        return self._align(target, references, Window(0, 0, target.window.rows, target.window.columns), FINE_FACES)
 
     def nearest(self, target: Target, shapes: list[Shape], count: int) -> list[int]:
-        """Which `count` of the shapes have the most similar lips and turn of the head; Lip-Attention would give the
-        others next to no weight."""
-        offsets = np.stack([shape.lips for shape in shapes]) - target.shape.lips
-        turns = np.stack([shape.rotation for shape in shapes]) - target.shape.rotation
-        distance = (offsets**2).sum(2).mean(1) + TURN_WEIGHT * (turns**2).sum(1)
-        return [int(i) for i in np.argsort(distance, kind="stable")[:count]]
+        lips, turns = np.stack([shape.lips for shape in shapes]), np.stack([shape.rotation for shape in shapes])
+        return nearest(target.shape, lips, turns, count)
 
     def lips(self, target: Target, references: list[Reference]) -> References:
-        """References over the lip window."""
-        return self._align(target, references, target.lips)
+        """References over the lip window, the most similar first."""
+        return self._align(target, references, target.lips, FINE_LIPS)
 
-    def _align(self, target: Target, references: list[Reference], part: Window) -> References:
-        """`part` is inside the face window."""
+    def _align(self, target: Target, references: list[Reference], part: Window, detailed: int) -> References:
+        """`part` is inside the face window; so many of the references are laid on finely too, if they can."""
         coverage = target.coverage.window(*part.pixels)
         y, x = np.mgrid[0 : part.height, 0 : part.width].astype(np.float32)
         here = np.stack([x + part.left + target.window.left, y + part.top + target.window.top])
         places = np.stack([r.shape.mesh[:, :2] for r in references]) - 0.5  # OpenCV's pixel centres are whole numbers
         maps = spread(coverage, self._triangles, places, empty=here)
-        pixels = [
-            cv2.remap(r.crop, m[0], m[1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-            for r, m in zip(references, maps, strict=True)
-        ]
+        pixels = [_laid(r.crop, *m) for r, m in zip(references, maps, strict=True)]
         signed = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return References(signed[None], self._difference(target, references, coverage)[None])
+        fine = [
+            _laid_finely(r.fine, m) for r, m in zip(references[:detailed], maps, strict=False) if r.fine is not None
+        ]
+        return References(
+            signed[None],
+            self._difference(target, references, coverage)[None],
+            torch.from_numpy(np.stack(fine))[None] if fine else None,
+        )
 
     def _difference(self, target: Target, references: list[Reference], coverage: Coverage) -> Tensor:
         """[N, 6, h, w] at the cells' centres."""
@@ -167,3 +184,21 @@ class Aligner:
         turned = np.stack([r.shape.rotation - target.shape.rotation for r in references])[..., None, None]
         turned = np.broadcast_to(turned, (len(references), DIFFERENCE - 3, *local.shape[2:]))
         return torch.from_numpy(np.concatenate([local, turned], 1).astype(np.float32))
+
+
+def nearest(target: Shape, lips: np.ndarray, turns: np.ndarray, count: int) -> list[int]:
+    """Which `count` of the shapes with these lips [N, 40, 3] and rotations [N, 3] are most similar in both;
+    Lip-Attention would give the others next to no weight."""
+    distance = ((lips - target.lips) ** 2).sum(2).mean(1) + TURN_WEIGHT * ((turns - target.rotation) ** 2).sum(1)
+    return [int(i) for i in np.argsort(distance, kind="stable")[:count]]
+
+
+def _laid(crop: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """What crop [S, S, 3] shows at x and y [h, w], whole numbers being centres of pixels: [h, w, 3]."""
+    return cv2.remap(crop, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _laid_finely(crop: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """What crop [512, 512, 3] shows at places [2, h, w], x and y in a crop of 256 px: [3, 2 h, 2 w]."""
+    x, y = (cv2.resize(p, None, fx=FINE, fy=FINE) * FINE + (FINE - 1) / 2 for p in places)
+    return np.stack(cv2.split(_laid(crop, x, y)))

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import cv2
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -26,14 +28,17 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from engine import weights
+from engine.config import Quality
 from engine.errors import AvatarFileError
 from engine.footage import VideoStore
 from engine.media import FPS
 from engine.models.morphable import CROP_PX
+from engine.models.renderer import FINE
 from engine.motion import LOOP_MODES, Loop
 
 FORMAT = 1
 SUFFIX = ".avatar"
+CROPS_PX = (CROP_PX, FINE * CROP_PX)  # of references
 NETWORKS = ("face_model", "geometry", "renderer")  # whose numbers are inside the file
 MAX_SIDE_PX = 4096
 MAX_FRAMES = 90_000  # an hour
@@ -87,7 +92,7 @@ class AvatarContents:
 
     alpha [T, K_s], beta [T, K_e], pose [T, 6] float32; crop [T, 3] int32 (left, top, size) in base pixels;
     style [D] float32; rest_beta [K_e] float32: expression of the closed, quiet mouth.
-    bank: crops [N, 256, 256, 3] uint8, alpha, beta, pose [N, K] float32, frames [N] int32.
+    bank: crops [N, S, S, 3] uint8 with S of 256 or 512, alpha, beta, pose [N, K] float32, frames [N] int32.
     base, idle: finished MP4 files with the same T frames.
     """
 
@@ -107,14 +112,22 @@ class AvatarContents:
 
 @dataclass(frozen=True, kw_only=True)
 class Bank:
-    """The lip references, sorted by mouth opening: crops [N, 256, 256, 3] uint8; alpha [N, K_s], beta [N, K_e],
-    pose [N, 6] float32; frames [N] int32, their places in the base video."""
+    """The lip references, sorted by mouth opening: crops [N, S, S, 3] uint8, S of 256 or 512; alpha [N, K_s],
+    beta [N, K_e], pose [N, 6] float32; frames [N] int32, their places in the base video. The pictures that are painted
+    with it are as fine as its crops."""
 
     crops: Tensor
     alpha: Tensor
     beta: Tensor
     pose: Tensor
     frames: Tensor
+
+    def coarse(self) -> Bank:
+        """With crops of 256 px."""
+        if self.crops.shape[1] == CROP_PX:
+            return self
+        small = [cv2.resize(x, (CROP_PX, CROP_PX), interpolation=cv2.INTER_AREA) for x in self.crops.numpy()]
+        return dataclasses.replace(self, crops=torch.from_numpy(np.stack(small)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,10 +151,11 @@ class Avatar:
     _spans: dict[str, tuple[int, int]]
 
     @classmethod
-    def open(cls, path: Path, *, networks: Mapping[str, str] | None = None) -> Avatar:
-        """Read and check the file. `networks`: the fingerprints that it must have been made with (default: the
-        embedded ones). Raises AvatarFileError for anything that this engine cannot play."""
-        return _open(Path(path), network_fingerprints() if networks is None else networks)
+    def open(cls, path: Path, *, quality: Quality = "best", networks: Mapping[str, str] | None = None) -> Avatar:
+        """Read and check the file, with its references as they are or all at 256 px. `networks`: the fingerprints that
+        it must have been made with (default: the embedded ones). Raises AvatarFileError for what cannot be played."""
+        avatar = _open(Path(path), network_fingerprints() if networks is None else networks)
+        return avatar if quality == "best" else dataclasses.replace(avatar, bank=avatar.bank.coarse())
 
     @property
     def name(self) -> str:
@@ -371,7 +385,9 @@ def _bounded(
 
 
 def _bank(tensors: Mapping[str, Tensor], k_s: int, k_e: int, frames: int) -> Bank:
-    crops = _tensor(tensors, "crops", (None, CROP_PX, CROP_PX, 3), torch.uint8)
+    crops = _tensor(tensors, "crops", (None, None, None, 3), torch.uint8)
+    height, width = crops.shape[1:3]
+    _need(height == width and height in CROPS_PX, f"references of {width}x{height} px, expected squares of {CROPS_PX}")
     places = _tensor(tensors, "frames", (len(crops),), torch.int32)
     _need(bool(((places >= 0) & (places < frames)).all()), "the bank points outside the base video")
     return Bank(

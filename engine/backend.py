@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from engine import weights
+from engine.canvas import Canvas
+from engine.config import Quality
 from engine.models.geometry import GeometryConfig, GeometryGenerator, GeometryState
 from engine.models.renderer import DualAttentionRenderer, References, RendererConfig
 from engine.models.speech import SpeechConfig, SpeechEncoder
@@ -18,11 +20,22 @@ class RenderBackend(Protocol):
     """What a painter needs: batched, stateless; tensors are float32 on the CPU at this border."""
 
     def render(self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, lips: References, faces: References) -> Tensor:
-        """`DualAttentionRenderer.forward`: face window [B, 3, H, W] in [-1, 1]."""
+        """`DualAttentionRenderer.forward`: face window [B, 3, H, W] in [-1, 1], or twice as fine."""
 
 
 class Backend(RenderBackend, Protocol):
     """Batched, stateless calls; tensors are float32 on the CPU at this border. Shapes as in `engine.models`."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def fallback(self) -> str:
+        """Why this is not the faster backend that the machine seems to offer; empty where it is. Servers show it."""
+
+    @property
+    def quality(self) -> Quality:
+        """In which one avatars are to be opened for it: `best` where it takes fine textures."""
 
     @property
     def speech_config(self) -> SpeechConfig: ...
@@ -31,6 +44,10 @@ class Backend(RenderBackend, Protocol):
     def windows(self) -> RendererConfig | None:
         """The sizes that all windows are to have, so that pictures can be painted in batches; None where small windows
         gain more than batches do."""
+
+    @property
+    def canvas(self) -> Canvas | None:
+        """Where pictures are painted on the device itself; None where `engine.painter` paints them on the CPU."""
 
     def hear(self, windows: Tensor) -> Tensor:
         """Speech windows [B, N] to features [B, step, D]."""
@@ -66,12 +83,22 @@ class TorchBackend:
         *,
         bfloat16: bool = False,
         windows: RendererConfig | None = None,
+        fallback: str = "",
+        quality: Quality = "best",
     ):
         self._speech, self._geometry, self.bfloat16, self.windows = speech, geometry, bfloat16, windows
+        self.device, self.fallback, self.quality = torch.device("cpu"), fallback, quality
+        self.canvas: Canvas | None = None
         self._renderer = renderer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @classmethod
-    def embedded(cls, threads: int = 1, windows: RendererConfig | None = None) -> TorchBackend:
+    def embedded(
+        cls,
+        threads: int = 1,
+        windows: RendererConfig | None = None,
+        fallback: str = "",
+        quality: Quality = "best",
+    ) -> TorchBackend:
         """With the weights that ship with the engine. Raises WeightsError.
 
         One thread is the default: a second one gains a sixth when the machine is idle, and more than halves the
@@ -85,6 +112,8 @@ class TorchBackend:
             weights.load(DualAttentionRenderer, RendererConfig, weights.default_path("renderer")),
             bfloat16=native_bfloat16(),
             windows=windows,
+            fallback=fallback,
+            quality=quality,
         )
 
     @property

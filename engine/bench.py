@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import time
 from pathlib import Path
@@ -12,8 +11,9 @@ import numpy as np
 import torch
 
 from engine.avatar import Avatar
-from engine.backend import TorchBackend
+from engine.backend import Backend, TorchBackend
 from engine.config import SessionConfig
+from engine.device import describe
 from engine.dub import read_speech, speak
 from engine.errors import SettingError
 from engine.media import FPS, SAMPLE_RATE_HZ, float_to_pcm
@@ -24,30 +24,44 @@ from engine.weights import load_face_model
 
 TRIALS = 10
 MIN_S, MAX_S = 2.0, 3600.0  # less holds too few windows to speak of percentiles; more only fills the memory
+WEIGHED = 4  # sessions opened to see what one takes
+PAGE_BYTES = resource.getpagesize()
 
 
 class Figures(TypedDict):
     """`fps`: new pictures a second with all stages counted; `first_frame_ms`: from the arrival of the speech that
-    the first frame needs (`algorithmic_ms` of it) to its picture, p95; `stage_ms`: p50 and p99 of each stage."""
+    the first frame needs (`algorithmic_ms` of it) to its picture, p95; `stage_ms`: p50 and p99 of each stage.
+
+    `memory_mb`: the most that the process ever had. `avatar_mb`, `session_mb`: what one avatar more and one session
+    more that talks add to it, and `device_mb`, `device_avatar_mb` the same on the GPU (0 on a CPU), where sessions
+    have nothing of their own. `fallback`: why it is no faster device that the machine seems to offer."""
 
     device: str
+    fallback: str
     threads: int
     fps: float
     first_frame_ms: float
     algorithmic_ms: int
     sessions_at_25_fps: int
     memory_mb: float
+    avatar_mb: float
+    session_mb: float
+    device_mb: float
+    device_avatar_mb: float
     stage_ms: dict[str, tuple[float, float]]
 
 
-def bench(avatar: Path, speech: Path | None, seconds: float) -> Figures:
+def bench(avatar: Path, speech: Path | None, seconds: float, backend: Backend | None = None) -> Figures:
     """Drive `avatar` with `speech` (or noise: the cost does not depend on what is said) as fast as it goes.
 
     Raises SettingError for `seconds` outside 2 to 3600."""
     pcm = speech_of(speech, seconds)
-    backend, model = TorchBackend.embedded(), load_face_model()
-    performer = Performer(backend, Avatar.open(avatar), model)
-    performer.perform(PaintJob(performer.avatar.loop.start, performer.rest, 0, 0))
+    backend = backend or TorchBackend.embedded()
+    performer = _ready(backend, avatar)
+    before = resident_mb(), _device_mb(backend)
+    performer = _ready(backend, avatar)  # the first one also brought libraries, compiled and warmed
+    avatar_mb, device_avatar_mb = resident_mb() - before[0], _device_mb(backend) - before[1]
+    session_mb = _session_mb(performer, pcm)
     performer.times = StageTimes()
     began = time.perf_counter()
     frames = sum(1 for _ in speak(performer, pcm))
@@ -55,15 +69,50 @@ def bench(avatar: Path, speech: Path | None, seconds: float) -> Figures:
     times, latency_ms = performer.times, backend.speech_config.algorithmic_latency_ms
     first_s = [_first_frame_s(performer, pcm, latency_ms) for _ in range(TRIALS)]
     return Figures(
-        device=f"CPU, {os.cpu_count()} cores",
+        device=describe(backend.device),
+        fallback=backend.fallback,
         threads=torch.get_num_threads(),
         fps=fps,
         first_frame_ms=float(np.percentile(first_s, 95)) * 1000,
         algorithmic_ms=latency_ms,
         sessions_at_25_fps=int(fps // FPS),
         memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        avatar_mb=avatar_mb,
+        session_mb=session_mb,
+        device_mb=_device_mb(backend),
+        device_avatar_mb=device_avatar_mb,
         stage_ms={s: (times.percentile_ms(s, 50), times.percentile_ms(s, 99)) for s in times.stages},
     )
+
+
+def _ready(backend: Backend, avatar: Path) -> Performer:
+    """A performer that has painted."""
+    performer = Performer(backend, Avatar.open(avatar, quality=backend.quality), load_face_model())
+    performer.perform(PaintJob(performer.avatar.loop.start, performer.rest, 0, 0))
+    return performer
+
+
+def resident_mb() -> float:
+    """What of this process is in memory now, on Linux."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES / 2**20
+
+
+def _device_mb(backend: Backend) -> float:
+    """What tensors take on the GPU."""
+    return torch.cuda.memory_allocated(backend.device) / 2**20 if backend.device.type == "cuda" else 0.0
+
+
+def _session_mb(performer: Performer, pcm: np.ndarray) -> float:
+    """What a session that talks takes, with all the pictures that it makes ahead."""
+    before = resident_mb()
+    timelines = [performer.new_timeline(SessionConfig()) for _ in range(WEIGHED)]
+    for timeline in timelines:
+        timeline.start_utterance("speech", SAMPLE_RATE_HZ, 1)
+        timeline.push_audio("speech", pcm.tobytes())
+        while (job := timeline.next_job(timeline.next_frame, 0)) is not None:
+            job = timeline.take(job)
+            finish(timeline, job, performer.perform(job), 0)
+    return (resident_mb() - before) / len(timelines)
 
 
 def speech_of(path: Path | None, seconds: float) -> np.ndarray:

@@ -9,6 +9,17 @@ from typing import Literal
 MAX_LOAD = 0.9  # of the device's time; the rest is for what comes up while a batch is under way
 
 
+Quality = Literal["best", "fast"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """What the networks run on, and how finely they paint."""
+
+    device: str = "auto"  # auto, cpu, cuda or cuda:N; auto: the first GPU that works and has room, else the CPU
+    quality: Quality | None = None  # best: large faces at 512 px; fast: all at 256 px; None: best on the CPU alone
+
+
 @dataclass(frozen=True, kw_only=True)
 class WindowConfig:
     """How speech is cut into windows on the 25 Hz grid (frames of 40 ms). Trained weights carry their own."""
@@ -66,7 +77,7 @@ class ServerConfig:
     cors_origins: tuple[str, ...] = ()  # whose pages may use the API beside our own: https://app.example, or *
     max_body_bytes: int = 256 * 1024  # the largest body is an SDP offer; speech comes through the websocket
     max_sessions: int = 4
-    max_load: float = MAX_LOAD  # of the device, by all sessions that talk; above 1 is a bet that not all do so at once
+    max_load: float = MAX_LOAD  # of the device's time, 0 to 1, by all sessions that talk
     sessions_per_minute: int = 60  # of one address; 0: no limit
     max_session_s: float | None = None  # a session is closed after this, whoever uses it
     idle_session_s: float = 60.0  # a session without viewers and without a speech socket is closed after this

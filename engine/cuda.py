@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from engine import graphs, weights
+from engine.align import triangles
+from engine.canvas import Canvas, Runner
+from engine.config import Quality
+from engine.cuda_raster import CudaRasteriser
 from engine.errors import DeviceError
 from engine.graphs import Graph, Precision
 from engine.models.geometry import GeometryConfig, GeometryGenerator, GeometryState
 from engine.models.renderer import References, RendererConfig
 from engine.models.speech import SpeechConfig, SpeechEncoder
+from engine.transfer import Pinned
+from engine.weights import load_face_model
 
-Runner = Callable[..., tuple[Tensor, ...]]  # inputs to outputs of a graph, on the device, queued on the current stream
 Mode = Literal["eager", "compile", "graphs"]
 
 CHUNK = 16  # rows of a batch that travel together; larger batches overlap copies with computing
@@ -73,25 +77,12 @@ class CudaGraphs:
         return graph, given, made
 
 
-class _Pinned:
-    """A piece of page-locked memory that grows, seen as tensors of any shape."""
-
-    def __init__(self) -> None:
-        self._bytes = torch.empty(0, dtype=torch.uint8)
-
-    def like(self, tensor: Tensor) -> Tensor:
-        needed = tensor.numel() * tensor.element_size()
-        if needed > len(self._bytes):
-            self._bytes = torch.empty(needed, dtype=torch.uint8, pin_memory=True)
-        return self._bytes[:needed].view(tensor.dtype).view(tensor.shape)
-
-
 class _Slot:
     """One of two chunks on their way: page-locked inputs and outputs, and the event after which those have arrived."""
 
     def __init__(self, inputs: int, outputs: int):
-        self.inputs = [_Pinned() for _ in range(inputs)]
-        self.outputs = [_Pinned() for _ in range(outputs)]
+        self.inputs = [Pinned() for _ in range(inputs)]
+        self.outputs = [Pinned() for _ in range(outputs)]
         self.arrived = torch.cuda.Event()
         self.results: list[Tensor] = []
 
@@ -153,9 +144,10 @@ class Pipeline:
 
 
 class CudaBackend:
-    """`engine.backend.Backend` on a CUDA device, of one runner for each network.
+    """`engine.backend.Backend` on a CUDA device, of one runner for each network. Raises DeviceError where there is no
+    rasteriser for it.
 
-    `fallback`: why these are not the runners that were asked for; empty where they are. A server counts and shows it.
+    `fallback`: why these are not the runners that were asked for; empty where they are.
     """
 
     def __init__(
@@ -167,7 +159,11 @@ class CudaBackend:
         fallback: str = "",
     ):
         self.device, self.fallback, self.speech_config = device, fallback, speech
+        self.quality: Quality = "fast"  # a canvas takes no fine textures
         self.windows = RendererConfig()  # one size for all pictures, or they would not go up together
+        model = load_face_model()
+        rasteriser = CudaRasteriser(torch.from_numpy(triangles(model)), device)
+        self.canvas = Canvas(device, rasteriser, runners["renderer"], model, self.windows)
         self._geometry = geometry  # on the CPU: what is not for every frame
         self._hear = Pipeline(runners["speech"], device, 1, 1)
         self._move = Pipeline(runners["geometry"], device, 5, 3)
@@ -179,7 +175,7 @@ class CudaBackend:
     ) -> CudaBackend:
         """With the weights that ship with the engine, through PyTorch: eager, compiled or as CUDA graphs.
 
-        Raises WeightsError."""
+        Raises WeightsError, DeviceError."""
         runners = {name: _runner(graphs.load(name, precision), device, mode) for name in graphs.NETWORKS}
         return cls(runners, *cpu_parts(), device, fallback)
 

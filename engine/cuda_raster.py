@@ -42,7 +42,8 @@ class CudaRasteriser:
         self._core = importlib.import_module("cuda.core")
         compiled = compile_kernels(torch.cuda.get_device_capability(device))
         with torch.cuda.device(device):
-            self._core.Device(torch.cuda.current_device()).set_current()
+            self._index = torch.cuda.current_device()
+            self._core.Device(self._index).set_current()
             self._locate, self._spread = (compiled.get_kernel(name) for name in KERNELS)
         self._triangles = triangles.to(device, torch.int32).contiguous()
 
@@ -77,6 +78,7 @@ class CudaRasteriser:
         """One thread for each of pixels [B, H, W]; sizes are passed as C ints."""
         batch, height, width = pixels
         across, down = TILE_PX
+        self._core.Device(self._index).set_current()  # in this thread too, which need not be the one that compiled
         config = self._core.LaunchConfig(grid=(-(-width // across), -(-height // down), batch), block=(across, down, 1))
         stream = self._core.Stream.from_handle(torch.cuda.current_stream(self._triangles.device).cuda_stream)
         passed = [a.data_ptr() if isinstance(a, Tensor) else np.int32(a) for a in arguments]

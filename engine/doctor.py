@@ -5,15 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
-import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
-
 from engine import weights
 from engine.backend import TorchBackend
+from engine.device import choose, describe
 from engine.errors import WeightsError
 from engine.models.speech import SpeechConfig
 
@@ -76,10 +74,10 @@ def _latency(speech: SpeechConfig) -> Finding:
 
 
 def _device() -> Finding:
-    if torch.cuda.is_available():
-        detail = f"{torch.cuda.get_device_name()}: found, not used yet by this release"
-        return Finding("device", True, detail, "none: the CPU path runs")
-    return Finding("device", True, f"CPU, {os.cpu_count()} cores, torch {torch.__version__}")
+    """Which one `--device auto` takes."""
+    choice = choose("auto")
+    detail = f"{describe(choice.device)}: {choice.reason}"
+    return Finding("device", True, detail, "see docs/gpu.md, or choose with --device" if choice.fallback else "")
 
 
 def _sound_devices() -> Finding:

@@ -64,7 +64,8 @@ def dub(avatar: Path, speech: Path, output: Path, backend: Backend | None = None
     """
     _check_output(output, avatar, speech)
     pcm = read_speech(speech)
-    performer = Performer(backend or TorchBackend.embedded(), Avatar.open(avatar), load_face_model())
+    backend = backend or TorchBackend.embedded()
+    performer = Performer(backend, Avatar.open(avatar, quality=backend.quality), load_face_model())
     try:
         handle, name = tempfile.mkstemp(prefix=f".{output.stem}.", suffix=output.suffix, dir=output.parent)
         os.close(handle)

@@ -55,6 +55,12 @@ class Host:
         self._past = SessionCounters()  # of the sessions that are closed
 
     @property
+    def backend(self) -> Backend:
+        """What computes; there once the host is entered."""
+        assert self._backend is not None
+        return self._backend
+
+    @property
     def avatars(self) -> dict[str, Avatar]:
         return {name: performer.avatar for name, performer in self._performers.items()}
 
@@ -69,9 +75,10 @@ class Host:
         return sum((session.counters for session in self.sessions.values()), self._past)
 
     async def __aenter__(self) -> Host:
-        backend, model = self._backend or TorchBackend.embedded(), load_face_model()
+        self._backend = backend = self._backend or TorchBackend.embedded()
+        model = load_face_model()
         for name, path in self._paths.items():
-            performer = Performer(backend, Avatar.open(path), model)
+            performer = Performer(backend, Avatar.open(path, quality=backend.quality), model)
             self.costs = self.costs.slower(performer.warm())
             self._performers[name] = performer
             self.talking_hz = {"picture": FPS, "hear": FPS / backend.speech_config.step_frames}

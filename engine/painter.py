@@ -33,6 +33,12 @@ class Footage:
     pose: Tensor
     crop: Tensor
 
+    @classmethod
+    def of(cls, avatar: Avatar) -> Footage:
+        """That of an opened avatar."""
+        read = avatar.open_base().read
+        return cls(read=read, alpha=avatar.alpha, beta=avatar.beta, pose=avatar.pose, crop=avatar.crop)
+
 
 @dataclass(frozen=True)
 class _BaseFrame:
@@ -53,12 +59,14 @@ class Sketch:
     @property
     def sizes(self) -> tuple[torch.Size, ...]:
         """Only sketches of equal sizes go through the renderer together."""
-        return self.lips.pixels.shape, self.faces.pixels.shape
+        images = (self.lips.pixels, self.lips.fine, self.faces.pixels, self.faces.fine)
+        return tuple(image.shape for image in images if image is not None)
 
 
 class Painter:
-    """Paints frames of one person. Not thread-safe: it belongs to the inference thread. `windows`: the sizes that all
-    of its windows have, for batches; without, they are as small as each picture allows."""
+    """Paints frames of one person, as finely as the bank's crops are. Not thread-safe: it belongs to the inference
+    thread. `windows`: the sizes that all of its windows have, for batches; without, they are as small as each picture
+    allows."""
 
     def __init__(
         self,
@@ -78,20 +86,14 @@ class Painter:
             model.mean + model.shape(bank.alpha),
             bank.pose,
         )
-        self._lips = [Reference(crop, shape) for crop, shape in zip(bank.crops.numpy(), shapes, strict=True)]
+        self._crop_px = bank.crops.shape[1]
+        self._lips = [Reference.of(crop, shape) for crop, shape in zip(bank.crops.numpy(), shapes, strict=True)]
         self._cache: OrderedDict[int, _BaseFrame] = OrderedDict()
 
     @classmethod
     def of(cls, backend: Backend, avatar: Avatar, model: MorphableModel) -> Painter:
         """The painter of an opened avatar."""
-        footage = Footage(
-            read=avatar.open_base().read,
-            alpha=avatar.alpha,
-            beta=avatar.beta,
-            pose=avatar.pose,
-            crop=avatar.crop,
-        )
-        return cls(backend, footage, avatar.bank, model, backend.windows)
+        return cls(backend, Footage.of(avatar), avatar.bank, model, backend.windows)
 
     def paint(self, index: int, lower: Tensor) -> np.ndarray:
         """Base frame `index` with the lower face replaced by lower [V_low, 3] (model units): [H, W, 3] uint8."""
@@ -122,8 +124,8 @@ class Painter:
         """Base frame `index`, cut once and kept while its neighbours are painted."""
         if index not in self._cache:
             image = self._footage.read(index)
-            crop = cut(image, self._footage.crop[index].numpy())
-            reference = Reference(crop, self._shape(index, self._vertices[index]))
+            crop = cut(image, self._footage.crop[index].numpy(), self._crop_px)
+            reference = Reference.of(crop, self._shape(index, self._vertices[index]))
             self._cache[index] = _BaseFrame(image, reference)
             if len(self._cache) > CACHED_FRAMES:
                 self._cache.popitem(last=False)
@@ -152,7 +154,7 @@ def paint(asked: Sequence[tuple[Painter, int, Tensor]]) -> list[np.ndarray]:
 
 
 def _render(backend: RenderBackend, sketches: list[Sketch]) -> Tensor:
-    """Their face windows, [B, 3, H, W]."""
+    """Their face windows, [B, 3, H, W], or twice as fine."""
     targets = [sketch.target for sketch in sketches]
     return backend.render(
         torch.from_numpy(np.stack([target.pncc for target in targets])),
@@ -164,7 +166,12 @@ def _render(backend: RenderBackend, sketches: list[Sketch]) -> Tensor:
 
 
 def _together(references: list[References]) -> References:
-    return References(torch.cat([r.pixels for r in references]), torch.cat([r.difference for r in references]))
+    fine = [r.fine for r in references if r.fine is not None]
+    return References(
+        torch.cat([r.pixels for r in references]),
+        torch.cat([r.difference for r in references]),
+        torch.cat(fine) if fine else None,
+    )
 
 
 def _pasted(sketch: Sketch, face: Tensor) -> np.ndarray:

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from engine.avatar import Avatar
 from engine.backend import Backend
 from engine.batches import SIZES, Costs, measure
 from engine.config import SessionConfig
+from engine.device_painter import DevicePainter
+from engine.device_painter import paint as paint_on_device
 from engine.errors import AvatarFileError
 from engine.line import Line
 from engine.metrics import StageTimes
@@ -71,7 +73,12 @@ class Performer:
             )
         self.avatar = avatar
         self._backend = backend
-        self._painter = Painter.of(backend, avatar, model)
+        self._painter: Any
+        self._together: Callable[[Any], list[np.ndarray]]  # paints what painters like this one are asked for
+        if backend.canvas is None:
+            self._painter, self._together = Painter.of(backend, avatar, model), paint
+        else:
+            self._painter, self._together = DevicePainter.of(backend.canvas, avatar, model), paint_on_device
         self._idle = avatar.open_idle()
         alpha = avatar.alpha.mean(0)
         self._template = (model.mean + model.shape(alpha))[None]
@@ -144,7 +151,7 @@ class Performer:
         with _shared(batch, stage(batch[0].job)):
             if batch[0].job.lips is None:
                 return [work.performer._idle.read(work.job.base) for work in batch]
-            return paint([(w.performer._painter, w.job.base, w.job.lips) for w in batch if w.job.lips is not None])
+            return self._together([(w.performer._painter, w.job.base, w.job.lips) for w in batch])
 
 
 @contextmanager

@@ -5,9 +5,12 @@ that frame which shows the same point of the face."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numba
 import numpy as np
+import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -92,3 +95,42 @@ def spread_codes(coverage: Coverage, codes: np.ndarray) -> np.ndarray:
 def rasterise(vertices: np.ndarray, triangles: np.ndarray, codes: np.ndarray, height: int, width: int) -> np.ndarray:
     """PNCC float32 [3, height, width] of vertices [V, 3] in pixels; see `engine.models.pncc.rasterise`."""
     return spread_codes(locate(vertices, triangles, height, width), codes)
+
+
+class Rasteriser(Protocol):
+    """Draws batches of meshes of one topology on a device; what goes in and comes out are its tensors."""
+
+    def locate(self, vertices: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Vertices [B, V, 3] float32 to triangle [B, H, W] int32 (-1: none) and weights [B, H, W, 3]."""
+
+    def spread(self, found: Tensor, weights: Tensor, values: Tensor) -> Tensor:
+        """values [B, V, K] float32 at the vertices to [B, K, H, W], 0 where no triangle is."""
+
+    def codes(self, found: Tensor, weights: Tensor, codes: Tensor) -> Tensor:
+        """The PNCC [B, 3, H, W] of codes [F, 3, 3], which every triangle has of its own."""
+
+
+class CpuRasteriser:
+    """`Rasteriser` on the CPU, one mesh after the other: the reference for `engine.cuda_raster`."""
+
+    def __init__(self, triangles: Tensor):
+        self._triangles = triangles.numpy()
+
+    def locate(self, vertices: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+        drawn = [locate(mesh, self._triangles, height, width) for mesh in vertices.numpy()]
+        return (
+            torch.from_numpy(np.stack([coverage.triangle for coverage in drawn])),
+            torch.from_numpy(np.stack([coverage.weights for coverage in drawn])),
+        )
+
+    def spread(self, found: Tensor, weights: Tensor, values: Tensor) -> Tensor:
+        rows = zip(_coverages(found, weights), values.numpy(), strict=True)
+        return torch.from_numpy(np.stack([spread(coverage, self._triangles, own[None])[0] for coverage, own in rows]))
+
+    def codes(self, found: Tensor, weights: Tensor, codes: Tensor) -> Tensor:
+        drawn = [spread_codes(coverage, codes.numpy()) for coverage in _coverages(found, weights)]
+        return torch.from_numpy(np.stack(drawn))
+
+
+def _coverages(found: Tensor, weights: Tensor) -> list[Coverage]:
+    return [Coverage(f, w) for f, w in zip(found.numpy(), weights.numpy(), strict=True)]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from engine import graphs, weights
-from engine.cuda import CudaBackend, Runner, cpu_parts
+from engine.canvas import Runner
+from engine.cuda import CudaBackend, cpu_parts
 from engine.errors import ExportError, PlanError
 from engine.export import psnr_db
 from engine.graphs import Precision
@@ -96,7 +97,7 @@ def open_backend(
 ) -> CudaBackend:
     """The fastest backend that this device can have: TensorRT, or else PyTorch's CUDA graphs.
 
-    Then the reason stands in the log, as an error, and in the backend's `fallback`. Raises WeightsError.
+    Then the reason stands in the log, as an error, and in the backend's `fallback`. Raises WeightsError, DeviceError.
     """
     try:
         return TensorRTBackend.embedded(device, precision, cache, progress)

@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 
 from engine.compose import cut
+from engine.config import Quality
+from engine.models.morphable import CROP_PX
+from engine.models.renderer import FINE
 from precompute.fit import FaceFit
 
 REFERENCES = 25  # N_l of the paper
 MIN_SHARPNESS = 0.7  # of the clip's median: less is motion blur
 MAX_ERROR = 1.8  # of the clip's median reprojection error of the lips
 MAX_TURN_DEG = 25.0  # from the usual direction of the head
+FINE_FROM_PX = 288  # crops of smaller squares of the frame gain nothing from 512 px; docs/renderer.md has the figures
 
 
 def good_frames(fit: FaceFit, found: np.ndarray, sharpness: np.ndarray, yaw_deg: np.ndarray) -> np.ndarray:
@@ -36,15 +40,17 @@ def choose(opening: np.ndarray, good: np.ndarray, count: int = REFERENCES) -> np
     return ordered[np.rint(np.linspace(0, len(ordered) - 1, count)).astype(int)]
 
 
-def build(
-    frames: np.ndarray,
-    fit: FaceFit,
-    read: Callable[[int], np.ndarray],
-) -> dict[str, Tensor]:
+def crop_px(fit: FaceFit, quality: Quality) -> int:
+    """Side of the crops of a person's references: as fine as it is asked for and as the face is in the frame."""
+    return FINE * CROP_PX if quality == "best" and np.median(fit.crop[:, 2]) >= FINE_FROM_PX else CROP_PX
+
+
+def build(frames: np.ndarray, fit: FaceFit, read: Callable[[int], np.ndarray], quality: Quality) -> dict[str, Tensor]:
     """The members of bank.safetensors for base frames `frames` [N]; read(i) is base frame i [H, W, 3] uint8."""
-    crops = np.empty((len(frames), 256, 256, 3), np.uint8)
+    side = crop_px(fit, quality)
+    crops = np.empty((len(frames), side, side, 3), np.uint8)
     for place in np.argsort(frames):  # forwards through the video
-        crops[place] = cut(read(int(frames[place])), fit.crop[frames[place]])
+        crops[place] = cut(read(int(frames[place])), fit.crop[frames[place]], side)
     alpha, beta, pose = (torch.from_numpy(x[frames]) for x in (fit.alpha, fit.beta, fit.pose))
     return {
         "crops": torch.from_numpy(crops),

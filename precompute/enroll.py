@@ -22,6 +22,7 @@ from torch import Tensor
 
 from engine.avatar import SUFFIX, AvatarContents, Bank, Manifest, network_fingerprints, write_avatar
 from engine.backend import Backend, TorchBackend
+from engine.config import Quality
 from engine.errors import AvatarFileError, CorruptVideoError
 from engine.footage import VideoStore
 from engine.media import FPS
@@ -59,6 +60,9 @@ class EnrollOptions:
     """Keep the video's own frame size even if it is larger than 1280x720 (costs speed with every live frame)."""
     max_s: float = 120.0
     """Use no more than so many seconds of the clip."""
+    quality: Quality = "best"
+    """fast: keep references and paint the idle video at 256 px, however large the face is, as a server with
+    `--quality fast` paints speech."""
     name: str = ""
     """Name of the avatar; the output's file name by default."""
     consent: str = "not stated"
@@ -310,7 +314,7 @@ def enroll(
         opening=person.opening,
     )
     with tempfile.TemporaryDirectory(prefix="enrol-") as folder:
-        _make_file(video, Path(folder), output, person, evidence, model, backend, clock, progress)
+        _make_file(video, Path(folder), output, person, evidence, model, backend, options.quality, clock, progress)
     return Enrolled(path=output, manifest=manifest, verdict=verdict, fit=person.fit, stage_s=clock.stage_s)
 
 
@@ -322,6 +326,7 @@ def _make_file(
     evidence: Evidence,
     model: MorphableModel,
     backend: Backend,
+    quality: Quality,
     clock: _Clock,
     progress: Progress,
 ) -> None:
@@ -334,7 +339,7 @@ def _make_file(
         with clock.stage("references"):
             progress("references", 0, 1)
             frames = bank.choose(person.opening, person.good)
-            references = bank.build(frames, person.fit, footage.read)
+            references = bank.build(frames, person.fit, footage.read, quality)
             progress("references", 1, 1)
         with clock.stage("idle"):
             lower = resting_lower_face(model, person.alpha, person.rest_beta)

@@ -163,8 +163,10 @@ def _pictures(evidence: Evidence, read: Read, idle: Read) -> tuple[str, str]:
 
 def _contact_sheet(evidence: Evidence, references: dict[str, Tensor]) -> str:
     crops, frames = references["crops"].numpy(), references["frames"].tolist()
+    eighth = crops.shape[1] // 8
+    lower = np.s_[3 * eighth : 7 * eighth, 2 * eighth : 6 * eighth]
     figures = [
-        _figure(cv2.resize(crop[96:224, 64:192], (REFERENCE_PX, REFERENCE_PX)), f"{evidence.opening[frame]:.3f}")
+        _figure(cv2.resize(crop[lower], (REFERENCE_PX, REFERENCE_PX)), f"{evidence.opening[frame]:.3f}")
         for crop, frame in zip(crops, frames, strict=True)
     ]
     return f'<div class="sheet">{"".join(figures)}</div>'

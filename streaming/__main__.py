@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from engine.__main__ import Bench, Doctor, Dub, Export
-from engine.config import BroadcastConfig, ServerConfig, SessionConfig, VoicesConfig
+from engine.config import BroadcastConfig, ComputeConfig, ServerConfig, SessionConfig, VoicesConfig
+from engine.device import backend_for
 from engine.errors import AvatarFileError, PersonaStreamError
 from engine.host import Host
 from streaming.auth import BROADCAST_VARIABLE, Secrets
@@ -45,6 +46,7 @@ class Serve:
     broadcast: Annotated[BroadcastConfig, tyro.conf.arg(name=""), tyro.conf.UseAppendAction] = field(
         default_factory=BroadcastConfig
     )
+    compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
     voices: VoicesConfig = field(default_factory=VoicesConfig)
 
@@ -59,13 +61,15 @@ class Serve:
         check_encoder(self.server.encoder)
         stops = Stops()
         samples, secrets = list_samples(self.samples), Secrets.from_environment()
+        avatars = avatars_by_name(self.avatars)
         async with (
             open_voices(self.voices) as voices,
             Host(
-                avatars_by_name(self.avatars),
+                avatars,
                 self.session,
                 self.server.max_sessions,
-                max_load=self.server.max_load,
+                backend_for(self.compute.device, self.compute.quality),
+                self.server.max_load,
             ) as host,
             Server(host, self.server, voices, samples, secrets) as server,
         ):

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 from aiohttp import web
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from engine.config import ServerConfig
+from engine.device import describe
 from engine.errors import DrainingError
 from engine.host import Host
 from engine.media import FPS
@@ -45,6 +46,8 @@ class Operations:
                 "viewers": self._leases.viewers,
                 "max_viewers": self._config.max_viewers,
                 "draining": self._leases.draining,
+                "device": describe(self._host.backend.device),
+                "fallback": self._host.backend.fallback,
             }
         )
 
@@ -71,6 +74,11 @@ class LiveState(Collector):
         }
         for name, (text, value) in numbers.items():
             yield GaugeMetricFamily(f"personastream_{name}", text, value)
+        yield InfoMetricFamily(
+            "personastream_device",
+            "What computes, and why it is no faster one that the machine seems to offer.",
+            {"device": describe(self._host.backend.device), "fallback": self._host.backend.fallback},
+        )
         depth = GaugeMetricFamily(
             "personastream_queue_depth_seconds", "What waits, in seconds of media.", labels=["queue"]
         )

@@ -258,6 +258,10 @@ def _refuse_nonsense(config: ServerConfig) -> None:
         found = getattr(config, name)
         if found is not None and found < low:
             raise SettingError(f"--{name.replace('_', '-')} {found}; expected at least {low}")
+    if not 0 < config.max_load <= 1:
+        raise SettingError(
+            f"--max-load {config.max_load}; expected more than 0 and at most 1, a share of the device's time"
+        )
     if config.port > MAX_PORT:
         raise SettingError(f"--port {config.port}; expected at most {MAX_PORT}, or 0 for any that is free")
 

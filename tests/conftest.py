@@ -1,8 +1,12 @@
-"""Fixtures shared by the suite: the bundled speaker, really enrolled once, and the bundled speech."""
+"""What the suite shares: the bundled speaker, really enrolled once, the bundled speech, and a clock that jumps."""
 
 from __future__ import annotations
 
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,3 +54,67 @@ def copy_excerpt(source: Path, target: Path, seconds: float) -> None:
             if packet.dts is not None and packet.pts is not None and packet.pts * packet.time_base < seconds:
                 packet.stream = streams[packet.stream.index]
                 writer.mux(packet)
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time jumps to the next timer, and that fails where nothing would ever happen again.
+
+    Work for executors runs at once; `spend` inside it says how long it takes, and its result arrives so much later.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        super().__init__(JumpingSelector(self))
+
+    def time(self) -> float:
+        return self.now
+
+    def spend(self, seconds: float) -> None:
+        self.now += seconds
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        future, began = self.create_future(), self.now
+        try:
+            outcome = func(*args)
+            deliver = lambda: future.cancelled() or future.set_result(outcome)  # noqa: E731
+        except Exception as problem:
+            error = problem
+            deliver = lambda: future.cancelled() or future.set_exception(error)  # noqa: E731
+        ended, self.now = self.now, began
+        self.call_later(ended - began, deliver)
+        return future
+
+
+class JumpingSelector(selectors.DefaultSelector):
+    def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> Any:
+        if timeout is None:
+            raise RuntimeError("deadlock: every task waits and no timer is set")
+        events = super().select(0)
+        if not events:
+            self._loop.now += max(0.0, timeout)
+        return events
+
+
+@pytest.fixture
+def virtual() -> Callable[[Callable[[VirtualLoop], Coroutine[Any, Any, Any]]], Any]:
+    """virtual(main): run `await main(loop)` on a virtual clock; fails on deadlock and on tasks left behind."""
+
+    def run(main: Callable[[VirtualLoop], Coroutine[Any, Any, Any]]) -> Any:
+        loop = VirtualLoop()
+        problems: list[dict[str, Any]] = []
+        loop.set_exception_handler(lambda _, context: problems.append(context))
+        try:
+            result = loop.run_until_complete(main(loop))
+            assert not asyncio.all_tasks(loop), "tasks were left behind"
+            assert not problems, problems
+            return result
+        finally:
+            for task in asyncio.all_tasks(loop):
+                task.cancel()
+            loop.close()
+
+    return run

@@ -17,7 +17,7 @@ ARROWS = {
     "streaming": {"engine"},
     "precompute": {"engine"},
     "training": {"engine", "precompute"},
-    "benchmarks": {"engine"},
+    "benchmarks": {"engine", "streaming"},
 }
 MODELS_MAY_IMPORT = {"torch", "numpy", "safetensors", *sys.stdlib_module_names}
 MODELS_MAY_USE = ("engine.models", "engine.config")

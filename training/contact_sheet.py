@@ -13,6 +13,7 @@ from training.faces import Sample
 CELL_WIDTH, CELL_HEIGHT = 180, 144
 STRIP_HEIGHT = 48
 STRIP_WIDTH = 4 * CELL_WIDTH
+FINE_WIDTH, FINE_HEIGHT = 480, 384
 
 
 def sheet_row(images: list[np.ndarray], pncc: Tensor) -> np.ndarray:
@@ -20,6 +21,13 @@ def sheet_row(images: list[np.ndarray], pncc: Tensor) -> np.ndarray:
     drawn = (pncc * 255).byte().permute(1, 2, 0).numpy()
     size = (CELL_WIDTH, CELL_HEIGHT)
     return np.concatenate([cv2.resize(np.ascontiguousarray(x), size) for x in (*images, drawn)], axis=1)
+
+
+def fine_sheet(rows: list[list[np.ndarray]]) -> np.ndarray:
+    """Rows of uint8 images [h, w, 3], enlarged to the same size."""
+    size = (FINE_WIDTH, FINE_HEIGHT)
+    enlarged = [[cv2.resize(image, size, interpolation=cv2.INTER_CUBIC) for image in row] for row in rows]
+    return np.concatenate([np.concatenate(row, axis=1) for row in enlarged])
 
 
 @torch.inference_mode()

@@ -3,7 +3,8 @@
 Three kinds of frames. `same`: self-reenactment as in the paper's Table 1: the lower face is rendered from other frames
 of the video and pasted into the frame itself. `crossed`: as in live use the base frame has a similar pose and another
 mouth; the truth is the frame that the mouth comes from. `driven`: a run of base frames with the mouths of another run,
-through the engine's painter, for flicker.
+through the engine's painter, for flicker. Of people whose face is large enough, `fine_same` and `fine_crossed` are the
+first two kinds at 512 px (`training.evaluate_fine`).
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from engine.compose import Window, paste
 from engine.models.morphable import CROP_PX, LIPS_INNER, LIPS_OUTER, MorphableModel, project
 from engine.models.renderer import CELL_PX, DualAttentionRenderer, RendererConfig
 from engine.painter import LIP_REFERENCES
-from training.contact_sheet import attention_strip, sheet_row
+from training.contact_sheet import attention_strip, fine_sheet, sheet_row
 from training.data import crops_path, read_manifest
+from training.evaluate_fine import Cast, FineClip, FineMeasures, is_large
 from training.faces import ClipFaces, Sample, SampleMaker, collate, neighbours, sorted_bank
 from training.flicker import Flicker, driven_run
 from training.perceptual import Features, Lpips
@@ -99,12 +101,17 @@ class CaseMaker:
         distance[np.abs(faces.index - faces.index[target]) <= GAP_FRAMES] = np.inf
         return int(np.argmin(distance))
 
-    def case(self, target: int, kind: str) -> Case:
-        faces, choice = self._faces, self._choice
+    def cast(self, target: int, kind: str) -> Cast:
+        """Who takes part: the rows of the base frame and of the references."""
+        faces = self._faces
         base = target if kind == "same" else self.other_base(target)
         around = np.flatnonzero(np.abs(faces.index - faces.index[target]) <= GAP_FRAMES)
-        near = neighbours(faces, base, choice.near, excluded=[target] if kind == "same" else around.tolist())
-        bank = self.bank(target)
+        near = neighbours(faces, base, self._choice.near, excluded=[target] if kind == "same" else around.tolist())
+        return Cast(kind, target, base, near, self.bank(target))
+
+    def case(self, cast: Cast) -> Case:
+        faces, choice = self._faces, self._choice
+        kind, target, base, near, bank = cast.kind, cast.target, cast.base, cast.near, cast.bank
         candidates = bank + near
         if not choice.similar:
             candidates = [candidates[i] for i in self._rng.permutation(len(candidates))[: choice.laid]]
@@ -224,22 +231,28 @@ def clips(data: Path, runs: Path, model: MorphableModel) -> Iterator[ClipFaces]:
 def evaluate(
     data: Path, runs: Path, out: Path, *, path: Path | None = None, choice: Choice | None = None
 ) -> dict[str, float]:
-    """Write `out`/renderer.json and `out`/renderer.png (truth, ours, base frame, PNCC; below them where
-    three queries look); the figures, means over frames."""
+    """Write `out`/renderer.json, `out`/renderer.png (truth, ours, base frame, PNCC; below them where three queries
+    look)
+    and, of large faces, `out`/fine.png (truth, fast, best); the figures, means over frames."""
     network = weights.load(DualAttentionRenderer, RendererConfig, path or weights.default_path("renderer"))
     model = weights.load_face_model()
-    maker, measures, flicker = SampleMaker(model), Measures(), Flicker(model)
+    maker, measures, flicker, fine = SampleMaker(model), Measures(), Flicker(model), FineMeasures(network, model)
     rows: dict[str, list[float]] = defaultdict(list)
     pictures: list[np.ndarray] = []
+    zoomed: list[list[np.ndarray]] = []
     number = 0
     for faces in clips(data, runs, model):
         cases = CaseMaker(faces, maker, choice or Choice())
+        fine_clip = FineClip(faces, runs) if is_large(faces, runs) else None
         for target in np.linspace(2, len(faces) - 3, FRAMES_PER_CLIP).astype(int).tolist():
             for kind in ("same", "crossed"):
-                case = cases.case(target, kind)
+                cast = cases.cast(target, kind)
+                case = cases.case(cast)
                 rendered = render_uint8(network, case.sample)
                 for name, value in measures(case, rendered).items():
                     rows[f"{kind}/{name}"].append(value)
+                if fine_clip is not None:
+                    zoomed.append(fine(fine_clip, cast))
                 if number % PICTURE_EVERY == 0:
                     shown = paste(case.under, BOX, case.window, rendered, case.sample.paste[0].numpy())
                     images = [case.truth, shown, case.under]
@@ -249,7 +262,7 @@ def evaluate(
         for name, run in zip(("ours", "recorded"), driven_run(network, faces, model), strict=True):
             for figure, value in flicker(run).items():
                 rows[f"driven/{figure}/{name}"].append(value)
-    figures = {name: float(np.mean(values)) for name, values in rows.items()}
+    figures = {name: float(np.mean(values)) for name, values in (rows | fine.figures).items()}
     for name in ("temporal_lpips", "still_difference"):
         figures[f"driven/{name}_ratio"] = figures[f"driven/{name}/ours"] / figures[f"driven/{name}/recorded"]
     for name in [n for n in measures.features if not n.endswith("truth")]:
@@ -259,6 +272,8 @@ def evaluate(
     out.mkdir(parents=True, exist_ok=True)
     (out / "renderer.json").write_text(json.dumps(figures, indent=2))
     cv2.imwrite(str(out / "renderer.png"), np.concatenate(pictures)[..., ::-1])
+    if zoomed:
+        cv2.imwrite(str(out / "fine.png"), fine_sheet(zoomed)[..., ::-1])
     return figures
 
 

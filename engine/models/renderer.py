@@ -7,7 +7,8 @@ differs from the target's. docs/renderer.md has the measurement behind this.
 
 Everything happens in two windows on the grid of 4 px cells: the face window around the lower face of the target and
 the lip window inside it. The network starts as a copy: values carry the raw pixels of their cell, and a reference with
-the target's geometry gets all the weight. Training adds what a copy cannot do.
+the target's geometry gets all the weight. Training adds what a copy cannot do. Weights belong to places, so they mix
+textures of any resolution: where references come twice as fine too, so does the picture.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from torch.nn import functional
 
 CELL_PX = 4
 RAW = 3 * CELL_PX * CELL_PX
+FINE = 2  # times as many pixels along a side have the fine textures, and the picture made with them
+FINE_CELL_PX = FINE * CELL_PX
+FAINT = 1e-4  # beside weights, so that they can be divided by their sum
 DIFFERENCE = 6  # canonical vertex offset (3) and rotation offset (3) of a reference against the target
 
 
@@ -38,10 +42,12 @@ class RendererConfig:
 @dataclass(frozen=True)
 class References:
     """N images laid onto the target: pixels [B, N, 3, H, W] in [-1, 1]; difference [B, N, 6, H / 4, W / 4], how far
-    each reference's own geometry is from the target's at that place (model units, radians)."""
+    each reference's own geometry is from the target's at that place (model units, radians); fine [B, M, 3, 2 H, 2 W]
+    uint8, where a picture twice as fine is wanted: the first M of them at that size."""
 
     pixels: Tensor
     difference: Tensor
+    fine: Tensor | None = None
 
 
 class Encoder(nn.Module):
@@ -118,30 +124,53 @@ class DualAttentionRenderer(nn.Module):
         self.face = ReferenceAttention(config)
         self.decoder = TextureDecoder(config)
 
-    def _sample(self, attention: ReferenceAttention, geometry: Tensor, references: References) -> Tensor:
+    def _sample(self, weights: Tensor, references: References) -> Tensor:
         """Texture latents and raw cells, [B, C + 48, h, w], mixed over the references."""
-        weights = attention(geometry, references.difference)
         latents = self.texture(references.pixels.flatten(0, 1)).unflatten(0, weights.shape[:2])
         spread = weights.repeat_interleave(CELL_PX, -2).repeat_interleave(CELL_PX, -1)
         copied = (references.pixels * spread).sum(1)  # the same as mixing raw cells, without moving all of them
         return torch.cat([(latents * weights).sum(1), functional.pixel_unshuffle(copied, CELL_PX)], 1)
 
     def forward(self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, lips: References, faces: References) -> Tensor:
-        """Render the face window [B, 3, H, W] in [-1, 1].
+        """Render the face window [B, 3, H, W] in [-1, 1]; [B, 3, 2 H, 2 W] where lips and faces have fine textures.
 
         pncc [B, 3, H, W] of the target in [0, 1]; lip_mask [B, 1, rows, columns] in [0, 1], zero outside the lip
         window; lip_cell [B, 2] int64: row and column of the lip window inside the face window.
         """
         geometry = self.geometry(pncc)
-        sampled = self._sample(self.face, geometry, faces)
         place = _lip_place(lip_cell, *lips.difference.shape[-2:])
-        window = geometry[place].permute(0, 3, 1, 2)
-        lip = self._sample(self.lip, window, lips).permute(0, 2, 3, 1)
-        mask = lip_mask[place]
-        fused = sampled.clone()
-        fused[place] = lip * mask + sampled[place] * (1 - mask)
+        of_faces = self.face(geometry, faces.difference)
+        of_lips = self.lip(geometry[place].permute(0, 3, 1, 2), lips.difference)
+        fused = _fuse(self._sample(of_faces, faces), self._sample(of_lips, lips), lip_mask, place)
         pixels: Tensor = self.decoder(fused, geometry, pncc)
-        return pixels
+        if lips.fine is None or faces.fine is None:
+            return pixels
+        place = _lip_place(lip_cell * FINE_CELL_PX, *lips.fine.shape[-2:])
+        fetched = _fuse(_mixed(of_faces, faces.fine), _mixed(of_lips, lips.fine), _enlarged(lip_mask), place)
+        # The picture as it is, and what the fetched textures have beyond it.
+        coarse = functional.avg_pool2d(fetched, FINE)
+        return fetched + functional.interpolate(pixels - coarse, scale_factor=FINE, mode="bilinear")
+
+
+def _fuse(face: Tensor, lip: Tensor, mask: Tensor, place: tuple[Tensor, slice, Tensor, Tensor]) -> Tensor:
+    """Eq. 4: face [B, C, h, w] with lip [B, C, rows, columns] at `place`, by mask [B, 1, h, w]."""
+    fused, share = face.clone(), mask[place]
+    fused[place] = lip.permute(0, 2, 3, 1) * share + face[place] * (1 - share)
+    return fused
+
+
+def _enlarged(cells: Tensor) -> Tensor:
+    """[B, K, h, w] of cells to that of their fine pixels; smooth, as steps between cells would be seen."""
+    return functional.interpolate(cells, scale_factor=FINE_CELL_PX, mode="bilinear")
+
+
+def _mixed(weights: Tensor, textures: Tensor) -> Tensor:
+    """Fine textures [B, M, 3, 8 h, 8 w] uint8, mixed by what weights [B, N, 1, h, w] the first M have among themselves:
+    [B, 3, 8 h, 8 w] in [-1, 1]."""
+    among = weights[:, : textures.shape[1], 0] + FAINT
+    share = _enlarged(among / among.sum(1, keepdim=True))
+    # In place: another megabyte or two at once are taken from the system and given back every time, which costs 3 ms.
+    return textures.to(share.dtype).mul_(share[:, :, None]).sum(1).div_(127.5).sub_(1)
 
 
 def _lip_place(lip_cell: Tensor, rows: int, columns: int) -> tuple[Tensor, slice, Tensor, Tensor]:

@@ -1,11 +1,9 @@
-"""What the engine's tests share: a clock that jumps, and a stand-in for the networks that costs nothing."""
+"""What the engine's tests share: a stand-in for the networks that costs nothing."""
 
 from __future__ import annotations
 
-import asyncio
-import selectors
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,70 +23,6 @@ from engine.timeline import HearJob, PaintJob
 sys.path.insert(0, str(Path(__file__).parent))  # for player.py and talk.py, which stand beside their tests
 
 
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time jumps to the next timer, and that fails where nothing would ever happen again.
-
-    Work for executors runs at once; `spend` inside it says how long it takes, and its result arrives so much later.
-    """
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        super().__init__(JumpingSelector(self))
-
-    def time(self) -> float:
-        return self.now
-
-    def spend(self, seconds: float) -> None:
-        self.now += seconds
-
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        future, began = self.create_future(), self.now
-        try:
-            outcome = func(*args)
-            deliver = lambda: future.cancelled() or future.set_result(outcome)  # noqa: E731
-        except Exception as problem:
-            error = problem
-            deliver = lambda: future.cancelled() or future.set_exception(error)  # noqa: E731
-        ended, self.now = self.now, began
-        self.call_later(ended - began, deliver)
-        return future
-
-
-class JumpingSelector(selectors.DefaultSelector):
-    def __init__(self, loop: VirtualLoop) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def select(self, timeout: float | None = None) -> Any:
-        if timeout is None:
-            raise RuntimeError("deadlock: every task waits and no timer is set")
-        events = super().select(0)
-        if not events:
-            self._loop.now += max(0.0, timeout)
-        return events
-
-
-@pytest.fixture
-def virtual() -> Callable[[Callable[[VirtualLoop], Coroutine[Any, Any, Any]]], Any]:
-    """virtual(main): run `await main(loop)` on a virtual clock; fails on deadlock and on tasks left behind."""
-
-    def run(main: Callable[[VirtualLoop], Coroutine[Any, Any, Any]]) -> Any:
-        loop = VirtualLoop()
-        problems: list[dict[str, Any]] = []
-        loop.set_exception_handler(lambda _, context: problems.append(context))
-        try:
-            result = loop.run_until_complete(main(loop))
-            assert not asyncio.all_tasks(loop), "tasks were left behind"
-            assert not problems, problems
-            return result
-        finally:
-            for task in asyncio.all_tasks(loop):
-                task.cancel()
-            loop.close()
-
-    return run
-
-
 class Puppet(Performer):
     """Stands in for the networks and the footage: lips [1, 3] are loudness, a picture is (base, lips, serial)."""
 
@@ -103,7 +37,7 @@ class Puppet(Performer):
         self.painted: list[PaintJob] = []
         self.level: float | None = None  # lips that do not depend on the sound
         self.failure: Exception | None = None
-        self.clock: VirtualLoop | None = None
+        self.clock: Any = None  # of a virtual loop
 
     def new_line(self) -> Line:
         empty = torch.zeros(1, 1, 1, 1)

@@ -104,6 +104,20 @@ def test_what_was_written_is_read_back(good, contents):
     assert avatar.report_html() == contents.report_html
 
 
+def test_references_of_512_px_are_read_as_they_are_or_halved(contents, tmp_path):
+    path, crops = tmp_path / "fine.avatar", contents.bank["crops"]
+    fine = crops.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    write_avatar(path, AvatarContents(**{**vars(contents), "bank": {**contents.bank, "crops": fine}}))
+    assert torch.equal(Avatar.open(path, networks=NETWORKS).bank.crops, fine)
+    fast = Avatar.open(path, quality="fast", networks=NETWORKS)
+    assert torch.equal(fast.bank.crops, crops) and torch.equal(fast.bank.pose, contents.bank["pose"])
+
+
+def test_references_of_256_px_are_the_same_in_any_quality(good, contents):
+    for quality in ("best", "fast"):
+        assert torch.equal(Avatar.open(good, quality=quality, networks=NETWORKS).bank.crops, contents.bank["crops"])
+
+
 def test_both_videos_are_read_in_place(good):
     avatar = Avatar.open(good, networks=NETWORKS)
     with avatar.open_base() as base, avatar.open_idle() as idle:
@@ -276,6 +290,10 @@ def test_a_manifest_that_is_no_object_is_refused(good, tmp_path, text):
         ("style.safetensors", "rest_beta", lambda t: t + 101),
         ("bank.safetensors", "crops", lambda t: t[:, :128]),
         ("bank.safetensors", "crops", lambda t: t[:0]),
+        ("bank.safetensors", "crops", lambda t: t[:, :128, :128]),
+        ("bank.safetensors", "crops", lambda t: t.repeat(1, 2, 1, 1)),
+        ("bank.safetensors", "crops", lambda t: t.repeat(1, 1, 2, 1)),
+        ("bank.safetensors", "crops", lambda t: t.repeat(1, 4, 4, 1)),
         ("bank.safetensors", "frames", lambda t: t + FRAMES),
         ("bank.safetensors", "beta", lambda t: t[:-1]),
         ("bank.safetensors", "alpha", lambda t: t[:, :-1]),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import wave
 
+import cv2
 import pytest
 
 from engine.bench import bench, speech_of
-from engine.errors import SettingError
-from engine.ramp import ramp
+from engine.chart import check_chart, draw_ramp
+from engine.errors import OutputError, SettingError
+from engine.ramp import Ramp, Step, ramp
 
 
 def test_the_figures_are_complete_and_consistent(avatar_path):
@@ -20,8 +23,11 @@ def test_the_figures_are_complete_and_consistent(avatar_path):
     assert all(0 < median <= worst for median, worst in figures["stage_ms"].values())
     assert figures["fps"] > 0 and figures["sessions_at_25_fps"] == int(figures["fps"] // 25)
     assert figures["algorithmic_ms"] == 280
-    least = sum(figures["stage_ms"][stage][0] for stage in ("speech", "geometry", "picture"))
-    assert figures["first_frame_ms"] > 0.3 * least
+    assert figures["device"].startswith("CPU, ") and not figures["fallback"]
+    # What the process gave back before may be used again, so that less is added here than in a process of its own.
+    assert figures["session_mb"] < figures["memory_mb"] and figures["avatar_mb"] < figures["memory_mb"]
+    assert figures["device_mb"] == figures["device_avatar_mb"] == 0
+    assert figures["first_frame_ms"] > 1, "speech, geometry and a picture cannot be had for less"
     assert json.loads(json.dumps(figures))["fps"] == figures["fps"]
 
 
@@ -37,6 +43,28 @@ def test_speech_shorter_than_asked_for_is_repeated(avatar_path, speech_wav, tmp_
 def test_a_time_that_measures_nothing_is_refused(avatar_path, seconds):
     with pytest.raises(SettingError, match="expected 2 to 3600"):
         bench(avatar_path, None, seconds)
+
+
+STEPS = [Step(1, 0.3, 1.0, 5.0, {}), Step(4, 1.2, 30.0, 90.0, {}), Step(2, 0.6, 2.0, 12.0, {})]
+
+
+def test_the_ramp_can_be_drawn(tmp_path):
+    pytest.importorskip("matplotlib", reason="the extra `plot` is not installed")
+    found = Ramp(sessions=2, deadline_ms=40.0, batch_ms={}, steps=STEPS)
+    drawn = tmp_path / "ramp.png"
+    draw_ramp(found, "CPU, 2 cores", drawn)
+    picture = cv2.imread(str(drawn))
+    assert picture is not None and picture.std() > 10
+    with pytest.raises(OutputError, match="cannot be written"):
+        draw_ramp(found, "CPU, 2 cores", tmp_path / "ramp.nonsense")
+
+
+def test_what_a_drawing_lacks_is_said_before_anything_is_measured(monkeypatch, tmp_path):
+    with pytest.raises(OutputError, match="there is no folder"):
+        check_chart(tmp_path / "nowhere" / "ramp.png")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SettingError, match=r"pip install 'personastream\[plot\]'"):
+        check_chart(tmp_path / "ramp.png")
 
 
 def test_the_ramp_ends_where_pictures_come_too_late(avatar_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine import weights
+from engine.device import choose, describe
 from engine.doctor import examine
 from engine.models.speech import SpeechConfig, SpeechEncoder
 
@@ -18,6 +19,8 @@ def test_a_whole_installation_is_well():
     assert all(finding.ok for finding in findings.values()), findings
     assert {"python", "av", "mediapipe", "aiortc", "networks", "device", "latency"} <= findings.keys()
     assert "280 ms" in findings["latency"].detail
+    choice = choose("auto")
+    assert describe(choice.device) in findings["device"].detail and choice.reason in findings["device"].detail
     for network in ("face_model", "speech", "geometry", "renderer"):
         assert network in findings["networks"].detail
 

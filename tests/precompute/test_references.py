@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from engine.compose import cut
 from engine.models.morphable import LIPS_INNER, load_face_model, mouth_opening
-from precompute.bank import choose, good_frames
+from precompute.bank import FINE_FROM_PX, build, choose, good_frames
 from precompute.fit import FaceFit
 from precompute.idle import painted, resting_lower_face
 from precompute.style import mirrored, rest_expression
@@ -47,6 +48,21 @@ def test_a_clip_that_is_bad_throughout_still_gives_references():
     error = np.linspace(0.1, 5, 60).astype(np.float32)
     sharpness = np.linspace(1, 500, 60)
     assert good_frames(a_fit(error), np.ones(60, bool), sharpness, np.linspace(-60, 60, 60)).sum() >= 25
+
+
+@pytest.mark.parametrize(
+    ("size", "quality", "side"),
+    [(FINE_FROM_PX, "best", 512), (FINE_FROM_PX - 2, "best", 256), (700, "best", 512), (700, "fast", 256)],
+)
+def test_crops_are_as_fine_as_the_face_is_large_and_the_quality_wants(size, quality, side):
+    fit = a_fit(np.full(30, 0.4, np.float32))
+    fit.crop[:] = (10, 20, size)
+    fit.crop[0, 2] = 5000  # one frame does not decide
+    frame = np.random.default_rng(0).integers(0, 256, (800, 900, 3), np.uint8)
+    made = build(np.arange(5, 8), fit, lambda index: frame + np.uint8(index), quality)
+    assert made["crops"].shape == (3, side, side, 3)
+    expected = [cut(frame + np.uint8(index), fit.crop[5], side) for index in (5, 6, 7)]
+    assert np.array_equal(made["crops"].numpy(), np.stack(expected)) and made["frames"].tolist() == [5, 6, 7]
 
 
 def test_mirroring_twice_is_nothing():

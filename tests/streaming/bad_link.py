@@ -36,6 +36,10 @@ class BadLink:
     def __exit__(self, *error):
         self._sockets.close()
 
+    def hide(self, offer):
+        """The offer with an address that leads nowhere, so that no path goes past us."""
+        return re.sub(r"(a=candidate:\S+ \d udp \S+) \S+ \d+", r"\1 192.0.2.1 9", offer, flags=re.IGNORECASE)
+
     def put_into(self, answer):
         """The answer with our address in the place of its first candidate, and without the others."""
         found = CANDIDATE.search(answer)

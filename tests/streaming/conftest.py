@@ -18,11 +18,11 @@ import pytest_asyncio
 
 from engine.config import ServerConfig
 from engine.host import Host
-from streaming.protocol import Encoding, decode_server, encode
+from streaming.protocol import Encoding, Failure, SpeechEnd, decode_server, encode
 from streaming.server import Server
 from streaming.voices.catalogue import espeak_voices
 
-sys.path.insert(0, str(Path(__file__).parent))  # for the browser's driver, which stands beside its test
+sys.path.insert(0, str(Path(__file__).parent))  # for helpers that stand beside their tests
 
 MAX_SESSIONS = 3
 
@@ -84,16 +84,21 @@ class Speech:
         data = encode(message, self.encoding)
         await (self.socket.send_str(data) if isinstance(data, str) else self.socket.send_bytes(data))
 
-    async def receive(self, timeout_s: float = 20.0) -> Any:
+    async def receive(self, timeout_s: float = 60.0) -> Any:
         message = await self.socket.receive(timeout=timeout_s)
         assert message.type in (aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY), message
         return decode_server(message.data)
 
-    async def receive_until(self, kind: type, timeout_s: float = 20.0) -> Any:
+    async def receive_until(self, kind: type, timeout_s: float = 60.0) -> Any:
         async with asyncio.timeout(timeout_s):
             while not isinstance(message := await self.receive(timeout_s), kind):
                 pass
         return message
+
+    async def taken(self) -> None:
+        """Wait until the server has read all that was sent: it refuses what comes last."""
+        await self.send(SpeechEnd("never begun"))
+        await self.receive_until(Failure)
 
 
 @pytest.fixture
@@ -108,7 +113,7 @@ def serving(host):
             aiohttp.ClientSession(server.url) as http,
         ):
             yield Client(server, http)
-        async with asyncio.timeout(1):  # a closed server leaves no session behind
+        async with asyncio.timeout(30):  # a closed server leaves no session behind
             while host.sessions:
                 await asyncio.sleep(0.01)
 
@@ -118,7 +123,7 @@ def serving(host):
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser():
     """One Chromium for all pages; like everybody's, it lets no page make a sound before it is touched."""
-    import chromium
+    from benchmarks import chromium
 
     if not chromium.PROGRAM:
         pytest.skip("no chromium on PATH")

@@ -56,11 +56,11 @@ async def test_a_server_key_opens_every_session(serving, host):
 
 
 async def test_a_token_expires_and_a_server_key_replaces_it(serving, problem):
-    async with serving(secrets=KEYS, token_ttl_s=0.5) as client:
+    async with serving(secrets=KEYS, token_ttl_s=1.5) as client:
         session = await client.open_session("first-key")
-        assert session["expires_in_s"] == 0.5
+        assert session["expires_in_s"] == 1.5
         async with client.speech(session) as speech:
-            await asyncio.sleep(0.6)
+            await asyncio.sleep(1.6)
             path = f"/v1/sessions/{session['id']}"
             for method, url in (("DELETE", path), ("POST", f"{path}/token"), ("GET", session["speech"])):
                 async with client.http.request(method, url, headers=bearer(session["token"])) as reply:
@@ -72,7 +72,7 @@ async def test_a_token_expires_and_a_server_key_replaces_it(serving, problem):
             await speech.send(SpeechText("still", "Here."))  # what was open stays open
             assert (await speech.receive_until(Started)).id == "still"
             async with client.http.delete(path, headers=bearer(renewed["token"])) as reply:
-                assert reply.status in (204, 401)  # half a second may have passed
+                assert reply.status in (204, 401)  # its time may have passed
 
 
 async def test_a_good_token_replaces_itself(serving, problem):

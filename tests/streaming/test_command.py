@@ -8,13 +8,10 @@ import json
 import signal
 import subprocess
 import sys
-import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
 import aiohttp
-import pytest
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "streaming"]
@@ -49,7 +46,7 @@ def test_a_port_in_use_is_one_line_and_exit_code_2(avatar_path):
     ) as server:
         try:
             url = server.stdout.readline().split()[-1]
-            with urllib.request.urlopen(f"{url}readyz", timeout=10) as reply:
+            with urllib.request.urlopen(f"{url}readyz", timeout=60) as reply:
                 assert reply.status == 200
             port = url.rstrip("/").rpartition(":")[2]
             done = run("serve", str(avatar_path), "--port", port)
@@ -58,7 +55,7 @@ def test_a_port_in_use_is_one_line_and_exit_code_2(avatar_path):
             assert "Traceback" not in done.stderr
         finally:
             server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=15) == 0
+        assert server.wait(timeout=60) == 0
 
 
 def test_listening_beyond_this_machine_wants_a_key_or_a_word(avatar_path):
@@ -82,7 +79,7 @@ def served(avatar, *arguments):
 
 def post(url, body):
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as reply:
+    with urllib.request.urlopen(request, timeout=60) as reply:
         return json.loads(reply.read())
 
 
@@ -94,8 +91,11 @@ async def speak_endlessly(url):
         http.ws_connect(session["speech"], params={"token": session["token"]}) as socket,
     ):
         await socket.send_json({"type": "speech.start", "id": "endless", "sample_rate": 16000})
+        await socket.send_json({"type": "speech.end", "id": "never begun"})
+        while (await socket.receive_json(timeout=60))["type"] != "error":  # then the start before it was read
+            pass
         yield None
-        while (message := await socket.receive(timeout=20)).type is aiohttp.WSMsgType.TEXT:
+        while (message := await socket.receive(timeout=60)).type is aiohttp.WSMsgType.TEXT:
             pass
         yield message.data, message.extra
 
@@ -104,34 +104,29 @@ def test_the_first_signal_drains_and_the_second_ends_at_once(avatar_path):
     async def main(server, url):
         async with contextlib.aclosing(speak_endlessly(url)) as speaking:
             await anext(speaking)
-            await asyncio.sleep(0.5)
             server.send_signal(signal.SIGTERM)
-            await asyncio.sleep(1.0)
+            async with aiohttp.ClientSession() as http, asyncio.timeout(60):
+                while (await http.get(f"{url}/readyz")).status != 503:
+                    await asyncio.sleep(0.05)
+            await asyncio.sleep(0.5)
             assert server.poll() is None, "something is still being said"
-            with pytest.raises(urllib.error.HTTPError) as refused:
-                urllib.request.urlopen(f"{url}/readyz", timeout=10)
-            assert refused.value.code == 503
-            refused.value.close()
             server.send_signal(signal.SIGTERM)
             assert await anext(speaking) == (1001, "draining: the server shuts down")
 
-    with served(avatar_path, "--drain-s", "60") as (server, url):
+    with served(avatar_path, "--drain-s", "600") as (server, url):
         asyncio.run(main(server, url))
-        began = time.monotonic()
-        assert server.wait(timeout=15) == 0
-        assert time.monotonic() - began < 10
+        assert server.wait(timeout=60) == 0
         errors = server.stderr.read()
-        assert "server.drain within_s=60 sessions=1" in errors and "Traceback" not in errors
+        assert "server.drain within_s=600 sessions=1" in errors and "Traceback" not in errors
 
 
 def test_draining_ends_by_itself(avatar_path):
     async def main(server, url):
         async with contextlib.aclosing(speak_endlessly(url)) as speaking:
             await anext(speaking)
-            await asyncio.sleep(0.5)
             server.send_signal(signal.SIGTERM)
             assert (await anext(speaking))[0] == 1001
 
     with served(avatar_path, "--drain-s", "1") as (server, url):
         asyncio.run(main(server, url))
-        assert server.wait(timeout=15) == 0
+        assert server.wait(timeout=60) == 0

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import contextlib
 
-import chromium
 import pytest
 from aiohttp import web
 from test_examples import EXAMPLES, listening
 
+from benchmarks import chromium
 from streaming.auth import Secrets
 
 pytestmark = [

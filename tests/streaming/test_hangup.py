@@ -18,15 +18,16 @@ from streaming.protocol import Encoding, SpeechAudio, SpeechStart, Started
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-async def ended(host, session, timeout_s):
+async def ended(host, session, timeout_s=60.0):
     async with asyncio.timeout(timeout_s):
         while session["id"] in host.sessions:
             await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("abruptly", [True, False])
-async def test_a_client_that_vanishes_while_its_message_waits_for_room_is_noticed(serving, host, abruptly):
-    async with serving(idle_session_s=0.5) as client:
+async def test_a_client_that_vanishes_while_its_message_waits_for_room_is_noticed(serving, host, monkeypatch, abruptly):
+    monkeypatch.setattr(server, "PING_S", 600.0)
+    async with serving(idle_session_s=1.0) as client:
         session = await client.open_session()
         socket = await client.http.ws_connect(session["speech"], params={"token": session["token"]})
         speech = Speech(socket, Encoding.MSGPACK)
@@ -35,19 +36,19 @@ async def test_a_client_that_vanishes_while_its_message_waits_for_room_is_notice
             await speech.send(SpeechAudio("long", tone(30, 8_000)))
         await speech.receive_until(Started)
         (lease,) = client.server.leases
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while lease.session.buffered_ms < 25_000:  # then the second message waits for room, the third for it
                 await asyncio.sleep(0.05)
         assert lease.sockets == 1
         transport = socket._response.connection.transport
         (transport.abort if abruptly else transport.close)()
-        await ended(host, session, 5)
+        await ended(host, session)
 
 
 async def test_it_is_noticed_even_when_what_it_sent_fills_every_buffer_on_the_way(serving, host, monkeypatch):
     """Then its FIN waits behind the speech that nobody takes; our ping is answered by a reset."""
     monkeypatch.setattr(server, "PING_S", 2.0)
-    async with serving(idle_session_s=0.5) as client:
+    async with serving(idle_session_s=1.0) as client:
         session = await client.open_session()
         socket = await client.http.ws_connect(session["speech"], params={"token": session["token"]}, autoping=False)
         speech = Speech(socket, Encoding.MSGPACK)
@@ -66,36 +67,36 @@ async def test_it_is_noticed_even_when_what_it_sent_fills_every_buffer_on_the_wa
         socket._response.connection.transport.abort()
         with contextlib.suppress(ConnectionError):
             await flooding
-        await ended(host, session, 10)
-        async with asyncio.timeout(5):
+        await ended(host, session)
+        async with asyncio.timeout(60):
             while any("SpeechSocket" in task.get_coro().__qualname__ for task in asyncio.all_tasks()):
                 await asyncio.sleep(0.05)
 
 
 async def test_a_session_is_kept_for_its_viewers_when_the_speaker_vanishes(serving, host):
-    async with serving(idle_session_s=0.5) as client:
+    async with serving(idle_session_s=1.0) as client:
         session = await client.open_session()
         async with viewer(client, session):
             async with client.speech(session) as speech:
                 await speech.send(SpeechStart("a", 16_000))
                 await speech.receive()
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(1.5)
             assert session["id"] in host.sessions
-        await ended(host, session, 5)
+        await ended(host, session)
 
 
 async def test_a_viewer_that_never_connects_is_given_up_and_then_its_session(serving, host, monkeypatch):
-    monkeypatch.setattr(peer, "CONNECT_TIMEOUT_S", 0.5)
-    async with serving(idle_session_s=0.3) as client:
+    async with serving(idle_session_s=1.0) as client:
         session = await client.open_session()
         async with viewer(client, session) as whep:
             offer = whep.peer.localDescription.sdp
             await frames(whep.tracks["video"], 1)
+        monkeypatch.setattr(peer, "CONNECT_TIMEOUT_S", 0.5)
         another = await client.open_session()
         headers = {"Content-Type": "application/sdp"} | bearer(another)
         async with client.http.post(another["whep"], data=offer, headers=headers) as reply:
             assert reply.status == 201
-        await ended(host, another, 5)
+        await ended(host, another)
         async with client.http.get("/metrics") as reply:
             page = await reply.text()
         assert 'personastream_viewers_left_total{reason="timeout"} 1.0' in page
@@ -103,13 +104,13 @@ async def test_a_viewer_that_never_connects_is_given_up_and_then_its_session(ser
 
 async def test_a_viewer_whose_network_is_gone_is_reaped_with_its_session(serving, host, monkeypatch):
     monkeypatch.setattr(aioice.ice, "CONSENT_INTERVAL", 0.1)  # RFC 7675 has 5 s; six checks in a row have to fail
-    async with serving(idle_session_s=0.3) as client:
+    async with serving(idle_session_s=1.0) as client:
         session = await client.open_session()
         async with viewer(client, session) as whep:
             await frames(whep.tracks["video"], 2)
             for protocol in whep.peer.getTransceivers()[0].receiver.transport.transport._connection._protocols:
                 protocol.transport.abort()  # no RTCP BYE, no DTLS close
-            await ended(host, session, 20)
+            await ended(host, session)
         async with client.http.get("/metrics") as reply:
             page = await reply.text()
         # the path is given up and with it, in the same moment, the encryption over it: either is seen first

@@ -133,7 +133,7 @@ async def turn_server(tmp_path):
     quiet = asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec("turnserver", "-n", *command, stdout=quiet, stderr=quiet)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not await answers(addresses[0], port):
                 assert process.returncode is None, "turnserver ended"
         yield f"turn:{addresses[0]}:{port}?transport=udp"

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import math
 
-import chromium
 import pytest
 
+from benchmarks import chromium
 from engine.config import ServerConfig
 from engine.host import Host
 from streaming.auth import Secrets
@@ -71,7 +71,7 @@ async def test_avatars_are_chosen_by_their_pictures(browser, avatar_path):
         await page.until("[...document.querySelectorAll('#avatars img')].every((image) => image.naturalWidth > 0)")
         await page.evaluate("document.querySelector('#avatars input:checked').focus()")
         await page.press("ArrowRight", 39)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while [lease.avatar for lease in server.leases] != ["bob-2"]:
                 await asyncio.sleep(0.1)
         await page.until(LIVE)
@@ -201,7 +201,7 @@ async def test_what_does_not_come_through_is_named(serving, browser, host, fault
         await page.until(f"{STATE} === '{title}'")
         assert advice in await page.evaluate(SAID)
         assert await page.evaluate("avatar.figures().then((found) => found.firstFrameMs)") is None
-        async with asyncio.timeout(5):  # nothing is left at the server
+        async with asyncio.timeout(60):  # nothing is left at the server
             while host.sessions:
                 await asyncio.sleep(0.05)
         assert await page.evaluate(f"{AGAIN}.textContent.trim()") == "Start again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import wave
 from urllib.parse import urlsplit
@@ -34,6 +35,8 @@ async def test_health_readiness_and_capacity(serving, max_sessions):
                 "viewers": 0,
                 "max_viewers": 64,
                 "draining": False,
+                "device": f"CPU, {os.cpu_count()} cores",
+                "fallback": "",
             }
         assert session["whep"] == f"/v1/sessions/{session['id']}/whep"
 
@@ -179,22 +182,22 @@ async def test_an_odd_method_makes_no_label_of_its_own(serving):
 
 
 async def test_a_session_that_nobody_uses_is_closed(serving, host):
-    async with serving(idle_session_s=0.3) as client:
+    async with serving(idle_session_s=1.0) as client:
         session = await client.open_session()
         assert session["id"] in host.sessions
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while session["id"] in host.sessions:
                 await asyncio.sleep(0.05)
 
 
 async def test_a_speech_socket_keeps_its_session_open(serving, host):
-    async with serving(idle_session_s=0.3) as client:
+    async with serving(idle_session_s=1.0) as client:
         session = await client.open_session()
         async with client.speech(session) as speech:
-            await asyncio.sleep(0.8)
+            await asyncio.sleep(1.5)
             await speech.send(SpeechCancel())
             assert session["id"] in host.sessions
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while session["id"] in host.sessions:
                 await asyncio.sleep(0.05)
 
@@ -205,7 +208,7 @@ async def test_closing_the_server_closes_its_sessions_and_sockets(serving, host)
         speech = client.speech(session)
         await speech.__aenter__()
         started = asyncio.get_running_loop().time()
-    assert asyncio.get_running_loop().time() - started < 10
+    assert asyncio.get_running_loop().time() - started < 30
     assert not host.sessions
 
 
@@ -223,6 +226,7 @@ async def test_metrics_are_prometheus_text_without_session_ids(serving, host):
         assert found["personastream_sessions"] == found["personastream_sessions_opened_total"] == 1
         assert 'personastream_http_requests_total{method="POST",route="/v1/sessions",status="201"} 1.0\n' in page
         assert found["personastream_avatar_bytes"] == host.avatars["speaker"].path.stat().st_size
+        assert f'personastream_device_info{{device="CPU, {os.cpu_count()} cores",fallback=""}} 1.0' in page
         assert found["process_resident_memory_bytes"] > 1e7
         for name in (
             "personastream_first_frame_seconds_count",

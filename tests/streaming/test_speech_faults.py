@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import time
 
 import aiohttp
 import pytest
@@ -60,16 +59,14 @@ async def test_a_cancel_overtakes_the_speech_before_it_on_the_same_connection(se
         await speech.send(SpeechStart("behind", 8_000))
         await speech.send(SpeechAudio("behind", minute))
         await speech.receive_until(Started)
-        cancelled_s = time.monotonic()
         await speech.send(SpeechCancel())
         await speech.send(SpeechStart("next", 8_000))
         await speech.send(SpeechAudio("next", buzz(1_600)))
         await speech.send(SpeechEnd("next"))
         ended = {}
-        while "next" not in ended:
+        while "next" not in ended:  # all that was cancelled would take minutes
             found = await speech.receive_until(Finished)
             ended[found.id] = found
-        assert time.monotonic() - cancelled_s < 5
         assert ended["long"].interrupted and ended["long"].position_samples < 8_000 * 20
         assert ended["behind"] == Finished("behind", 0, True)
         assert ended["next"] == Finished("next", 1_600, False)
@@ -122,7 +119,7 @@ def speaking(serving):
     """`async with speaking(answer) as speech`: a session whose only voice is a local HTTP service."""
 
     @contextlib.asynccontextmanager
-    async def serve(answer):
+    async def serve(answer, stall_s=60.0):
         app = web.Application()
         app.router.add_post("/audio/speech", answer)
         runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
@@ -132,7 +129,7 @@ def speaking(serving):
         url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         try:
             async with aiohttp.ClientSession() as http:
-                voice = SpeechApiVoice(http=http, url=url, model="m", voice="v", key=None, stall_s=1.0)
+                voice = SpeechApiVoice(http=http, url=url, model="m", voice="v", key=None, stall_s=stall_s)
                 async with (
                     serving(voices={"remote": voice}) as client,
                     client.speech(await client.open_session()) as speech,
@@ -160,7 +157,7 @@ async def test_a_cancel_hangs_up_on_a_remote_voice_that_is_silent_and_the_next_t
         reply = await streamed(request)
         await reply.write(buzz(24_000))
         try:
-            await asyncio.sleep(30)
+            await asyncio.sleep(600)
         except asyncio.CancelledError:
             gone.set()
             raise
@@ -171,7 +168,7 @@ async def test_a_cancel_hangs_up_on_a_remote_voice_that_is_silent_and_the_next_t
         await speech.receive_until(Started)
         await speech.send(SpeechCancel())
         assert (await speech.receive_until(Finished)).interrupted
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(30):
             await gone.wait()
         await speech.send(SpeechText("second", "A good one.", "remote"))
         assert await speech.receive_until(Finished) == Finished("second", 4_800, False)
@@ -214,11 +211,11 @@ async def test_a_voice_that_fails_is_a_typed_error_and_what_it_said_is_played_to
         reply = await streamed(request)
         await reply.write(buzz(12_000))
         if fault == "stalls":
-            await asyncio.sleep(30)
+            await asyncio.sleep(600)
         request.transport.close()
         return reply
 
-    async with speaking(answer) as speech:
+    async with speaking(answer, stall_s=1.0 if fault == "stalls" else 60.0) as speech:
         await speech.send(SpeechText("t", "One sentence alone.", "remote"))
         found = {type(message): message for message in [await speech.receive() for _ in range(1)]}
         while not {Failure, Finished} <= set(found):

@@ -8,13 +8,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import aiohttp
+import av
 import numpy as np
 import pytest
-from readback import read
+from readback import on_grid, read
 
 from engine.config import BroadcastConfig, EncoderConfig
 from engine.errors import PublishError, UnknownAvatarError
@@ -34,7 +34,7 @@ def bearer(session):
     return {"Authorization": f"Bearer {session['token']}"}
 
 
-async def until(condition, timeout_s=20.0):
+async def until(condition, timeout_s=60.0):
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.05)
@@ -56,7 +56,7 @@ async def test_a_published_session_needs_no_viewer_and_speaks_by_its_known_token
             async with client.http.get("/metrics") as reply:
                 assert 'personastream_publications{state="live"} 1.0' in await reply.text()
     found = read(str(file))
-    assert abs(found.fps - 25) < 0.05
+    assert on_grid(found.video_s, 0.04)
     assert np.abs(found.sound[:48_000]).max() < 0.01 and np.abs(found.sound).max() > 0.1
 
 
@@ -129,11 +129,18 @@ async def test_a_session_is_published_to_urls_alone_and_where_the_server_allows_
             assert "--publish-api" in await problem(reply, 403, "forbidden")
 
 
-@pytest.mark.parametrize("ending", [".mp4", ".mkv", ".ts"])
-async def test_a_server_that_is_killed_leaves_a_playable_recording(avatar_path, tmp_path, ending):
-    file = tmp_path / f"talk{ending}"
+def pictures_in(file):
+    """How many can be played of a recording that is being written."""
+    try:
+        return len(read(str(file)).pictures)
+    except (FileNotFoundError, av.error.FFmpegError):
+        return 0
+
+
+async def test_a_server_that_is_killed_leaves_playable_recordings(avatar_path, tmp_path):
+    files = [tmp_path / f"talk{ending}" for ending in (".mp4", ".mkv", ".ts", ".flv")]
     command = [sys.executable, "-m", "streaming", "serve", str(avatar_path), "--port", "0"]
-    command += ["--publish", str(file), "--publish", str(tmp_path / "second.flv")]
+    command += [word for file in files for word in ("--publish", str(file))]
     environment = os.environ | {"PERSONASTREAM_BROADCAST_TOKEN": "known"}
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment) as server:
         try:
@@ -141,13 +148,13 @@ async def test_a_server_that_is_killed_leaves_a_playable_recording(avatar_path, 
             assert "known" not in server.stdout.readline()
             asked = f"{url}/v1/sessions/broadcast/publish?token=known"
             async with aiohttp.ClientSession() as http, http.get(asked) as reply:
-                assert len((await reply.json())["publications"]) == 2
-            began = time.monotonic()
-            while time.monotonic() - began < 7.5:
-                await asyncio.sleep(0.1)
+                assert len((await reply.json())["publications"]) == 4
+            async with asyncio.timeout(120):
+                while min(map(pictures_in, files)) < 3 * 25:
+                    await asyncio.sleep(0.5)
         finally:
             server.send_signal(signal.SIGKILL)
-    found = read(str(file))
-    assert len(found.pictures) >= 4 * 25 and abs(found.fps - 25) < 0.05
-    assert found.sound_s[-1] > 3.9
-    assert (tmp_path / "second.flv").stat().st_size > 10_000
+    for file in files:
+        found = read(str(file))
+        assert len(found.pictures) >= 3 * 25 and on_grid(found.video_s, 0.04), file
+        assert found.sound_s[-1] > 2.9, file

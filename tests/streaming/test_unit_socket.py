@@ -9,6 +9,8 @@ import pytest
 from test_hangup import ended
 from test_whep import bearer
 
+from streaming import server
+
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
@@ -20,7 +22,7 @@ def units(client, session):
 
 async def last(socket):
     """The close frame, behind all units."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (message := await socket.receive()).type is aiohttp.WSMsgType.BINARY:
             pass
     return message
@@ -45,8 +47,9 @@ async def test_it_closes_with_what_ended_the_session(serving):
 
 
 @pytest.mark.parametrize("abruptly", [True, False])
-async def test_a_reader_that_vanishes_without_having_read_is_no_user_any_more(serving, host, abruptly):
-    async with serving(idle_session_s=0.5) as client:
+async def test_a_reader_that_vanishes_without_having_read_is_no_user_any_more(serving, host, monkeypatch, abruptly):
+    monkeypatch.setattr(server, "PING_S", 600.0)
+    async with serving(idle_session_s=1.0) as client:
         session = await client.open_session()
         socket = await units(client, session)
         await socket.receive()
@@ -56,11 +59,12 @@ async def test_a_reader_that_vanishes_without_having_read_is_no_user_any_more(se
         await asyncio.sleep(1.0)  # megabytes of pictures wait for the reader
         assert lease.sockets == 1
         (transport.abort if abruptly else transport.close)()
-        await ended(host, session, 5)
+        await ended(host, session)
 
 
-async def test_it_notices_a_hangup_while_a_unit_waits_to_be_sent(serving):
+async def test_it_notices_a_hangup_while_a_unit_waits_to_be_sent(serving, monkeypatch):
     """Half of the connection closed: what is written still goes out, and only the kernel tells that nobody is there."""
+    monkeypatch.setattr(server, "PING_S", 600.0)
     async with serving() as client:
         session = await client.open_session()
         reader, writer = await asyncio.open_connection("127.0.0.1", int(client.server.url.rpartition(":")[2]))
@@ -73,7 +77,7 @@ async def test_it_notices_a_hangup_while_a_unit_waits_to_be_sent(serving):
         await asyncio.sleep(1.0)  # unread: every buffer on the way fills
         assert lease.sockets == 1
         writer.write_eof()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while lease.sockets:
                 await asyncio.sleep(0.05)
         writer.close()

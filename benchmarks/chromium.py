@@ -16,6 +16,8 @@ from typing import Any
 
 import aiohttp
 
+from engine.errors import PersonaStreamError
+
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
     "--headless=new",
@@ -34,11 +36,20 @@ FLAGS = (
     "--remote-debugging-port=0",
 )
 SOUND_AT_ONCE = "--autoplay-policy=no-user-gesture-required"
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 
 
-class PageError(Exception):
-    """The page threw, or its answer did not come."""
+class PageError(PersonaStreamError):
+    """There is no Chromium, it does not start, the page threw, or its answer did not come."""
+
+    code = "page"
+
+
+def program() -> str:
+    """Where Chromium is. Raises PageError where it is not."""
+    if PROGRAM is None:
+        raise PageError("no chromium, chromium-browser or google-chrome on PATH; apt-get install chromium")
+    return PROGRAM
 
 
 class Page:
@@ -85,7 +96,7 @@ class Page:
             raise PageError(json.dumps(result["exceptionDetails"])[:1500])
         return result["result"].get("value")
 
-    async def until(self, condition: str, timeout_s: float = 30.0) -> None:
+    async def until(self, condition: str, timeout_s: float = 60.0) -> None:
         """Wait until a JavaScript expression is true; it may fail while the page loads. PageError shows the page."""
         try:
             async with asyncio.timeout(timeout_s):
@@ -159,11 +170,10 @@ async def connected(http: aiohttp.ClientSession, address: str) -> AsyncIterator[
 
 @contextlib.asynccontextmanager
 async def launch(*flags: str) -> AsyncIterator[Browser]:
-    """Start Chromium with a profile of its own."""
-    assert PROGRAM, "no chromium on PATH"
+    """Start Chromium with a profile of its own. Raises PageError."""
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         process = await asyncio.create_subprocess_exec(
-            PROGRAM,
+            program(),
             *FLAGS,
             *flags,
             f"--user-data-dir={profile}",

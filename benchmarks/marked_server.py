@@ -1,4 +1,4 @@
-"""`personastream serve` whose units carry marks: once a second one frame is white in a corner while its sound beeps.
+"""`personastream serve` whose units carry marks: one frame in fifty is white in a corner while its sound beeps.
 
 The mark is put on a unit as it leaves the session, so everything after that is the real thing, and the distance of
 flash and beep at the viewer is the skew that encoding, network, jitter buffers and the browser add.
@@ -15,13 +15,14 @@ from engine.queues import MediaQueue
 from engine.session import Session
 from streaming.__main__ import main
 
+MARK_FRAMES = 2 * FPS  # far enough apart to tell which beep belongs to which flash
 BEEP_HZ = 1_000
 BEEP = (12_000 * np.sin(2 * np.pi * BEEP_HZ * np.arange(SAMPLES_PER_FRAME) / SAMPLE_RATE_HZ)).astype(np.int16)
 
 
 def marked(unit: MediaUnit) -> MediaUnit:
-    """The unit with its corner black, or white and its sound a beep once a second."""
-    flash = unit.index % FPS == 0
+    """The unit with its corner black, or white and its sound a beep where it is one of those."""
+    flash = unit.index % MARK_FRAMES == 0
     image = unit.image.copy()
     height, width = image.shape[:2]
     image[: height // 8, : width // 8] = 255 if flash else 0
@@ -41,5 +42,5 @@ def subscribe(session: Session, capacity: int = 4) -> MediaQueue[MediaUnit]:
 
 if __name__ == "__main__":
     original = Session.subscribe
-    Session.subscribe = subscribe  # type: ignore[method-assign]
+    Session.subscribe = subscribe  # type: ignore[assignment, method-assign]
     main()

@@ -1,0 +1,73 @@
+"""`personastream serve` as a process of its own, so that what the measuring end does and keeps does not count."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import PersonaStreamError
+
+ROOT = Path(__file__).parents[1]
+START_S = 120.0
+END_S = 60.0
+
+
+class ServerEndError(PersonaStreamError):
+    """The server ended before it listened, or with a failure."""
+
+    code = "server-end"
+
+
+@dataclass(frozen=True)
+class ServerProcess:
+    url: str
+    pid: int
+
+
+@contextlib.asynccontextmanager
+async def serving(avatar: Path, *options: str, module: str = "streaming") -> AsyncIterator[ServerProcess]:
+    """Serve `avatar` on any free port; SIGTERM ends it. Raises ServerEndError with what the server said last."""
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = (sys.executable, "-m", module, "serve", str(avatar), "--port", "0", *options)
+    with tempfile.TemporaryFile("w+") as said:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE, stderr=said, env=environment
+        )
+        assert process.stdout
+        url = None
+        try:
+            async with asyncio.timeout(START_S):
+                while url is None and (line := (await process.stdout.readline()).decode()):
+                    url = re.search(r"http://[\w.:\[\]]+", line)
+            if url is not None:
+                yield ServerProcess(url[0], process.pid)
+        finally:
+            code = await _ended(process)
+        if url is None or code != 0:
+            said.seek(0)
+            when = "before it listened" if url is None else "on SIGTERM"
+            last = "\n".join(said.read().splitlines()[-20:])
+            raise ServerEndError(
+                f"the server ended {when} with exit code {code}; expected 0 on SIGTERM. It said:\n{last}"
+            )
+
+
+async def _ended(process: asyncio.subprocess.Process) -> int:
+    if process.returncode is None:
+        process.terminate()
+    try:
+        async with asyncio.timeout(END_S):
+            return await process.wait()
+    except TimeoutError:
+        process.kill()
+        return await process.wait()

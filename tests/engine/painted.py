@@ -1,0 +1,23 @@
+"""What a picture that was painted on a device is compared by with the one that the CPU paints."""
+
+from __future__ import annotations
+
+import numpy as np
+
+ALIKE_DB = 50.0
+
+
+def psnr(a, b):
+    return 10 * np.log10(255**2 / max(1e-9, np.mean((a.astype(float) - b) ** 2)))
+
+
+def check(picture, expected, base, alike_db=ALIKE_DB):
+    """Alike where the reference painted, the frame itself elsewhere; the soft edge may end a pixel or two apart."""
+    changed = (expected != base).any(-1)
+    rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+    inside = np.s_[max(0, rows[0] - 2) : rows[-1] + 3, max(0, columns[0] - 2) : columns[-1] + 3]
+    assert psnr(picture[inside], expected[inside]) > alike_db
+    assert psnr(base[inside], expected[inside]) < alike_db - 8, "something else than the frame itself was painted"
+    outside = np.ones_like(changed)
+    outside[inside] = False
+    assert np.array_equal(picture[outside], expected[outside])
