@@ -21,7 +21,7 @@ from engine.models.speech import FRAME_SAMPLES, SpeechConfig, SpeechEncoder, ext
 from engine.weights import fingerprint, load, load_face_model, save
 from training.lips import Corpus, Example, Item, fit_generator, load_examples
 from training.offsets import Offset, find_offsets
-from training.phonemes import BILABIALS, load_spoken, speak_all
+from training.phonemes import BILABIALS, OPEN_VOWELS, load_spoken, speak_all
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def heard_items(
             save_file(rows, path.with_suffix(".tmp"))
             path.with_suffix(".tmp").rename(path)
         rows = load_file(path)
-        items.append(Item(**rows, closed=torch.zeros(len(rows["known"])), example=which))
+        items.append(Item(**rows, contact=torch.zeros(len(rows["known"])), example=which))
     return items
 
 
@@ -107,10 +107,11 @@ def spoken_items(runs: Path, speech: Path, components: int) -> list[Item]:
             save_file({"features": extract(encoder, spoken.pcm)}, path.with_suffix(".tmp"))
             path.with_suffix(".tmp").rename(path)
         features = load_file(path)["features"]
-        closed = torch.zeros(len(features))
-        middles = [(start + end) / 2 for symbol, start, end in spoken.phonemes if symbol in BILABIALS]
-        closed[[min(int(25 * middle), len(closed) - 1) for middle in middles]] = 1
-        items.append(Item(features, torch.zeros(len(features), components), torch.zeros(len(features)), closed, 0))
+        contact = torch.zeros(len(features))
+        for wanted, touch in ((OPEN_VOWELS, -1), (BILABIALS, 1)):
+            middles = [(start + end) / 2 for symbol, start, end in spoken.phonemes if symbol[:1] in wanted]
+            contact[[min(int(25 * middle), len(contact) - 1) for middle in middles]] = touch
+        items.append(Item(features, torch.zeros(len(features), components), torch.zeros(len(features)), contact, 0))
     return items
 
 

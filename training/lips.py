@@ -25,7 +25,8 @@ GENERATED_WEIGHT = 0.6
 FEATURE_NOISE, CHANNEL_DROPOUT = 0.3, 0.1
 SPOKEN_SHARE = 0.2
 TOUCHING = 0.012  # model units: an opening that the renderer draws closed
-CLOSURE_WEIGHT = 0.3
+APART = 0.06  # the median opening of the training people
+CONTACT_WEIGHT = 0.3
 
 
 @dataclass(frozen=True)
@@ -62,20 +63,20 @@ def load_examples(data: Path, runs: Path) -> list[Example]:
 class Item:
     """One stretch to learn from: features [T, D], targets beta [T, K], known [T] (0 or 1), style source by index.
 
-    `closed` [T]: 1 where the lips must touch, whatever else is known.
+    `contact` [T]: 1 where the lips must touch, -1 where they must not, whatever else is known.
     """
 
     features: Tensor
     beta: Tensor
     known: Tensor
-    closed: Tensor
+    contact: Tensor
     example: int
 
 
 class Corpus:
     """Items and how to draw crops of them; people are capped, clips weighted.
 
-    SPOKEN_SHARE of what is drawn are the `spoken` items, of which only the closures are known, with anybody's face.
+    SPOKEN_SHARE of what is drawn are the `spoken` items, of which only the contacts are known, with anybody's face.
     """
 
     def __init__(
@@ -113,8 +114,8 @@ class Corpus:
         return beta[torch.from_numpy(self._rng.integers(0, len(beta), STYLE_FRAMES))]
 
     def draw(self, batch: int) -> dict[str, Tensor]:
-        """features [B, T, D], beta [B, T, K], known and closed [B, T], template [B, V, 3], style vertices [B, S, V, 3],
-        styled [B, 1] (0: learn to do without)."""
+        """features [B, T, D], beta [B, T, K], known and contact [B, T], template [B, V, 3], style vertices
+        [B, S, V, 3], styled [B, 1] (0: learn to do without)."""
         rows: dict[str, list[Tensor]] = defaultdict(list)
         others = int(SPOKEN_SHARE * batch) if self._spoken else 0
         items = [self._items[i] for i in self._rng.choice(len(self._items), batch - others, p=self._chance)]
@@ -123,7 +124,7 @@ class Corpus:
         for item in items:
             first = int(self._rng.integers(0, max(1, len(item.beta) - CROP_FRAMES + 1)))
             missing = CROP_FRAMES - len(item.beta[first : first + CROP_FRAMES])
-            for name in ("features", "beta", "known", "closed"):
+            for name in ("features", "beta", "known", "contact"):
                 part = getattr(item, name)[first : first + CROP_FRAMES]
                 rows[name].append(torch.cat([part, part.new_zeros(missing, *part.shape[1:])]))
             rows["template"].append(self._model.mean + self._model.shape(self._examples[item.example].alpha))
@@ -156,8 +157,8 @@ class GeometryLoss:
         gap = vertices[..., self._above, :] - vertices[..., self._below, :]
         return torch.linalg.vector_norm(gap, dim=-1).mean(-1)
 
-    def __call__(self, made: Tensor, template: Tensor, beta: Tensor, known: Tensor, closed: Tensor) -> Tensor:
-        """made, template: lower vertices [B, T, V_low, 3] and [B, V_low, 3]; beta [B, T, K]; known, closed [B, T]."""
+    def __call__(self, made: Tensor, template: Tensor, beta: Tensor, known: Tensor, contact: Tensor) -> Tensor:
+        """made, template: lower vertices [B, T, V_low, 3] and [B, V_low, 3]; beta [B, T, K]; known, contact [B, T]."""
         true = template[:, None] + self.offsets(beta)
         error = (made - true) * 100
         position = (error.square() * self._weight).sum((-1, -2))
@@ -167,9 +168,11 @@ class GeometryLoss:
         opening = ((self.opening(made) - wanted) * 100).square()
         opening = opening * (1 + 2 * (wanted < 0.02))  # a mouth that does not close is what viewers notice
         still = (change.sum((-1, -2)) * both).sum() / both.sum()
-        ajar = ((self.opening(made) - TOUCHING) * 100).clamp_min(0).square()
-        closure = (ajar * closed).sum() / closed.sum().clamp_min(1)
-        return ((position + 0.15 * opening) * known).sum() / known.sum() + 1.0 * still + CLOSURE_WEIGHT * closure
+        height = self.opening(made)
+        ajar, shut = ((height - TOUCHING) * 100).clamp_min(0).square(), ((APART - height) * 100).clamp_min(0).square()
+        wrong = ajar * (contact > 0) + shut * (contact < 0)
+        contacts = wrong.sum() / contact.abs().sum().clamp_min(1)
+        return ((position + 0.15 * opening) * known).sum() / known.sum() + 1.0 * still + CONTACT_WEIGHT * contacts
 
 
 def _roughen(features: Tensor) -> Tensor:
@@ -198,7 +201,7 @@ def fit_generator(
         heard = _roughen(drawn["features"])
         style = generator.style(drawn["style"]) * drawn["styled"]
         made = generator(heard, style, drawn["template"])
-        loss = loss_of(made, drawn["template"][:, generator.lower], drawn["beta"], drawn["known"], drawn["closed"])
+        loss = loss_of(made, drawn["template"][:, generator.lower], drawn["beta"], drawn["known"], drawn["contact"])
         run.update(loss)
         if step % 100 == 0:
             log.info("%s step %d loss %.3f", checkpoint.stem, step, loss.item())
