@@ -93,9 +93,8 @@ class Ways:
         reports = []
         for way in self.ways if device.type == "cuda" else self.ways[:1]:
             reports.append(self._measure(way, device, precision, ceiling))
-            print(
-                json.dumps(dataclasses.asdict(reports[-1])), flush=True
-            )  # what was measured stays if the next one ends it
+            # What was measured stays if the next one ends it.
+            print(json.dumps(dataclasses.asdict(reports[-1])), flush=True)
         Console().print(table(reports, title))
         if self.json is not None:
             facts = {
@@ -127,7 +126,7 @@ class Ways:
         taken_s = statistics.median(repeated(lambda: runner(*inputs), device, self.seconds))
         arithmetic = gflop(graph, graph.example({**graphs.USUAL, "batch": 1}))
         tflops = arithmetic * batch / taken_s / 1000
-        performer = Performer(backend, Avatar.open(self.avatar, quality="fast"), load_face_model())
+        performer = Performer(backend, Avatar.open(self.avatar, quality=backend.quality), load_face_model())
         frames = map(performer.avatar.loop.frame_at, itertools.count())
 
         def paint() -> None:
@@ -141,7 +140,7 @@ class Ways:
 def open_way(way: Way, device: torch.device, precision: Precision) -> tuple[Backend, Runner]:
     """A backend and its renderer on the device. Raises PlanError, ExportError, DeviceError, WeightsError."""
     if device.type == "cpu":
-        return TorchBackend.embedded(), graphs.load("renderer", precision).eval()
+        return TorchBackend.embedded(quality="fast"), graphs.load("renderer", precision).eval()
     if way == "tensorrt":
         backend: CudaBackend = TensorRTBackend.embedded(device, precision)
     else:
