@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +21,12 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import theilslopes
 
-from benchmarks import chromium
+from benchmarks import chromium, command
 from benchmarks.chromium import Page, PageError
 from benchmarks.live_page import CHANGED, INTERRUPT, LOUD, SAMPLE, live_page, marks, write_sample
 from benchmarks.serving import ROOT, serving
 from engine.config import Quality
-from engine.errors import PersonaStreamError, SettingError
+from engine.errors import SettingError
 
 SAMPLE_S = 30.0
 LEAST_S = 2.0
@@ -195,14 +194,5 @@ def _table(figures: Figures) -> Table:
     return table
 
 
-def main() -> None:
-    """Run it; an error that we raise on purpose is one line, and exit code 2."""
-    try:
-        tyro.cli(Watch, prog="python -m benchmarks.browser").run()
-    except PersonaStreamError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    command.run(Watch, "python -m benchmarks.browser")

@@ -11,7 +11,6 @@ import dataclasses
 import itertools
 import json
 import statistics
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +20,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import command
 from benchmarks.measure import gflop, repeated
 from engine import graphs
 from engine.avatar import Avatar
@@ -29,7 +29,7 @@ from engine.bench import speech_of
 from engine.canvas import Runner
 from engine.cuda import CudaBackend
 from engine.device import choose, describe
-from engine.errors import DeviceError, ExportError, PersonaStreamError, PlanError
+from engine.errors import DeviceError, ExportError, PlanError
 from engine.graphs import Precision
 from engine.performer import Performer, Work
 from engine.ramp import ramp
@@ -168,14 +168,5 @@ def table(reports: list[Report], title: str) -> Table:
     return made
 
 
-def main() -> None:
-    """Run it; an error that we raise on purpose is one line, and exit code 2."""
-    try:
-        tyro.cli(Ways, prog="python -m benchmarks.ways").run()
-    except PersonaStreamError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    command.run(Ways, "python -m benchmarks.ways")
