@@ -6,23 +6,21 @@ import dataclasses
 import json
 import os
 import platform
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks import command
 from benchmarks.measure import Figure, measure
 from benchmarks.rivals import ConvolutionalLips, LatentDecoder, LatentUNet
 from engine import graphs
 from engine.cuda import cuda_device
-from engine.errors import PersonaStreamError
 from engine.graphs import Precision
 
 NOTE = (
@@ -114,14 +112,5 @@ def _table(figures: list[Figure], title: str) -> Table:
     return table
 
 
-def main() -> None:
-    """Run it; an error that we raise on purpose is one line, and exit code 2."""
-    try:
-        tyro.cli(Benchmark, prog="python -m benchmarks").run()
-    except PersonaStreamError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    command.run(Benchmark, "python -m benchmarks")

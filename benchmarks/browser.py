@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,12 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import theilslopes
 
-from benchmarks import chromium
+from benchmarks import chromium, command
 from benchmarks.chromium import Page, PageError
 from benchmarks.live_page import CHANGED, INTERRUPT, LOUD, SAMPLE, live_page, marks, write_sample
 from benchmarks.serving import ROOT, serving
-from engine.errors import PersonaStreamError, SettingError
+from engine.config import Quality
+from engine.errors import SettingError
 
 SAMPLE_S = 30.0
 LEAST_S = 2.0
@@ -55,6 +55,8 @@ class Watch:
     settle_s: float = 12.0
     """Of flashes that do not count: a browser that starts on a busy machine gathers sound before its loudspeaker runs,
     and plays it off over seconds."""
+    quality: Quality | None = None
+    """That of `personastream serve`."""
     speech: Path = ROOT / "demo" / "speech_a.wav"
     json: Path | None = None
     """Where to write the figures."""
@@ -68,10 +70,11 @@ class Watch:
             )
         chromium.program()
         figures: Figures = {}
+        options = () if self.quality is None else ("--quality", self.quality)
         if "talk" in self.parts:
-            figures |= asyncio.run(talk(self.avatar, self.speech, self.seconds, self.rounds))
+            figures |= asyncio.run(talk(self.avatar, options, self.speech, self.seconds, self.rounds))
         if "marks" in self.parts:
-            figures |= asyncio.run(flash(self.avatar, self.seconds, self.settle_s))
+            figures |= asyncio.run(flash(self.avatar, options, self.seconds, self.settle_s))
         Console(width=100).print(_table(figures))
         if self.json is not None:
             self.json.parent.mkdir(parents=True, exist_ok=True)
@@ -79,11 +82,11 @@ class Watch:
         return figures
 
 
-async def talk(avatar: Path, speech: Path, seconds: float, rounds: int) -> Figures:
-    """Speak and be interrupted `rounds` times, then speak for so long."""
+async def talk(avatar: Path, options: tuple[str, ...], speech: Path, seconds: float, rounds: int) -> Figures:
+    """Served with those options, speak and be interrupted `rounds` times, then speak for so long."""
     with tempfile.TemporaryDirectory() as folder:
         write_sample(speech, Path(folder), SAMPLE_S)
-        async with serving(avatar, "--samples", folder) as server, live_page(server.url) as page:
+        async with serving(avatar, *options, "--samples", folder) as server, live_page(server.url) as page:
             before, first_ms, barge_ms = await page.evaluate("probe.stats()"), [], []
             for _ in range(rounds):
                 first_ms.append(await first_frame_ms(page))
@@ -97,7 +100,7 @@ async def talk(avatar: Path, speech: Path, seconds: float, rounds: int) -> Figur
                     await page.evaluate(f"{SAMPLE}.click()")
             after, counts = await page.evaluate("probe.stats()"), await counters(server.url)
             frames = np.array(await page.evaluate(f"probe.frames.filter(([seen]) => seen >= {spoken_ms})"))
-            skews = np.array(await page.evaluate("probe.skews"))[:, 1]
+            skews = np.array(await page.evaluate("probe.skews")).reshape(-1, 2)[:, 1]
     spoken_s = (frames[-1, 0] - frames[0, 0]) / 1_000
     watched_s = (after["video"]["timestamp"] - before["video"]["timestamp"]) / 1_000
     fresh, repeated, units, late = (
@@ -126,8 +129,8 @@ async def talk(avatar: Path, speech: Path, seconds: float, rounds: int) -> Figur
         * after["audio"].get("concealedSamples", 0)
         / max(1, after["audio"].get("totalSamplesReceived", 1)),
         "rtt_ms": 1_000 * after.get("rtt", 0.0),
-        "picture_ahead_median_ms": float(np.median(skews)),
-        "picture_ahead_p99_abs_ms": float(np.percentile(np.abs(skews), 99)),
+        "picture_ahead_median_ms": float(np.median(skews)) if len(skews) else None,
+        "picture_ahead_p99_abs_ms": float(np.percentile(np.abs(skews), 99)) if len(skews) else None,
     }
 
 
@@ -158,12 +161,12 @@ async def counters(url: str) -> dict[tuple[str, ...], float]:
         return {(sample.name, *sample.labels.values()): sample.value for one in families for sample in one.samples}
 
 
-async def flash(avatar: Path, seconds: float, settle_s: float) -> Figures:
-    """Flashes and beeps for so long, after so many that do not count."""
+async def flash(avatar: Path, options: tuple[str, ...], seconds: float, settle_s: float) -> Figures:
+    """Served with those options, flashes and beeps for so long, after so many that do not count."""
     frames: list[list[float]] = []
     sound: list[list[float]] = []
     skews: list[list[float]] = []
-    async with serving(avatar, module="benchmarks.marked_server") as server, live_page(server.url) as page:
+    async with serving(avatar, *options, module="benchmarks.marked_server") as server, live_page(server.url) as page:
         from_ms = await page.evaluate("performance.now()") + 1_000 * settle_s
         for left_s in np.arange(settle_s + seconds, 0, -TAKE_S):
             await asyncio.sleep(min(left_s, TAKE_S))
@@ -191,14 +194,5 @@ def _table(figures: Figures) -> Table:
     return table
 
 
-def main() -> None:
-    """Run it; an error that we raise on purpose is one line, and exit code 2."""
-    try:
-        tyro.cli(Watch, prog="python -m benchmarks.browser").run()
-    except PersonaStreamError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    command.run(Watch, "python -m benchmarks.browser")

@@ -76,8 +76,11 @@ class Page:
         number = next(self._ids)
         self._answers[number] = asyncio.get_running_loop().create_future()
         await self._socket.send_json({"id": number, "method": method, "params": params})
-        async with asyncio.timeout(timeout_s):
-            found = await self._answers[number]
+        try:
+            async with asyncio.timeout(timeout_s):
+                found = await self._answers[number]
+        except TimeoutError:
+            raise PageError(f"{method}: no answer after {timeout_s} s; expected one, is the machine busy?") from None
         if "error" in found:
             raise PageError(f"{method}: {found['error']}")
         return dict(found["result"])
@@ -214,11 +217,12 @@ async def open_page(url: str, script: str = "") -> AsyncIterator[Page]:
 async def _debugging_port(process: asyncio.subprocess.Process) -> int:
     assert process.stderr
     seen = b""
-    async with asyncio.timeout(START_TIMEOUT_S):
-        while line := await process.stderr.readline():
-            seen += line
-            if line.startswith(b"DevTools listening on ws://"):
-                return int(line.split(b":")[2].split(b"/")[0])
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while line := await process.stderr.readline():
+                seen += line
+                if line.startswith(b"DevTools listening on ws://"):
+                    return int(line.split(b":")[2].split(b"/")[0])
     raise PageError(f"chromium did not start: {seen[-800:].decode(errors='replace')}")
 
 

@@ -46,20 +46,19 @@ async def serving(avatar: Path, *options: str, module: str = "streaming") -> Asy
         assert process.stdout
         url = None
         try:
-            async with asyncio.timeout(START_S):
-                while url is None and (line := (await process.stdout.readline()).decode()):
-                    url = re.search(r"http://[\w.:\[\]]+", line)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(START_S):
+                    while url is None and (line := (await process.stdout.readline()).decode()):
+                        url = re.search(r"http://[\w.:\[\]]+", line)
             if url is not None:
                 yield ServerProcess(url[0], process.pid)
         finally:
             code = await _ended(process)
         if url is None or code != 0:
             said.seek(0)
-            when = "before it listened" if url is None else "on SIGTERM"
+            expected = f"expected it to listen within {START_S:g} s" if url is None else "expected 0 on SIGTERM"
             last = "\n".join(said.read().splitlines()[-20:])
-            raise ServerEndError(
-                f"the server ended {when} with exit code {code}; expected 0 on SIGTERM. It said:\n{last}"
-            )
+            raise ServerEndError(f"the server ended with exit code {code}; {expected}. It said:\n{last}")
 
 
 async def _ended(process: asyncio.subprocess.Process) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,8 @@ import numpy as np
 import tyro
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 
+from benchmarks import command
 from benchmarks.serving import serving
-from engine.errors import PersonaStreamError
 
 CYCLE_S = 30.0
 LOOK = 8
@@ -113,14 +112,5 @@ async def settled(pid: int) -> Usage:
     return Usage.of(pid)
 
 
-def main() -> None:
-    """Run it; an error that we raise on purpose is one line, and exit code 2."""
-    try:
-        tyro.cli(Soak, prog="python -m benchmarks.soak").run()
-    except PersonaStreamError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    command.run(Soak, "python -m benchmarks.soak")

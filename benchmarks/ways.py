@@ -11,7 +11,6 @@ import dataclasses
 import itertools
 import json
 import statistics
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +20,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import command
 from benchmarks.measure import gflop, repeated
 from engine import graphs
 from engine.avatar import Avatar
@@ -29,7 +29,7 @@ from engine.bench import speech_of
 from engine.canvas import Runner
 from engine.cuda import CudaBackend
 from engine.device import choose, describe
-from engine.errors import DeviceError, ExportError, PersonaStreamError, PlanError
+from engine.errors import DeviceError, ExportError, PlanError
 from engine.graphs import Precision
 from engine.performer import Performer, Work
 from engine.ramp import ramp
@@ -93,9 +93,8 @@ class Ways:
         reports = []
         for way in self.ways if device.type == "cuda" else self.ways[:1]:
             reports.append(self._measure(way, device, precision, ceiling))
-            print(
-                json.dumps(dataclasses.asdict(reports[-1])), flush=True
-            )  # what was measured stays if the next one ends it
+            # What was measured stays if the next one ends it.
+            print(json.dumps(dataclasses.asdict(reports[-1])), flush=True)
         Console().print(table(reports, title))
         if self.json is not None:
             facts = {
@@ -127,7 +126,7 @@ class Ways:
         taken_s = statistics.median(repeated(lambda: runner(*inputs), device, self.seconds))
         arithmetic = gflop(graph, graph.example({**graphs.USUAL, "batch": 1}))
         tflops = arithmetic * batch / taken_s / 1000
-        performer = Performer(backend, Avatar.open(self.avatar, quality="fast"), load_face_model())
+        performer = Performer(backend, Avatar.open(self.avatar, quality=backend.quality), load_face_model())
         frames = map(performer.avatar.loop.frame_at, itertools.count())
 
         def paint() -> None:
@@ -141,7 +140,7 @@ class Ways:
 def open_way(way: Way, device: torch.device, precision: Precision) -> tuple[Backend, Runner]:
     """A backend and its renderer on the device. Raises PlanError, ExportError, DeviceError, WeightsError."""
     if device.type == "cpu":
-        return TorchBackend.embedded(), graphs.load("renderer", precision).eval()
+        return TorchBackend.embedded(quality="fast"), graphs.load("renderer", precision).eval()
     if way == "tensorrt":
         backend: CudaBackend = TensorRTBackend.embedded(device, precision)
     else:
@@ -169,14 +168,5 @@ def table(reports: list[Report], title: str) -> Table:
     return made
 
 
-def main() -> None:
-    """Run it; an error that we raise on purpose is one line, and exit code 2."""
-    try:
-        tyro.cli(Ways, prog="python -m benchmarks.ways").run()
-    except PersonaStreamError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    command.run(Ways, "python -m benchmarks.ways")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import time
 from pathlib import Path
@@ -57,10 +58,11 @@ def bench(avatar: Path, speech: Path | None, seconds: float, backend: Backend | 
     Raises SettingError for `seconds` outside 2 to 3600."""
     pcm = speech_of(speech, seconds)
     backend = backend or TorchBackend.embedded()
-    performer = _ready(backend, avatar)
+    first = _ready(backend, avatar)  # brings libraries, compiles and warms, which is not an avatar's
     before = resident_mb(), _device_mb(backend)
-    performer = _ready(backend, avatar)  # the first one also brought libraries, compiled and warmed
+    performer = _ready(backend, avatar)
     avatar_mb, device_avatar_mb = resident_mb() - before[0], _device_mb(backend) - before[1]
+    del first
     session_mb = _session_mb(performer, pcm)
     performer.times = StageTimes()
     began = time.perf_counter()
@@ -93,7 +95,10 @@ def _ready(backend: Backend, avatar: Path) -> Performer:
 
 
 def resident_mb() -> float:
-    """What of this process is in memory now, on Linux."""
+    """What of this process is in memory now, on Linux; what the C library keeps free is given back first."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES / 2**20
 
 

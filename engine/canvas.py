@@ -63,7 +63,8 @@ class Plan:
 
 
 class Canvas:
-    """The device's side of painting; all avatars of a backend share it. It belongs to the inference thread.
+    """The device's side of painting; all avatars of a backend share it. It belongs to the inference thread. What an
+    avatar has here stays as long as the canvas: servers open each once.
 
     rasteriser: of `align.triangles`.  renderer: `graphs.RendererGraph` in any form, on the device.  windows: the sizes
     that all windows have.  pool: threads for what need not be done in order: OpenCV, FFmpeg and numpy let others run.

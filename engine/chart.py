@@ -9,6 +9,8 @@ from pathlib import Path
 from engine.errors import OutputError, SettingError
 from engine.ramp import Ramp
 
+SUFFIXES = (".png", ".svg", ".pdf")
+
 
 def draw_ramp(found: Ramp, device: str, path: Path) -> None:
     """Load and p99 lateness against sessions; needs matplotlib. Raises OutputError."""
@@ -29,13 +31,15 @@ def draw_ramp(found: Ramp, device: str, path: Path) -> None:
     late.set_xticks(sessions, [str(count) for count in sessions])
     try:
         figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{path}: cannot be written ({error}); choose another --plot, such as ramp.png") from error
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error}); make room or choose another --plot") from error
 
 
 def check_chart(path: Path) -> None:
     """Minutes of measuring must not end at what is missing. Raises SettingError, OutputError."""
     if importlib.util.find_spec("matplotlib") is None:
         raise SettingError("--plot needs matplotlib; pip install 'personastream[plot]'")
+    if path.suffix.lower() not in SUFFIXES:
+        raise OutputError(f"{path}: expected a picture's name, ending in {', '.join(SUFFIXES)}; choose another --plot")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: there is no folder {path.parent}; create it or choose another --plot")

@@ -77,7 +77,7 @@ class ServerConfig:
     cors_origins: tuple[str, ...] = ()  # whose pages may use the API beside our own: https://app.example, or *
     max_body_bytes: int = 256 * 1024  # the largest body is an SDP offer; speech comes through the websocket
     max_sessions: int = 4
-    max_load: float = MAX_LOAD  # of the device's time, 0 to 1, by all sessions that talk
+    max_load: float = MAX_LOAD  # of the device, by all sessions that talk; above 1 is a bet that not all do so at once
     sessions_per_minute: int = 60  # of one address; 0: no limit
     max_session_s: float | None = None  # a session is closed after this, whoever uses it
     idle_session_s: float = 60.0  # a session without viewers and without a speech socket is closed after this

@@ -36,15 +36,23 @@ def compile_kernels(capability: tuple[int, int]) -> Any:
 
 
 class CudaRasteriser:
-    """Draws meshes of one topology, triangles [F, 3], on one device; work is queued on PyTorch's current stream."""
+    """Draws meshes of one topology, triangles [F, 3], on one device; work is queued on PyTorch's current stream.
+
+    Raises what `compile_kernels` raises, and DeviceError where the driver does not take the kernels.
+    """
 
     def __init__(self, triangles: Tensor, device: torch.device):
-        self._core = importlib.import_module("cuda.core")
         compiled = compile_kernels(torch.cuda.get_device_capability(device))
+        self._core = importlib.import_module("cuda.core")  # it is there: it has compiled
         with torch.cuda.device(device):
             self._index = torch.cuda.current_device()
-            self._core.Device(self._index).set_current()
-            self._locate, self._spread = (compiled.get_kernel(name) for name in KERNELS)
+            try:
+                self._core.Device(self._index).set_current()
+                self._locate, self._spread = (compiled.get_kernel(name) for name in KERNELS)
+            except Exception as error:  # of unknown type, too
+                raise DeviceError(
+                    f"{device}: its driver does not take the kernels of {SOURCE.name} ({error}); update the driver"
+                ) from error
         self._triangles = triangles.to(device, torch.int32).contiguous()
 
     def locate(self, vertices: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

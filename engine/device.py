@@ -76,7 +76,7 @@ def backend_for(asked: str, quality: Quality | None = None) -> Backend:
             raise SettingError("--quality best: fine pictures are painted on the CPU alone; add `--device cpu`")
         try:
             backend = _on_gpu(choice.device)
-        except (DeviceError, torch.OutOfMemoryError) as error:
+        except DeviceError as error:
             if asked != "auto":
                 raise
             choice = Choice(CPU, str(error), str(error))
@@ -88,11 +88,18 @@ def backend_for(asked: str, quality: Quality | None = None) -> Backend:
 
 
 def _on_gpu(device: torch.device) -> Backend:
+    """Raises DeviceError for a GPU that does not take the networks, which no small trial tells."""
     from engine import trt  # a machine without a GPU needs nothing of it
 
     torch.set_num_threads(1)  # what is left for the CPU is small, and the other cores belong to the encoders
     cv2.setNumThreads(1)
-    return trt.open_backend(device)
+    try:
+        return trt.open_backend(device)
+    except RuntimeError as error:  # torch's: of memory, of drivers and of libraries
+        raise DeviceError(
+            f"{describe(device)} does not take the networks ({_first_line(error)}); choose `--device cpu` or another, "
+            "or see `personastream doctor`"
+        ) from error
 
 
 def describe(device: torch.device) -> str:
@@ -117,18 +124,24 @@ def unfit(index: int) -> str:
 
 
 def _faults(device: torch.device) -> Iterator[str]:
-    name = describe(device)
+    name = str(device)
     try:
+        name = describe(device)  # the first call that needs a driver in order
         float(torch.ones(1, device=device).sum())  # a torch that was built without kernels for it finds it all the same
         free, total = torch.cuda.mem_get_info(device)
     except RuntimeError as error:
-        yield f"{name} does not run torch {torch.__version__} ({str(error).splitlines()[0]})"
+        yield f"{name} does not run torch {torch.__version__} ({_first_line(error)})"
         return
     if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.core") is None:
         yield f"{name} needs cuda.core for its rasteriser; pip install 'personastream[cuda]'"
     if free < NEEDED_BYTES:
         gib = [round(n / 2**30, 1) for n in (free, total, NEEDED_BYTES)]
         yield f"{name} has {gib[0]} of {gib[1]} GiB free, expected {gib[2]}"
+
+
+def _first_line(error: Exception) -> str:
+    """torch adds advice for those who debug kernels, or a stack."""
+    return str(error).partition("\n")[0]
 
 
 def _count() -> int:

@@ -94,7 +94,7 @@ class PlanError(PersonaStreamError):
 
 
 class DeviceError(PersonaStreamError):
-    """The device that was asked for is not there, or a kernel cannot be compiled for it."""
+    """The device that was asked for is not there, or does not take what it is to run."""
 
     code = "device"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -258,10 +259,8 @@ def _refuse_nonsense(config: ServerConfig) -> None:
         found = getattr(config, name)
         if found is not None and found < low:
             raise SettingError(f"--{name.replace('_', '-')} {found}; expected at least {low}")
-    if not 0 < config.max_load <= 1:
-        raise SettingError(
-            f"--max-load {config.max_load}; expected more than 0 and at most 1, a share of the device's time"
-        )
+    if not 0 < config.max_load < math.inf:
+        raise SettingError(f"--max-load {config.max_load}; expected more than 0, a share of the device's time")
     if config.port > MAX_PORT:
         raise SettingError(f"--port {config.port}; expected at most {MAX_PORT}, or 0 for any that is free")
 

@@ -13,7 +13,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -55,6 +55,7 @@ class Choice:
     laid: int = LIP_REFERENCES  # so many of the bank and the face references are laid onto the lips
     spread: bool = True  # the bank spread over all mouth openings, or drawn at random
     similar: bool = True  # of the bank the most similar, or any
+    dual: bool = True  # Lip- and Face-Attention, or the latter alone over the references of both
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,9 @@ class CaseMaker:
         candidates = bank + near
         if not choice.similar:
             candidates = [candidates[i] for i in self._rng.permutation(len(candidates))[: choice.laid]]
-        sample = self._maker.make(faces, [target], near, candidates, None, choice.laid)[0]
+        shown = near if choice.dual else near + self._similar(target, bank)
+        sample = self._maker.make(faces, [target], shown, candidates, None, choice.laid)[0]
         copied = near[:1] + bank
-        offsets = faces.canonical[copied][:, LIP_VERTICES] - faces.canonical[target][LIP_VERTICES]
         return Case(
             name=faces.clip.name,
             kind=kind,
@@ -126,8 +127,15 @@ class CaseMaker:
             under=faces.crop(base),
             mesh=project(faces.canonical[target], faces.poses[target]).numpy(),
             copies=self._copies(sample, target, near[0], bank),
-            nearest=int(offsets.square().sum((1, 2)).argmin()),
+            nearest=copied.index(self._similar(target, copied)[0]),
         )
+
+    def _similar(self, target: int, rows: list[int]) -> list[int]:
+        """Of `rows` the `choice.laid` whose lips are the most similar to the target's, these first."""
+        faces = self._faces
+        offsets = faces.canonical[rows][:, LIP_VERTICES] - faces.canonical[target][LIP_VERTICES]
+        order = offsets.square().sum((1, 2)).argsort(stable=True)
+        return [rows[i] for i in order[: self._choice.laid].tolist()]
 
     def _copies(self, sample: Sample, target: int, base: int, bank: list[int]) -> list[np.ndarray]:
         faces, (rows, columns) = self._faces, sample.face_difference.shape[-2:]
@@ -229,7 +237,7 @@ def clips(data: Path, runs: Path, model: MorphableModel) -> Iterator[ClipFaces]:
 
 
 def evaluate(
-    data: Path, runs: Path, out: Path, *, path: Path | None = None, choice: Choice | None = None
+    data: Path, runs: Path, out: Path, *, path: Path | None = None, choice: Choice = Choice()
 ) -> dict[str, float]:
     """Write `out`/renderer.json, `out`/renderer.png (truth, ours, base frame, PNCC; below them where three queries
     look)
@@ -242,13 +250,14 @@ def evaluate(
     zoomed: list[list[np.ndarray]] = []
     number = 0
     for faces in clips(data, runs, model):
-        cases = CaseMaker(faces, maker, choice or Choice())
+        cases = CaseMaker(faces, maker, choice)
         fine_clip = FineClip(faces, runs) if is_large(faces, runs) else None
         for target in np.linspace(2, len(faces) - 3, FRAMES_PER_CLIP).astype(int).tolist():
             for kind in ("same", "crossed"):
                 cast = cases.cast(target, kind)
                 case = cases.case(cast)
-                rendered = render_uint8(network, case.sample)
+                asked = case.sample if choice.dual else replace(case.sample, lip_mask=0 * case.sample.lip_mask)
+                rendered = render_uint8(network, asked)
                 for name, value in measures(case, rendered).items():
                     rows[f"{kind}/{name}"].append(value)
                 if fine_clip is not None:

@@ -49,6 +49,7 @@ def test_the_ceiling_counts_multiplications_and_additions(monkeypatch):
 
 def test_a_cpu_has_the_reference_backend():
     backend, runner = open_way("graphs", CPU, "float32")
+    assert backend.quality == "fast", "as on a GPU"
     assert type(backend) is TorchBackend and isinstance(runner, graphs.RendererGraph)
 
 

@@ -56,12 +56,15 @@ def test_the_ramp_can_be_drawn(tmp_path):
     picture = cv2.imread(str(drawn))
     assert picture is not None and picture.std() > 10
     with pytest.raises(OutputError, match="cannot be written"):
-        draw_ramp(found, "CPU, 2 cores", tmp_path / "ramp.nonsense")
+        draw_ramp(found, "CPU, 2 cores", tmp_path / "nowhere" / "ramp.png")
 
 
 def test_what_a_drawing_lacks_is_said_before_anything_is_measured(monkeypatch, tmp_path):
     with pytest.raises(OutputError, match="there is no folder"):
         check_chart(tmp_path / "nowhere" / "ramp.png")
+    for name in ("ramp", "ramp.nonsense"):
+        with pytest.raises(OutputError, match=r"ending in \.png, \.svg, \.pdf"):
+            check_chart(tmp_path / name)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SettingError, match=r"pip install 'personastream\[plot\]'"):
         check_chart(tmp_path / "ramp.png")

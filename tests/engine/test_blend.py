@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from painted import photo, psnr
 
 from engine.blend import blended, gaussian, lip_masks, paste_masks
 from engine.compose import (
@@ -37,17 +38,6 @@ BOXES = [
     (2000, 50, 256),
 ]
 POSES = [(0.0, 0.0, 0.0, 0.38, 0.5, 0.25), (0.3, 0.5, 0.2, 0.38, 0.45, 0.27), (0.0, 0.0, 0.0, 0.5, 0.75, 0.55)]
-
-
-def psnr(a, b):
-    return 10 * np.log10(255**2 / max(1e-9, np.mean((a.astype(float) - b) ** 2)))
-
-
-def photo(height=360, width=480):
-    """A frame with structure down to a few pixels."""
-    y, x = np.mgrid[0:height, 0:width]
-    waves = [np.sin(x / 9 + y / 31), np.cos(y / 7 - x / 50), np.sin((x + y) / 13)]
-    return np.stack([127 + 80 * w for w in waves], -1).astype(np.uint8)
 
 
 def soft_mask():

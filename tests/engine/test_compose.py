@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from painted import photo, psnr
 
 from engine.compose import (
     GRID,
@@ -28,13 +29,6 @@ WINDOW = Window(20, 12, CONFIG.face_rows, CONFIG.face_columns)
 BOXES = [(50, 40, 256), (100, 30, 200), (20, 10, 333), (-60, 30, 300), (250, 150, 300), (-100, -120, 620)]
 
 
-def photo(height=360, width=480):
-    """A frame with structure down to a few pixels."""
-    y, x = np.mgrid[0:height, 0:width]
-    waves = [np.sin(x / 9 + y / 31), np.cos(y / 7 - x / 50), np.sin((x + y) / 13)]
-    return np.stack([127 + 80 * w for w in waves], -1).astype(np.uint8)
-
-
 def window_of(crop):
     return crop[WINDOW.pixels]
 
@@ -56,10 +50,6 @@ def region(box, mask, shape):
     grown = np.max([np.roll(grown, (i, j), (0, 1)) for i in (-1, 0, 1) for j in (-1, 0, 1)], 0)[2:-2, 2:-2]
     inside = (row >= 0) & (row < HEIGHT) & (column >= 0) & (column < WIDTH)
     return inside & grown[row.clip(0, HEIGHT - 1), column.clip(0, WIDTH - 1)]
-
-
-def psnr(a, b):
-    return 10 * np.log10(255**2 / max(1e-9, np.mean((a.astype(float) - b) ** 2)))
 
 
 @pytest.mark.parametrize("box", BOXES)

@@ -3,9 +3,11 @@ GPU that we know, and, where there is one, run on it."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -107,6 +109,28 @@ def test_broken_source_is_a_typed_error(monkeypatch, tmp_path):
     monkeypatch.setattr(cuda_raster, "SOURCE", tmp_path / "broken.cu")
     with pytest.raises(DeviceError, match=r"(?s)broken\.cu cannot be compiled for sm_89.*nonsense"):
         cuda_raster.compile_kernels((8, 9))
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """A GPU as far as torch tells."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    return torch.device("cuda", 0)
+
+
+def test_a_missing_extra_is_a_typed_error(pretended, model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cuda.core", None)
+    with pytest.raises(DeviceError, match=r"pip install 'personastream\[cuda\]'"):
+        cuda_raster.CudaRasteriser(model.triangles, pretended)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_driver_that_takes_no_kernels_is_a_typed_error(pretended, model):
+    pytest.importorskip("cuda.core", reason="the extra `cuda` is not installed")
+    with pytest.raises(DeviceError, match=r"cuda:0: its driver does not take the kernels of raster\.cu"):
+        cuda_raster.CudaRasteriser(model.triangles, pretended)
 
 
 @pytest.mark.gpu

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine import trt
 from engine.backend import TorchBackend
+from engine.config import ComputeConfig
 from engine.device import NEEDED_BYTES, backend_for, choose, describe
 from engine.errors import DeviceError, SettingError
 
@@ -80,6 +82,36 @@ def test_a_gpu_that_was_asked_for_is_taken_or_an_error_says_why_not(machine):
         choose("cuda")
 
 
+def test_a_gpu_whose_driver_is_broken_is_told_apart(machine, monkeypatch):
+    def get_device_name(device):
+        raise RuntimeError("CUDA driver initialization failed, you might not have a CUDA gpu.")
+
+    machine([NEEDED_BYTES])
+    monkeypatch.setattr(torch.cuda, "get_device_name", get_device_name)
+    assert "cuda:0 does not run torch" in choose("auto").fallback
+    with pytest.raises(DeviceError, match="--device cuda: cuda:0 does not run .*driver initialization failed"):
+        choose("cuda")
+
+
+@pytest.mark.parametrize("error", [
+    DeviceError("its driver does not take the kernels"),
+    torch.OutOfMemoryError("CUDA out of memory.\nmore lines"),
+    RuntimeError("CUDA error: unknown error\nmore lines"),
+])  # fmt: skip
+def test_a_gpu_that_fails_at_the_networks_is_given_up_for_the_cpu_unless_it_was_asked_for(machine, monkeypatch, error):
+    def open_backend(device):
+        raise error
+
+    machine([NEEDED_BYTES])
+    monkeypatch.setattr(trt, "open_backend", open_backend)
+    backend = backend_for("auto")
+    assert type(backend) is TorchBackend and backend.quality == "best"
+    said = str(error).partition("\n")[0]
+    assert said in backend.fallback and "more lines" not in backend.fallback
+    with pytest.raises(DeviceError, match=said):
+        backend_for("cuda")
+
+
 def test_a_gpu_without_its_extra_is_told_apart(machine, monkeypatch):
     machine([NEEDED_BYTES])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -90,8 +122,8 @@ def test_fine_pictures_are_refused_on_a_gpu_and_made_on_a_cpu(machine):
     machine([NEEDED_BYTES])
     with pytest.raises(SettingError, match="--quality best.*--device cpu"):
         backend_for("auto", "best")
-    assert backend_for("cpu", "best").quality == backend_for("cpu").quality == "best"
-    assert backend_for("cpu", "fast").quality == "fast"
+    qualities = (ComputeConfig().quality, "best", "fast")
+    assert [backend_for("cpu", quality).quality for quality in qualities] == ["best", "best", "fast"]
 
 
 @pytest.mark.parametrize("word", ["gpu", "", "CUDA", "cuda:", "cuda:-1", "cuda:one", "cpu:0", "auto "])

@@ -7,14 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from engine import device
 from engine.align import FINE_LIPS, Aligner, Reference
 from engine.avatar import Avatar
 from engine.backend import TorchBackend
 from engine.compose import cut, paste
-from engine.config import ComputeConfig
-from engine.device import Choice, backend_for
-from engine.errors import SettingError
 from engine.models.morphable import CROP_PX, load_face_model
 from engine.models.renderer import FINE, DualAttentionRenderer, RendererConfig
 from engine.painter import Painter, paint
@@ -212,7 +208,7 @@ def test_a_picture_in_bfloat16_is_that_in_float32(avatar, model):
     assert psnr(*pictures) > 50
 
 
-# ---- pasting and choosing
+# ---- pasting
 
 
 @pytest.mark.parametrize("box", [(40, 30, 300), (10, 5, 420), (-30, 60, 512), (20, 0, 700), (70, 60, 200)])
@@ -234,14 +230,3 @@ def test_fine_pixels_are_pasted_where_the_plain_ones_are_and_nowhere_else(model,
     assert psnr(fine_out, frame) > 45 and psnr(fine_out, frame) >= psnr(plain, frame) - 0.5
     grown = cv2.dilate(plain_changed.astype(np.uint8), np.ones((3, 3))) > 0
     assert plain_changed.sum() > 1000 and not (fine_changed & ~grown).any()
-
-
-def test_best_is_what_a_cpu_paints_unless_it_is_asked_for_fast():
-    assert ComputeConfig().quality is None
-    assert [backend_for("cpu", quality).quality for quality in (None, "best", "fast")] == ["best", "best", "fast"]
-
-
-def test_best_on_a_gpu_is_refused_before_anything_is_loaded(monkeypatch):
-    monkeypatch.setattr(device, "choose", lambda asked: Choice(torch.device("cuda", 0), "there is one"))
-    with pytest.raises(SettingError, match="--quality best.*--device cpu"):
-        backend_for("auto", "best")

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from painted import psnr
 
 from engine.align import Aligner, Reference
 from engine.backend import TorchBackend
@@ -71,10 +72,6 @@ def render(network, aligner, target, references, lips=None):
 
 def window(crop, target):
     return crop[target.window.pixels]
-
-
-def psnr(a, b):
-    return 10 * np.log10(255**2 / max(1e-9, np.mean((a.astype(float) - b) ** 2)))
 
 
 def test_an_untrained_network_copies_the_frame_it_is_shown(untrained, model, aligner):

@@ -81,9 +81,9 @@ async def test_a_session_lives_no_longer_than_it_may(serving, host, problem):
     ("token_ttl_s", 0, "at least 0.001"),
     ("proxies", -1, "at least 0"),
     ("port", 65_536, "at most 65535"),
-    ("max_load", 0.0, "more than 0 and at most 1"),
-    ("max_load", 1.5, "more than 0 and at most 1"),
-    ("max_load", float("nan"), "more than 0 and at most 1"),
+    ("max_load", 0.0, "more than 0"),
+    ("max_load", float("inf"), "more than 0"),
+    ("max_load", float("nan"), "more than 0"),
 ])  # fmt: skip
 async def test_limits_that_make_no_sense_are_refused(host, name, value, said):
     with pytest.raises(SettingError, match=f"--{name.replace('_', '-')} {value}; expected {said}"):

@@ -6,10 +6,9 @@ import asyncio
 import time
 
 import pytest
-from aiortc import RTCConfiguration, RTCPeerConnection
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from whep_client import SDP, bearer, frames, gone, viewer
+from whep_client import SDP, a_good_offer, bearer, frames, gone, viewer
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -17,16 +16,6 @@ OFFERS = 150
 ANSWER_S = 30.0  # of one offer, on a busy machine
 NOISE = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NUMBERS = st.sampled_from(["-1", "0", "65536", "4294967296", "99999999999999999999", "1e9", "NaN", "０", ""])
-
-
-async def good_offer():
-    peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-    for kind in ("video", "audio"):
-        peer.addTransceiver(kind, direction="recvonly")
-    await peer.setLocalDescription(await peer.createOffer())
-    offer = peer.localDescription.sdp
-    await peer.close()
-    return offer
 
 
 @st.composite
@@ -76,7 +65,7 @@ async def offers(strategy, count):
 
 
 async def test_damaged_offers_are_answered_or_refused_in_bounded_time_and_leave_nothing(serving, problem):
-    good = await good_offer()
+    good = await a_good_offer()
     async with serving() as client:
         session = await client.open_session()
         answered = refused = 0

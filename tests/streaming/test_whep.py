@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
-from whep_client import SDP, WhepClient, bearer, follow_each_other, frames, gone, viewer
+from whep_client import SDP, WhepClient, a_good_offer, bearer, follow_each_other, frames, gone, viewer
 
 from engine.config import EncoderConfig
 from streaming.protocol import SpeechText, Started
@@ -157,12 +157,7 @@ async def test_an_offer_that_is_none_is_refused(serving, problem, offer, said):
 async def test_offers_that_a_viewer_does_not_make_are_refused(serving, problem):
     async with serving() as client:
         session = await client.open_session()
-        peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        for kind in ("video", "audio"):
-            peer.addTransceiver(kind, direction="recvonly")
-        await peer.setLocalDescription(await peer.createOffer())
-        good = peer.localDescription.sdp
-        await peer.close()
+        good = await a_good_offer()
         for offer, said in [
             (good.replace("recvonly", "sendonly"), "a viewer receives"),
             (re.sub(r"a=ice-(ufrag|pwd):.*\r\n", "", good), "cannot be answered"),
@@ -182,11 +177,7 @@ async def test_offers_that_a_viewer_does_not_make_are_refused(serving, problem):
 async def test_an_offer_that_comes_in_two_pieces_is_read_whole(serving):
     async with serving() as client:
         session = await client.open_session()
-        peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
-        for kind in ("video", "audio"):
-            peer.addTransceiver(kind, direction="recvonly")
-        await peer.setLocalDescription(await peer.createOffer())
-        offer = peer.localDescription.sdp.encode()
+        offer = (await a_good_offer()).encode()
 
         async def pieces():
             yield offer[: len(offer) // 2]
@@ -196,7 +187,6 @@ async def test_an_offer_that_comes_in_two_pieces_is_read_whole(serving):
         async with client.http.post(session["whep"], data=pieces(), headers=SDP | bearer(session)) as reply:
             assert reply.status == 201, await reply.text()
             answer = await reply.text()
-        await peer.close()
         assert "m=video" in answer and "m=audio" in answer
 
 

@@ -16,6 +16,17 @@ def bearer(session):
     return {"Authorization": f"Bearer {session['token']}"}
 
 
+async def a_good_offer():
+    """What a viewer offers who wants picture and sound, by a peer that is gone."""
+    peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+    for kind in ("video", "audio"):
+        peer.addTransceiver(kind, direction="recvonly")
+    await peer.setLocalDescription(await peer.createOffer())
+    offer = peer.localDescription.sdp
+    await peer.close()
+    return offer
+
+
 class WhepClient:
     """A viewer's end: posts its offer and collects what arrives."""
 
