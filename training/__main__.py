@@ -71,7 +71,7 @@ class Speech(_Command):
     """ONNX file of a Whisper encoder; training/speech.py says where to get one."""
     checkpoint: str | None = None
     """Instead of a teacher: a public HuBERT by hub name (facebook/hubert-base-ls960) or folder."""
-    steps: int = 1600
+    steps: int = 3900
     install: bool = False
 
     def run(self) -> None:
@@ -104,7 +104,7 @@ class Speak(_Command):
 class Geometry(_Command):
     """Estimate the clips' audio offsets and train the geometry generator."""
 
-    steps: int = 800
+    steps: int = 1000
     share: float = 1.0
     """Of the training people, for a learning curve; below 1 the weights go to geometry-PERCENT.safetensors."""
     install: bool = False

@@ -115,7 +115,7 @@ def spoken_items(runs: Path, speech: Path, components: int) -> list[Item]:
     return items
 
 
-def train(data: Path, runs: Path, *, steps: int = 800, batch: int = 28, share: float = 1.0, seed: int = 0) -> Path:
+def train(data: Path, runs: Path, *, steps: int = 1000, batch: int = 28, share: float = 1.0, seed: int = 0) -> Path:
     """Train the generator on `runs/speech.safetensors`' features; returns `runs/geometry.safetensors`.
 
     Finds the offsets first where `runs/offsets.csv` is missing. Every part resumes where it was stopped. With a `share`

@@ -23,10 +23,10 @@ STYLE_FRAMES = 40  # drawn anew each time: a style has to survive the sampling
 IDENTITY_FRAMES = 1000  # nobody counts for more than 40 s
 GENERATED_WEIGHT = 0.6
 FEATURE_NOISE, CHANNEL_DROPOUT = 0.3, 0.1
-SPOKEN_SHARE = 0.2
+SPOKEN_SHARE = 0.3
 TOUCHING = 0.012  # model units: an opening that the renderer draws closed
 APART = 0.06  # the median opening of the training people
-CONTACT_WEIGHT = 0.3
+CONTACT_WEIGHT = 0.6
 
 
 @dataclass(frozen=True)

@@ -422,7 +422,7 @@ def distil(
     runs: Path,
     *,
     teacher: Path,
-    steps: int = 2500,
+    steps: int = 3900,
     batch: int = 24,
     learning_rate: float = 1e-3,
     seed: int = 0,
