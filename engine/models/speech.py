@@ -138,7 +138,8 @@ class SpeechEncoder(nn.Module):
         self.config = config
         self.hubert = HubertModel(HubertConfig(**config.hubert))
         if config.mel_bins:
-            self.hubert.feature_extractor = MelFrontEnd(config.mel_bins, self.hubert.config.conv_dim[-1])
+            front = MelFrontEnd(config.mel_bins, self.hubert.config.conv_dim[-1])
+            self.hubert.feature_extractor = front  # type: ignore[assignment]
         self.project = nn.Linear(FRAME_TOKENS * self.hubert.config.hidden_size, config.frame_features)
 
     @classmethod
