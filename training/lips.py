@@ -26,7 +26,11 @@ FEATURE_NOISE, CHANNEL_DROPOUT = 0.3, 0.1
 SPOKEN_SHARE = 0.3
 TOUCHING = 0.012  # model units: an opening that the renderer draws closed
 APART = 0.06  # the median opening of the training people
-CONTACT_WEIGHT = 0.6
+CONTACT_WEIGHT = 1.5
+# Pairs of the inner lips from corner to corner, and their gaps beside that of the middle: of the training people, alike
+# for mouths open a little and wide.
+UPPER_LIP, UNDER_LIP = (191, 80, 81, 82, 13, 312, 311, 310, 415), (95, 88, 178, 87, 14, 317, 402, 318, 324)
+GAPS = (0.33, 0.59, 0.82, 0.97, 1.0, 0.97, 0.82, 0.59, 0.33)
 
 
 @dataclass(frozen=True)
@@ -143,19 +147,20 @@ class GeometryLoss:
         weight = torch.ones(len(index), 3)
         weight[[place[v] for v in {*LIPS_OUTER, *LIPS_INNER}]] = 5.0
         self._weight = weight * torch.tensor([1.0, 1.0, 0.3]) / weight.sum()
-        self._above, self._below = (
-            [place[v] for v in (82, 13, 312)],
-            [place[v] for v in (87, 14, 317)],
-        )
+        self._above, self._below = [place[v] for v in UPPER_LIP], [place[v] for v in UNDER_LIP]
+        self._profile = torch.tensor(GAPS)
 
     def offsets(self, beta: Tensor) -> Tensor:
         """True offsets of the lower vertices [..., V_low, 3]."""
         return torch.einsum("...k,kvc->...vc", beta, self._basis)
 
     def opening(self, vertices: Tensor) -> Tensor:
-        """Height of the inner lips [...] of lower vertices [..., V_low, 3]."""
-        gap = vertices[..., self._above, :] - vertices[..., self._below, :]
-        return torch.linalg.vector_norm(gap, dim=-1).mean(-1)
+        """Height of the inner lips [...] of lower vertices [..., V_low, 3]: the middle three gaps."""
+        return self._gaps(vertices)[..., 3:6].mean(-1)
+
+    def _gaps(self, vertices: Tensor) -> Tensor:
+        gaps = vertices[..., self._above, :] - vertices[..., self._below, :]
+        return torch.linalg.vector_norm(gaps, dim=-1)
 
     def __call__(self, made: Tensor, template: Tensor, beta: Tensor, known: Tensor, contact: Tensor) -> Tensor:
         """made, template: lower vertices [B, T, V_low, 3] and [B, V_low, 3]; beta [B, T, K]; known, contact [B, T]."""
@@ -168,8 +173,9 @@ class GeometryLoss:
         opening = ((self.opening(made) - wanted) * 100).square()
         opening = opening * (1 + 2 * (wanted < 0.02))  # a mouth that does not close is what viewers notice
         still = (change.sum((-1, -2)) * both).sum() / both.sum()
-        height = self.opening(made)
-        ajar, shut = ((height - TOUCHING) * 100).clamp_min(0).square(), ((APART - height) * 100).clamp_min(0).square()
+        gaps = self._gaps(made)  # all of them, or the lips would be pinched in the middle
+        ajar = ((gaps - TOUCHING * self._profile) * 100).clamp_min(0).square().mean(-1)
+        shut = ((APART * self._profile - gaps) * 100).clamp_min(0).square().mean(-1)
         wrong = ajar * (contact > 0) + shut * (contact < 0)
         contacts = wrong.sum() / contact.abs().sum().clamp_min(1)
         return ((position + 0.15 * opening) * known).sum() / known.sum() + 1.0 * still + CONTACT_WEIGHT * contacts
