@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -63,7 +64,8 @@ async def serving(avatar: Path, *options: str, module: str = "streaming") -> Asy
 
 async def _ended(process: asyncio.subprocess.Process) -> int:
     if process.returncode is None:
-        process.terminate()
+        # Process.terminate would take the exit code of one that has just ended by itself away from asyncio.
+        os.kill(process.pid, signal.SIGTERM)
     try:
         async with asyncio.timeout(END_S):
             return await process.wait()
