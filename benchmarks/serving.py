@@ -65,7 +65,8 @@ async def serving(avatar: Path, *options: str, module: str = "streaming") -> Asy
 async def _ended(process: asyncio.subprocess.Process) -> int:
     if process.returncode is None:
         # Process.terminate would take the exit code of one that has just ended by itself away from asyncio.
-        os.kill(process.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGTERM)
     try:
         async with asyncio.timeout(END_S):
             return await process.wait()
