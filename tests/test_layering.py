@@ -19,7 +19,7 @@ ARROWS = {
     "training": {"engine", "precompute"},
     "benchmarks": {"engine", "streaming"},
 }
-MODELS_MAY_IMPORT = {"torch", "numpy", "safetensors", *sys.stdlib_module_names}
+MODELS_MAY_IMPORT = {"torch", "numpy", "safetensors", "transformers", *sys.stdlib_module_names}
 MODELS_MAY_USE = ("engine.models", "engine.config")
 
 
