@@ -68,7 +68,7 @@ class Speech(_Command):
     """Make the speech encoder: distil a small one from a teacher, or take a public HuBERT as it is."""
 
     teacher: Path | None = None
-    """ONNX file of a Whisper encoder; training/speech.py says where to get one."""
+    """ONNX file of a Whisper encoder; training/teacher.py says where to get one."""
     checkpoint: str | None = None
     """Instead of a teacher: a public HuBERT by hub name (facebook/hubert-base-ls960) or folder."""
     steps: int = 3900

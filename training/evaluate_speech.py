@@ -32,18 +32,8 @@ from training.geometry import aligned_sound
 from training.lips import Example, GeometryLoss, load_examples
 from training.offsets import find_offsets
 from training.phonemes import load_spoken
-from training.speech import (
-    PHONEMES,
-    TEACHER_AXES,
-    UNITS,
-    Student,
-    agreement,
-    known_phonemes,
-    load_utterance,
-    reduce_teacher,
-    spelling,
-    teacher_path,
-)
+from training.speech import PHONEMES, TEACHER_AXES, Student, agreement, known_phonemes, spelling
+from training.teacher import UNITS, load_utterance, reduce_teacher, teacher_path
 
 log = logging.getLogger(__name__)
 

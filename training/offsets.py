@@ -23,7 +23,7 @@ from engine.models.morphable import LIPS_INNER, LIPS_OUTER, MorphableModel
 from engine.models.speech import SpeechConfig
 from engine.weights import load_face_model
 from training.lips import Corpus, Example, Item, fit_generator, load_examples, predict
-from training.speech import load_utterance, reduce_teacher, teacher_path
+from training.teacher import load_utterance, reduce_teacher, teacher_path
 
 log = logging.getLogger(__name__)
 

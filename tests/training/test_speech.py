@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from engine.models.speech import FRAME_SAMPLES, RATE_HZ, SpeechConfig, small_hubert
-from training.speech import UNKNOWN, Student, Target, Utterance, Windows, codec, room, stretch
+from training.speech import UNKNOWN, Student, Windows, codec, room, stretch
+from training.teacher import Target, Utterance
 
 TINY = {
     **small_hubert(),
