@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from benchmarks import command
 from benchmarks.measure import Figure, measure
 from benchmarks.rivals import ConvolutionalLips, LatentDecoder, LatentUNet
-from engine import graphs
-from engine.cuda import cuda_device
-from engine.graphs import Precision
+from engine.backends import graphs
+from engine.backends.cuda import cuda_device
+from engine.backends.graphs import Precision
 
 NOTE = (
     "Speed only. The rivals are our own networks of the structure, tensor sizes and arithmetic of the class named, "

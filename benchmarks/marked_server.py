@@ -10,9 +10,9 @@ import dataclasses
 
 import numpy as np
 
+from engine.live.session import Session
 from engine.media import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, MediaUnit
 from engine.queues import MediaQueue
-from engine.session import Session
 from streaming.__main__ import main
 
 MARK_FRAMES = 2 * FPS  # far enough apart to tell which beep belongs to which flash

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from engine.cuda import CudaGraphs
+from engine.backends.cuda import CudaGraphs
 
 WARM_RUNS = 3
 

@@ -22,20 +22,21 @@ from rich.table import Table
 
 from benchmarks import command
 from benchmarks.measure import gflop, repeated
-from engine import graphs
-from engine.avatar import Avatar
-from engine.backend import Backend, TorchBackend
-from engine.bench import speech_of
-from engine.canvas import Runner
-from engine.cuda import CudaBackend
-from engine.device import choose, describe
+from engine.avatar.avatar import Avatar
+from engine.backends import graphs
+from engine.backends.backend import Backend
+from engine.backends.cpu import CpuBackend
+from engine.backends.cuda import CudaBackend
+from engine.backends.graphs import Precision
+from engine.backends.select import choose, describe
+from engine.backends.tensorrt.runner import TensorRTBackend
+from engine.commands.bench import speech_of
+from engine.commands.capacity import ramp
 from engine.errors import DeviceError, ExportError, PlanError
-from engine.graphs import Precision
-from engine.performer import Performer, Work
-from engine.ramp import ramp
-from engine.timeline import PaintJob
-from engine.trt import TensorRTBackend
-from engine.weights import load_face_model
+from engine.live.pipeline import AvatarPipeline, Work
+from engine.live.timeline import PaintJob
+from engine.models.weights import load_face_model
+from engine.paint.gpu.batch import Runner
 
 Way = Literal["eager", "compile", "graphs", "tensorrt"]
 WAYS: tuple[Way, ...] = ("eager", "compile", "graphs", "tensorrt")
@@ -126,12 +127,12 @@ class Ways:
         taken_s = statistics.median(repeated(lambda: runner(*inputs), device, self.seconds))
         arithmetic = gflop(graph, graph.example({**graphs.USUAL, "batch": 1}))
         tflops = arithmetic * batch / taken_s / 1000
-        performer = Performer(backend, Avatar.open(self.avatar, quality=backend.quality), load_face_model())
-        frames = map(performer.avatar.loop.frame_at, itertools.count())
+        pipeline = AvatarPipeline(backend, Avatar.open(self.avatar, quality=backend.quality), load_face_model())
+        frames = map(pipeline.avatar.loop.frame_at, itertools.count())
 
         def paint() -> None:
-            jobs = [PaintJob(next(frames), performer.rest, 0, 0) for _ in range(batch)]
-            performer.perform_all([Work(performer, job) for job in jobs])
+            jobs = [PaintJob(next(frames), pipeline.rest, 0, 0) for _ in range(batch)]
+            pipeline.perform_all([Work(pipeline, job) for job in jobs])
 
         painted_s = statistics.median(repeated(paint, device, self.seconds))
         return Speed(batch, 1000 * taken_s, batch / taken_s, tflops, tflops / ceiling, batch / painted_s)
@@ -140,7 +141,7 @@ class Ways:
 def open_way(way: Way, device: torch.device, precision: Precision) -> tuple[Backend, Runner]:
     """A backend and its renderer on the device. Raises PlanError, ExportError, DeviceError, WeightsError."""
     if device.type == "cpu":
-        return TorchBackend.embedded(quality="fast"), graphs.load("renderer", precision).eval()
+        return CpuBackend.embedded(quality="fast"), graphs.load("renderer", precision).eval()
     if way == "tensorrt":
         backend: CudaBackend = TensorRTBackend.embedded(device, precision)
     else:

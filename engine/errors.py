@@ -121,16 +121,6 @@ class CapacityError(PersonaStreamError):
     retry_after_s = 5
 
 
-class QuotaError(CapacityError):
-    """The client has had its share, whatever the machine has left."""
-
-    code = "quota"
-
-    def __init__(self, message: str, retry_after_s: int = CapacityError.retry_after_s):
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-
-
 class DrainingError(CapacityError):
     """The server shuts down and begins nothing new."""
 
@@ -141,61 +131,3 @@ class ProtocolError(PersonaStreamError):
     """A client sent something that the speech protocol does not allow."""
 
     code = "protocol"
-
-
-class PublishError(PersonaStreamError):
-    """A broadcast cannot be sent or recorded where it was asked to."""
-
-    code = "publish"
-
-
-class VoiceError(PersonaStreamError):
-    """Text could not be turned into speech."""
-
-    code = "voice"
-
-
-class VoiceAuthError(VoiceError):
-    """A remote voice does not take our key."""
-
-    code = "voice-auth"
-
-
-class VoiceQuotaError(VoiceError):
-    """A remote voice has had enough of us for now."""
-
-    code = "voice-quota"
-    retryable = True
-
-
-class VoiceUnreachableError(VoiceError):
-    """A remote voice cannot be reached, or is failing."""
-
-    code = "voice-unreachable"
-    retryable = True
-
-
-class VoiceStalledError(VoiceError):
-    """A voice stopped sending sound without an end."""
-
-    code = "voice-stalled"
-    retryable = True
-
-
-class VoiceBrokenError(VoiceError):
-    """A voice's connection or process ended in the middle of speech."""
-
-    code = "voice-broken"
-    retryable = True
-
-
-class VoiceFormatError(VoiceError):
-    """A voice sent something that is not the sound that was asked for."""
-
-    code = "voice-format"
-
-
-class SoundDeviceError(PersonaStreamError):
-    """This machine's microphone or loudspeaker cannot be used."""
-
-    code = "sound-device"

@@ -9,8 +9,8 @@ import asyncio
 import sys
 import wave
 
-from streaming.client import open_avatar
-from streaming.protocol import Failure, Finished, Unit
+from streaming.agents.client import open_avatar
+from streaming.speech.protocol import Failure, Finished, Unit
 
 
 async def main(path: str, server: str = "http://localhost:8080", avatar: str = "speaker") -> None:

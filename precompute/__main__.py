@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from engine.avatar import SUFFIX
+from engine.avatar.file import SUFFIX
 from engine.errors import PersonaStreamError
 from precompute.enroll import Enrolled, EnrollOptions, enroll
 

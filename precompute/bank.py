@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.compose import cut
 from engine.config import Quality
 from engine.models.morphable import CROP_PX
 from engine.models.renderer import FINE
+from engine.paint.composite import cut
 from precompute.fit import FaceFit
 
 REFERENCES = 25  # N_l of the paper

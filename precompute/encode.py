@@ -10,7 +10,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-from engine.footage import GOP_FRAMES
+from engine.avatar.video import GOP_FRAMES
 from engine.media import FPS
 
 CRF = 16  # differences stay below what the eye sees next to the original
@@ -25,7 +25,7 @@ OPTIONS = {
 }
 
 
-class FootageWriter:
+class VideoWriter:
     """H.264 in MP4, frames [H, W, 3] uint8 RGB of even size, in order."""
 
     def __init__(self, path: Path, width: int, height: int):

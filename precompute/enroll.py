@@ -20,18 +20,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.avatar import SUFFIX, AvatarContents, Bank, Manifest, network_fingerprints, write_avatar
-from engine.backend import Backend, TorchBackend
+from engine.avatar.file import SUFFIX, AvatarContents, Bank, Manifest, network_fingerprints, write_avatar
+from engine.avatar.loop import Loop
+from engine.avatar.video import VideoReader
+from engine.backends.backend import Backend
+from engine.backends.cpu import CpuBackend
 from engine.config import Quality
 from engine.errors import AvatarFileError, CorruptVideoError
-from engine.footage import VideoStore
 from engine.media import FPS
 from engine.models.morphable import MorphableModel, mouth_opening
-from engine.motion import Loop
-from engine.painter import Footage, Painter
-from engine.weights import load_face_model
+from engine.models.weights import load_face_model
+from engine.paint.painter import FittedVideo, Painter
 from precompute import bank
-from precompute.encode import FootageWriter
+from precompute.encode import VideoWriter
 from precompute.fit import FaceFit, fit
 from precompute.idle import resting_lower_face, write_idle
 from precompute.loop import find_loop
@@ -146,7 +147,7 @@ def _fit_face(points: np.ndarray, model: MorphableModel, progress: Progress) -> 
 
 def _write_base(video: Path, path: Path, size: tuple[int, int], use: slice, progress: Progress) -> None:
     total = use.stop - use.start
-    with FootageWriter(path, *size) as writer:
+    with VideoWriter(path, *size) as writer:
         for done, image in enumerate(itertools.islice(read_frames(video, size=size), use.start, use.stop)):
             writer.add(image)
             progress("base", done + 1, total)
@@ -230,7 +231,7 @@ def _painter(
     model: MorphableModel,
     backend: Backend,
 ) -> Painter:
-    footage = Footage(
+    footage = FittedVideo(
         read=read,
         alpha=person.alpha,
         beta=person.beta,
@@ -279,7 +280,7 @@ def enroll(
     options = options or EnrollOptions()
     _check_output(output, video)
     info, model, clock = probe(video), load_face_model(), _Clock()
-    backend = backend or TorchBackend.embedded()
+    backend = backend or CpuBackend.embedded()
     with clock.stage("face"):
         seen = _look(video, info, progress)
     verdict = assess(
@@ -335,7 +336,7 @@ def _make_file(
     size, count = (manifest.width, manifest.height), manifest.frames
     with clock.stage("base"):
         _write_base(video, base, size, evidence.verdict.use, progress)
-    with VideoStore(base, shape=size[::-1], frames=count) as footage:
+    with VideoReader(base, shape=size[::-1], frames=count) as footage:
         with clock.stage("references"):
             progress("references", 0, 1)
             frames = bank.choose(person.opening, person.good)
@@ -346,13 +347,13 @@ def _make_file(
             with ExitStack() as stack, _threads(1):
                 stores = [
                     stack.enter_context(
-                        VideoStore(base, shape=size[::-1], frames=count, cache_bytes=PAINTER_CACHE_BYTES)
+                        VideoReader(base, shape=size[::-1], frames=count, cache_bytes=PAINTER_CACHE_BYTES)
                     )
                     for _ in range(_cores())
                 ]
                 painters = [_painter(person, store.read, references, model, backend).paint for store in stores]
                 write_idle(idle, size, lower, painters, lambda done: progress("idle", done, count))
-        with clock.stage("report"), VideoStore(idle, shape=size[::-1], frames=count) as resting:
+        with clock.stage("report"), VideoReader(idle, shape=size[::-1], frames=count) as resting:
             progress("report", 0, 1)
             contents = AvatarContents(
                 manifest=manifest,

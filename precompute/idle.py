@@ -11,9 +11,9 @@ from queue import SimpleQueue
 import numpy as np
 from torch import Tensor
 
-from engine.footage import GOP_FRAMES
+from engine.avatar.video import GOP_FRAMES
 from engine.models.morphable import MorphableModel
-from precompute.encode import FootageWriter
+from precompute.encode import VideoWriter
 
 Paint = Callable[[int, Tensor], np.ndarray]
 """(index of a base frame, lower vertices [V_low, 3] in model units) -> full frame [H, W, 3] uint8."""
@@ -59,7 +59,7 @@ def write_idle(
     on_frame: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Write len(lower) frames of `size` (width, height); frame i is base frame i with the lower face lower[i]."""
-    with FootageWriter(path, *size) as writer:
+    with VideoWriter(path, *size) as writer:
         for done, image in enumerate(painted(lower, painters), start=1):
             writer.add(image)
             on_frame(done)

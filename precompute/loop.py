@@ -6,9 +6,9 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
 
+from engine.avatar.loop import Loop
 from engine.media import FPS
 from engine.models.morphable import CROP_PX
-from engine.motion import Loop
 
 MIN_FRAMES = 4 * FPS  # a shorter loop is recognised as one
 MIN_SHARE = 0.4  # of the clip, or turning round at both ends is the better loop

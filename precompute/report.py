@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from engine.avatar import Manifest
-from engine.compose import cut
+from engine.avatar.file import Manifest
 from engine.media import FPS
 from engine.models.morphable import FACE_OVAL, LEFT_EYE, LIPS_INNER, LIPS_OUTER, RIGHT_EYE
+from engine.paint.composite import cut
 from precompute.charts import curves, histogram, picture, timeline
 from precompute.fit import FaceFit, to_crop
 from precompute.quality import Verdict

@@ -1,8 +1,9 @@
-"""What the suite shares: the bundled speaker, really enrolled once, the bundled speech, and a clock that jumps."""
+"""What the suite shares: the bundled speaker, really enrolled, the bundled speech, and a clock that jumps."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import selectors
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 EXCERPT_S = 6.0
+ENROLMENT_CODE = ("precompute", "engine/avatar", "engine/backends", "engine/models", "engine/paint")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,15 +35,29 @@ def speech_wav() -> Path:
 
 
 @pytest.fixture(scope="session")
-def avatar_path(speaker_video: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real avatar, enrolled from the first seconds of the bundled speaker."""
-    from precompute.enroll import enroll
+def avatar_path(speaker_video: Path) -> Path:
+    """A real avatar, enrolled from the first seconds of the bundled speaker; kept in build/ until weights or code that
+    make it change."""
+    folder = ROOT / "build" / "tests" / enrolment_key(speaker_video)
+    avatar = folder / "speaker.avatar"
+    if not avatar.is_file():
+        from precompute.enroll import enroll
 
-    excerpt = tmp_path_factory.mktemp("speaker") / "excerpt.mp4"
-    copy_excerpt(speaker_video, excerpt, EXCERPT_S)
-    avatar = excerpt.with_name("speaker.avatar")
-    enroll(excerpt, avatar)
+        folder.mkdir(parents=True, exist_ok=True)
+        excerpt = folder / "excerpt.mp4"
+        copy_excerpt(speaker_video, excerpt, EXCERPT_S)
+        enroll(excerpt, avatar)
     return avatar
+
+
+def enrolment_key(video: Path) -> str:
+    """16 hex digits of what an avatar depends on: the video, the weights, and the code of enrolment and painting."""
+    code = [path for room in ENROLMENT_CODE for path in (ROOT / room).rglob("*.py")]
+    made_of = [video, *code, *(ROOT / "engine" / "assets").glob("*.safetensors")]
+    digest = hashlib.sha256(str(EXCERPT_S).encode())
+    for path in sorted(made_of):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def copy_excerpt(source: Path, target: Path, seconds: float) -> None:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from engine.errors import PersonaStreamError
-from engine.weights import default_path
+from engine.models.weights import default_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,16 +143,14 @@ class Evaluate(_Command):
     geometry: Path | None = None
 
     def run(self) -> None:
-        from training import evaluate_geometry, evaluate_renderer, evaluate_speech
+        from training.evaluate import geometry, renderer, speech
 
         if self.stage == "speech":
-            report = evaluate_speech.evaluate(self.data, self.runs, self.out)
+            report = speech.evaluate(self.data, self.runs, self.out)
         elif self.stage == "geometry":
-            report = evaluate_geometry.evaluate(
-                self.data, self.runs, self.out, speech=self.speech, geometry=self.geometry
-            )
+            report = geometry.evaluate(self.data, self.runs, self.out, speech=self.speech, geometry=self.geometry)
         else:
-            report = evaluate_renderer.evaluate(self.data, self.runs, self.out)
+            report = renderer.evaluate(self.data, self.runs, self.out)
         Console().print_json(json.dumps(report))
 
 

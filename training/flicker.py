@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.align import Aligner, Reference, Shape
-from engine.avatar import Bank
-from engine.compose import Window
+from engine.avatar.file import Bank
 from engine.models.morphable import CROP_PX, MorphableModel
 from engine.models.renderer import CELL_PX, DualAttentionRenderer, References
-from engine.painter import Footage, Painter
+from engine.paint.align import Aligner, Reference, Shape
+from engine.paint.painter import FittedVideo, Painter
+from engine.paint.window import Window
 from training.faces import ClipFaces
 from training.perceptual import Lpips
 from training.quality import signed
@@ -52,7 +52,7 @@ def driven_run(
     far = [int(row) for row in np.argsort(faces.opening, kind="stable") if row not in recorded]
     bank = [far[i] for i in np.linspace(0, len(far) - 1, min(BANK, len(far))).round().astype(int)]
     box = torch.tensor([0, 0, CROP_PX], dtype=torch.int32)
-    footage = Footage(
+    footage = FittedVideo(
         read=faces.crop, alpha=faces.alpha, beta=faces.beta, pose=faces.poses, crop=box.expand(len(faces), 3)
     )
     references = Bank(

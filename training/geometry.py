@@ -18,7 +18,7 @@ from torch import Tensor
 
 from engine.models.morphable import MorphableModel, mouth_opening
 from engine.models.speech import FRAME_SAMPLES, SpeechConfig, SpeechEncoder, extract
-from engine.weights import fingerprint, load, load_face_model, save
+from engine.models.weights import fingerprint, load, load_face_model, save
 from training.lips import Corpus, Example, Item, fit_generator, load_examples
 from training.offsets import Offset, find_offsets
 from training.phonemes import BILABIALS, OPEN_VOWELS, load_spoken, speak_all

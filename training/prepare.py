@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from rich.progress import track as progress
 
-from engine.compose import cut
 from engine.errors import MediaError
-from engine.weights import load_face_model
+from engine.models.weights import load_face_model
+from engine.paint.composite import cut
 from precompute.fit import fit
 from precompute.track import fill_gaps, longest_run, track
 from precompute.video import read_audio, read_frames

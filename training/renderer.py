@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from engine.backend import native_bfloat16
+from engine.backends.cpu import native_bfloat16
 from engine.models.renderer import CELL_PX, DualAttentionRenderer, References, RendererConfig
-from engine.weights import load_face_model, save
+from engine.models.weights import load_face_model, save
 from training.adversary import Judges, convincing_loss, judging_loss
 from training.data import crops_path, read_manifest
 from training.faces import ClipFaces, Sample, SampleMaker, TrainingSampler, collate

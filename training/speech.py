@@ -23,7 +23,7 @@ from engine.models.speech import (
     SpeechEncoder,
     extract,
 )
-from engine.weights import save
+from engine.models.weights import save
 from training.data import read_manifest
 from training.loop import Run
 from training.phonemes import Spoken, load_spoken, speak_all

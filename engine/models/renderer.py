@@ -2,7 +2,7 @@
 
 The paper lets attention find, for every cell of the target, the cells of the references that show the same place of
 the face. Here the mesh says so exactly, to a fraction of a pixel: each reference comes already laid onto the target
-geometry (`engine.align`), and attention decides per cell which references to trust there, by how their geometry
+geometry (`engine.paint.align`), and attention decides per cell which references to trust there, by how their geometry
 differs from the target's. docs/renderer.md has the measurement behind this.
 
 Everything happens in two windows on the grid of 4 px cells: the face window around the lower face of the target and

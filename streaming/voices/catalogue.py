@@ -10,8 +10,8 @@ from pathlib import Path
 
 import aiohttp
 
-from engine.config import VoicesConfig
-from engine.errors import VoiceAuthError, VoiceError
+from streaming.config import VoicesConfig
+from streaming.errors import VoiceAuthError, VoiceError
 from streaming.voices.kokoro import KokoroVoice, open_kokoro
 from streaming.voices.program import ESPEAK_LANGUAGES, EspeakVoice, espeak_command, open_piper
 from streaming.voices.socket_api import SocketVoice

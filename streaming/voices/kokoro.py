@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.errors import VoiceBrokenError, VoiceError, VoiceStalledError
-from streaming.kokoro import FAILED, READY, RECORD, SOUND
+from streaming.errors import VoiceBrokenError, VoiceError, VoiceStalledError
+from streaming.voices.kokoro_child import FAILED, READY, RECORD, SOUND
 from streaming.voices.voice import SampleCutter, sentences
 
 SAMPLE_RATE_HZ = 24_000
@@ -78,7 +78,7 @@ async def open_kokoro(model: Path, voices: Path) -> AsyncIterator[KokoroProcess]
             raise VoiceError(f"{path}: no such file; Kokoro needs kokoro-v1.0.onnx and the voices that belong to it")
     pipe = asyncio.subprocess.PIPE
     child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "streaming.kokoro", str(model), str(voices)),
+        *(sys.executable, "-m", "streaming.voices.kokoro_child", str(model), str(voices)),
         stdin=pipe,
         stdout=pipe,
     )

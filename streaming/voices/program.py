@@ -13,8 +13,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.errors import VoiceBrokenError, VoiceError, VoiceFormatError, VoiceStalledError
-from engine.media import SOURCE_RATES_HZ
+from engine.audio import SOURCE_RATES_HZ
+from streaming.errors import VoiceBrokenError, VoiceError, VoiceFormatError, VoiceStalledError
 from streaming.voices.voice import SampleCutter
 
 CHUNK_BYTES = 4_096  # 93 ms at 22.05 kHz
@@ -63,7 +63,7 @@ def espeak_command(language: str) -> list[str]:
     if program:
         return [program, "--stdout", "--stdin", "-v", language]
     if importlib.util.find_spec("espeakng_loader"):
-        return [sys.executable, "-m", "streaming.espeak", language]
+        return [sys.executable, "-m", "streaming.voices.espeak_child", language]
     raise VoiceError(
         "no eSpeak NG found; run `pip install espeakng-loader`, or install your system's espeak-ng package"
     )

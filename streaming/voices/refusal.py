@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.errors import VoiceAuthError, VoiceError, VoiceQuotaError, VoiceUnreachableError
+from streaming.errors import VoiceAuthError, VoiceError, VoiceQuotaError, VoiceUnreachableError
 
 REFUSALS: dict[int, tuple[type[VoiceError], str]] = {
     401: (VoiceAuthError, "check the API key and its environment variable"),

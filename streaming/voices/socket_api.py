@@ -17,13 +17,7 @@ from typing import Any, Literal
 
 import aiohttp
 
-from engine.errors import (
-    VoiceBrokenError,
-    VoiceError,
-    VoiceFormatError,
-    VoiceStalledError,
-    VoiceUnreachableError,
-)
+from streaming.errors import VoiceBrokenError, VoiceError, VoiceFormatError, VoiceStalledError, VoiceUnreachableError
 from streaming.voices.refusal import refusal
 from streaming.voices.voice import SampleCutter, sentences
 

@@ -14,13 +14,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from engine.errors import (
-    VoiceBrokenError,
-    VoiceError,
-    VoiceFormatError,
-    VoiceStalledError,
-    VoiceUnreachableError,
-)
+from streaming.errors import VoiceBrokenError, VoiceError, VoiceFormatError, VoiceStalledError, VoiceUnreachableError
 from streaming.voices.refusal import refusal
 from streaming.voices.voice import SampleCutter, sentences
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
 
-from engine.errors import VoiceError, VoiceFormatError
+from streaming.errors import VoiceError, VoiceFormatError
 
 SENTENCE_END = re.compile(r"""(?<=[.!?…])\s+|(?<=[.!?…]["'”’)\]])\s+|(?<=[。！？])\s*|\n+""")
 CLAUSE_END = re.compile(r"(?<=[,;:–—])\s+|(?<=[、，；：])")

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from streaming.client import open_avatar
+from streaming.agents.client import open_avatar
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ pytest.importorskip("livekit.agents", reason="livekit-agents lives in an environ
 from livekit import rtc
 from livekit.agents.voice.avatar import AudioReceiver, AudioSegmentEnd, AvatarRunner, VideoGenerator
 
-from streaming.livekit import AvatarVideo
+from streaming.agents.livekit import AvatarVideo
 
 
 class Agent(AudioReceiver):

@@ -15,7 +15,7 @@ from pipecat.frames.frames import (
 )
 from pipecat.tests.utils import SleepFrame, run_test
 
-from streaming.pipecat import SAMPLE_RATE_HZ, AvatarService
+from streaming.agents.pipecat import SAMPLE_RATE_HZ, AvatarService
 
 
 def spoken(pcm: bytes) -> list:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from benchmarks.ways import Report, Speed, matmul_tflops, open_way, table
-from engine import graphs
-from engine.backend import TorchBackend
+from engine.backends import graphs
+from engine.backends.cpu import CpuBackend
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -50,7 +50,7 @@ def test_the_ceiling_counts_multiplications_and_additions(monkeypatch):
 def test_a_cpu_has_the_reference_backend():
     backend, runner = open_way("graphs", CPU, "float32")
     assert backend.quality == "fast", "as on a GPU"
-    assert type(backend) is TorchBackend and isinstance(runner, graphs.RendererGraph)
+    assert type(backend) is CpuBackend and isinstance(runner, graphs.RendererGraph)
 
 
 def test_a_way_that_cannot_be_had_is_in_the_table_with_its_reason():

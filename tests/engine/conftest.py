@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 import torch
 
-from engine.line import Line
+from engine.avatar.loop import Loop
+from engine.live.pipeline import AvatarPipeline, Lips
+from engine.live.segment import SpeechSegment
+from engine.live.timeline import HearJob, PaintJob
 from engine.metrics import StageTimes
 from engine.models.geometry import GeometryState
 from engine.models.speech import FRAME_SAMPLES, SpeechConfig, cut, init_state
-from engine.motion import Loop
-from engine.performer import Lips, Performer
-from engine.timeline import HearJob, PaintJob
 
 sys.path.insert(0, str(Path(__file__).parent))  # for player.py and talk.py, which stand beside their tests
 
 
-class Puppet(Performer):
+class Puppet(AvatarPipeline):
     """Stands in for the networks and the footage: lips [1, 3] are loudness, a picture is (base, lips, serial)."""
 
     config = SpeechConfig()
@@ -39,25 +39,25 @@ class Puppet(Performer):
         self.failure: Exception | None = None
         self.clock: Any = None  # of a virtual loop
 
-    def new_line(self) -> Line:
+    def new_segment(self) -> SpeechSegment:
         empty = torch.zeros(1, 1, 1, 1)
-        return Line(
+        return SpeechSegment(
             init_state(self.config), GeometryState(empty, empty), self.config.step_frames, self.config.lookahead_frames
         )
 
     def _hear(self, batch: Any) -> list[Lips]:
-        return [work.performer._heard(work.job) for work in batch]
+        return [work.pipeline._heard(work.job) for work in batch]
 
     def _paint(self, batch: Any) -> list[np.ndarray]:
-        return [work.performer._picture(work.job) for work in batch]
+        return [work.pipeline._picture(work.job) for work in batch]
 
     def _heard(self, job: HearJob) -> Lips:
         self._spend(self.hear_s)
-        windows, speech = cut(job.pcm, job.line.speech, self.config)
+        windows, speech = cut(job.pcm, job.segment.speech, self.config)
         assert len(windows) == 1
         loud = np.sqrt((windows[0].astype(np.float64).reshape(-1, FRAME_SAMPLES) ** 2).mean(1))
         here = slice(self.config.left_frames, self.config.left_frames + self.config.step_frames)
-        total = job.line.geometry.keys + float(loud[here].sum())
+        total = job.segment.geometry.keys + float(loud[here].sum())
         level = 10 * loud[here] + loud[-self.config.lookahead_frames :].sum() + 0.01 * float(total)
         level = level if self.level is None else np.full_like(level, self.level)
         lips = torch.from_numpy(level).float()[:, None, None].expand(-1, 1, 3)

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from engine.audio import PcmResampler, float_to_pcm, pcm_to_float
 from engine.config import SessionConfig
-from engine.media import (
-    SAMPLES_PER_FRAME,
-    PcmResampler,
-    float_to_pcm,
-    pcm_to_float,
-)
-from engine.performer import finish
-from engine.timeline import HearJob
+from engine.live.pipeline import finish
+from engine.live.timeline import HearJob
+from engine.media import SAMPLES_PER_FRAME
 
 CONFIG = SessionConfig()
 LEAD = 3

@@ -7,11 +7,12 @@ import contextlib
 
 import numpy as np
 
+from engine.audio import float_to_pcm
 from engine.config import SessionConfig
-from engine.media import PlaybackFinished, float_to_pcm
+from engine.live.scheduler import Scheduler
+from engine.live.session import Session
+from engine.media import PlaybackFinished
 from engine.queues import QueueClosed
-from engine.scheduler import Scheduler
-from engine.session import Session
 
 RATE_HZ = 16_000
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from engine.audio import SOURCE_RATES_HZ, PcmResampler, SampleQueue, float_to_pcm, pcm_to_float
 from engine.errors import SpeechFormatError
-from engine.media import SOURCE_RATES_HZ, PcmResampler, SampleQueue, float_to_pcm, frame_pts, pcm_to_float
+from engine.media import frame_pts
 
 PAIRS = [(rate, 48_000) for rate in SOURCE_RATES_HZ] + [(48_000, 16_000)]
 

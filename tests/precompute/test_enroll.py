@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine.avatar import Avatar
-from engine.backend import TorchBackend
+from engine.avatar.avatar import Avatar
+from engine.backends.cpu import CpuBackend
 from engine.errors import (
     AvatarFileError,
     ClipTooShortError,
@@ -40,7 +40,7 @@ def backend():
     lower = int(load_face_model().lower.sum())
     geometry = GeometryGenerator(GeometryConfig(lower_vertices=lower))
     parts = SpeechEncoder(SpeechConfig()), geometry, DualAttentionRenderer(RendererConfig())
-    return TorchBackend(*(part.eval() for part in parts))
+    return CpuBackend(*(part.eval() for part in parts))
 
 
 @pytest.fixture

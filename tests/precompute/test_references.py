@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine.compose import cut
 from engine.models.morphable import LIPS_INNER, load_face_model, mouth_opening
+from engine.paint.composite import cut
 from precompute.bank import FINE_FROM_PX, build, choose, good_frames
 from precompute.fit import FaceFit
 from precompute.idle import painted, resting_lower_face

@@ -1,4 +1,4 @@
-"""Fixtures of the streaming tests: one real host for all of them, and servers on it."""
+"""Fixtures of the streaming tests: one real engine for all of them, and servers on it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from engine.config import ServerConfig
-from engine.host import Host
-from streaming.protocol import Encoding, Failure, SpeechEnd, decode_server, encode
-from streaming.server import Server
+from engine.live.engine import Engine
+from streaming.config import ServerConfig
+from streaming.server.app import Server
+from streaming.speech.protocol import Encoding, Failure, SpeechEnd, decode_server, encode
 from streaming.voices.catalogue import espeak_voices
 
 sys.path.insert(0, str(Path(__file__).parent))  # for helpers that stand beside their tests
@@ -33,14 +33,14 @@ def max_sessions() -> int:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def host(avatar_path):
-    """A host in a task of its own: a task group must be entered and left by the same task, and fixtures are not."""
+async def engine(avatar_path):
+    """A engine in a task of its own: a task group must be entered and left by the same task, and fixtures are not."""
     ready, done = asyncio.Event(), asyncio.Event()
-    found: list[Host] = []
+    found: list[Engine] = []
 
     async def hold() -> None:
-        async with Host({"speaker": avatar_path}, max_sessions=MAX_SESSIONS, max_load=math.inf) as host:
-            found.append(host)
+        async with Engine({"speaker": avatar_path}, max_sessions=MAX_SESSIONS, max_load=math.inf) as engine:
+            found.append(engine)
             ready.set()
             await done.wait()
 
@@ -102,19 +102,19 @@ class Speech:
 
 
 @pytest.fixture
-def serving(host):
-    """`async with serving(idle_session_s=..., secrets=...) as client`: a server of its own on the shared host."""
+def serving(engine):
+    """`async with serving(idle_session_s=..., secrets=...) as client`: a server of its own on the shared engine."""
 
     @contextlib.asynccontextmanager
     async def serve(samples=None, secrets=None, voices=None, **config: Any) -> AsyncIterator[Client]:
         settings = ServerConfig(port=0, max_sessions=MAX_SESSIONS, **config)
         async with (
-            Server(host, settings, voices or espeak_voices(), samples, secrets) as server,
+            Server(engine, settings, voices or espeak_voices(), samples, secrets) as server,
             aiohttp.ClientSession(server.url) as http,
         ):
             yield Client(server, http)
         async with asyncio.timeout(30):  # a closed server leaves no session behind
-            while host.sessions:
+            while engine.sessions:
                 await asyncio.sleep(0.01)
 
     return serve

@@ -101,5 +101,15 @@ def follow_each_other(taken, step):
 
 async def gone(server, timeout_s=20.0):
     async with asyncio.timeout(timeout_s):
-        while any(held.viewers for held in server.leases):
+        while any(held.viewers for held in server.live_sessions):
             await asyncio.sleep(0.05)
+
+
+async def departures(track, count):
+    """Media time (samples at 48 kHz) and loop time of packets as they leave."""
+    found, loop = [], asyncio.get_running_loop()
+    async with asyncio.timeout(60):
+        while len(found) < count:
+            packet = await track.recv()
+            found.append((float(packet.pts * packet.time_base) * 48_000, loop.time()))
+    return np.array(found)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from engine.models.morphable import MorphableModel
-from engine.weights import load_face_model
+from engine.models.weights import load_face_model
 from training.critics import SyncExpert, sync_expert
 from training.lips import GeometryLoss, Item
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from engine.align import Aligner
 from engine.models.morphable import load_face_model
 from engine.models.renderer import CELL_PX, RendererConfig
+from engine.paint.align import Aligner
 from precompute.fit import FaceFit
 from training.data import Clip, crops_path, fit_path, save_crops, save_fit
 from training.faces import (

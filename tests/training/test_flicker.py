@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from engine.align import Aligner
 from engine.models.morphable import load_face_model
 from engine.models.renderer import DualAttentionRenderer, RendererConfig
+from engine.paint.align import Aligner
 from training.contact_sheet import attention_strip, sheet_row
 from training.faces import ClipFaces, SampleMaker
 from training.flicker import Flicker, Run, driven_run

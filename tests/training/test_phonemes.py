@@ -10,7 +10,7 @@ import torch
 
 from engine.errors import MediaError
 from engine.models.morphable import MorphableModel
-from engine.weights import load_face_model
+from engine.models.weights import load_face_model
 from training.lips import APART, CONTACT_WEIGHT, GAPS, TOUCHING, UNDER_LIP, UPPER_LIP, GeometryLoss
 from training.phonemes import (
     BILABIALS,

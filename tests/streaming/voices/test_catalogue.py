@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from engine.config import VoicesConfig
-from engine.errors import VoiceAuthError, VoiceBrokenError, VoiceError
+from streaming.config import VoicesConfig
+from streaming.errors import VoiceAuthError, VoiceBrokenError, VoiceError
 from streaming.voices.catalogue import KOKORO_MODEL_ENV, KOKORO_VOICES_ENV, espeak_voices, open_voices
 from streaming.voices.program import ESPEAK_LANGUAGES, open_piper
 from streaming.voices.voice import speak_whole

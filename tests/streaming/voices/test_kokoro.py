@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.errors import VoiceBrokenError, VoiceError
+from streaming.errors import VoiceBrokenError, VoiceError
 from streaming.voices.catalogue import KOKORO_MODEL_ENV, KOKORO_VOICES_ENV
 from streaming.voices.kokoro import KokoroVoice, open_kokoro
 from streaming.voices.voice import speak_whole

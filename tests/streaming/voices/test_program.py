@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.errors import VoiceError
-from streaming.espeak import wav_header
+from streaming.errors import VoiceError
 from streaming.voices.catalogue import espeak_voices
+from streaming.voices.espeak_child import wav_header
 from streaming.voices.program import EspeakVoice, espeak_command
 from streaming.voices.voice import find_voice, speak_whole
 

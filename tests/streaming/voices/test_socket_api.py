@@ -11,7 +11,7 @@ import struct
 import pytest
 from aiohttp import WSMsgType, web
 
-from engine.errors import (
+from streaming.errors import (
     VoiceAuthError,
     VoiceBrokenError,
     VoiceError,

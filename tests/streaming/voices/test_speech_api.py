@@ -9,7 +9,7 @@ import struct
 import pytest
 from aiohttp import web
 
-from engine.errors import (
+from streaming.errors import (
     VoiceAuthError,
     VoiceBrokenError,
     VoiceError,
@@ -18,7 +18,7 @@ from engine.errors import (
     VoiceStalledError,
     VoiceUnreachableError,
 )
-from streaming.espeak import wav_header
+from streaming.voices.espeak_child import wav_header
 from streaming.voices.speech_api import ATTEMPTS, SpeechApiVoice, wav_data_offset
 from streaming.voices.voice import speak_whole
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.errors import VoiceFormatError
+from streaming.errors import VoiceFormatError
 from streaming.voices.voice import FIRST_CHARS, SampleCutter, sentences
 
 

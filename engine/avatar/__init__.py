@@ -1,0 +1,1 @@
+"""The `.avatar` file and its videos."""

@@ -1,0 +1,1 @@
+"""What computes the networks: PyTorch on a CPU or a CUDA device, ONNX, TensorRT."""

@@ -1,0 +1,149 @@
+"""Which device computes: what was asked for, what is there and works, and the backend on it."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import torch
+
+from engine.backends.backend import Backend
+from engine.backends.cpu import CpuBackend
+from engine.config import Quality
+from engine.errors import DeviceError, SettingError
+
+log = logging.getLogger(__name__)
+
+CPU = torch.device("cpu")
+# An estimate: the networks and what CUDA keeps for itself take one, the recorded graphs of batches up to 32 pictures
+# and what those work on the rest. Avatars come on top, with some 60 MB each.
+NEEDED_BYTES = 4 << 30
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`reason`: why it is this device. `fallback`: why it is not a GPU that is in this machine; empty otherwise."""
+
+    device: torch.device
+    reason: str
+    fallback: str = ""
+
+
+def choose(asked: str) -> Choice:
+    """The device for `auto` (the first GPU that works and has room, else the CPU), `cpu`, `cuda` or `cuda:N`.
+
+    Raises SettingError for another word, DeviceError for a GPU that is not there or cannot be used.
+    """
+    wanted = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", asked)
+    if wanted is None:
+        raise SettingError(f"--device {asked}; expected auto, cpu, cuda or cuda:N")
+    if asked == "cpu":
+        return Choice(CPU, "it was asked for")
+    if asked != "auto":
+        index = int(wanted[1] or 0)
+        fault = absence() if index >= _count() else unfit(index)
+        if fault:
+            raise DeviceError(
+                f"--device {asked}: {fault}; choose `--device auto` or `cpu`, or see `personastream doctor`"
+            )
+        return Choice(torch.device("cuda", index), "it was asked for")
+    faults = []
+    for index in range(_count()):
+        fault = unfit(index)
+        if not fault:
+            return Choice(torch.device("cuda", index), "the first GPU that works and has room")
+        faults.append(fault)
+    driver_without_torch = not faults and shutil.which("nvidia-smi") is not None
+    reason = "; ".join(faults) or absence()
+    return Choice(CPU, reason, reason if faults or driver_without_torch else "")
+
+
+def backend_for(asked: str, quality: Quality | None = None) -> Backend:
+    """The fastest backend of the device that `choose` takes, with the embedded weights, to paint in that quality or in
+    the best that it has.
+
+    A GPU that `auto` found and that turns out not to serve is given up for the CPU: the backend's `fallback` says why.
+    Raises what `choose` raises, SettingError for `best` on a GPU, DeviceError, WeightsError.
+    """
+    choice = choose(asked)
+    if choice.device.type == "cuda":
+        if quality == "best":
+            raise SettingError("--quality best: fine pictures are painted on the CPU alone; add `--device cpu`")
+        try:
+            backend = _on_gpu(choice.device)
+        except DeviceError as error:
+            if asked != "auto":
+                raise
+            choice = Choice(CPU, str(error), str(error))
+        else:
+            log.info("device %s: %s", describe(choice.device), choice.reason)
+            return backend
+    log.log(logging.WARNING if choice.fallback else logging.INFO, "device %s: %s", describe(CPU), choice.reason)
+    return CpuBackend.embedded(fallback=choice.fallback, quality=quality or "best")
+
+
+def _on_gpu(device: torch.device) -> Backend:
+    """Raises DeviceError for a GPU that does not take the networks, which no small trial tells."""
+    from engine.backends.tensorrt import runner  # a machine without a GPU needs nothing of it
+
+    torch.set_num_threads(1)  # what is left for the CPU is small, and the other cores belong to the encoders
+    cv2.setNumThreads(1)
+    try:
+        return runner.open_backend(device)
+    except RuntimeError as error:  # torch's: of memory, of drivers and of libraries
+        raise DeviceError(
+            f"{describe(device)} does not take the networks ({_first_line(error)}); choose `--device cpu` or another, "
+            "or see `personastream doctor`"
+        ) from error
+
+
+def describe(device: torch.device) -> str:
+    """A device in words."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} ({device})"
+    return f"CPU, {os.cpu_count()} cores"
+
+
+def absence() -> str:
+    """What is there instead of the GPU that was looked for."""
+    found = [describe(torch.device("cuda", index)) for index in range(_count())]
+    if found:
+        return f"torch finds {', '.join(found)} alone"
+    hint = "" if shutil.which("nvidia-smi") is None else ", though there is a driver: install a torch built for CUDA"
+    return f"torch {torch.__version__} finds no CUDA device{hint}"
+
+
+def unfit(index: int) -> str:
+    """Why the CUDA device of that index cannot be used; empty if it can."""
+    return next(_faults(torch.device("cuda", index)), "")
+
+
+def _faults(device: torch.device) -> Iterator[str]:
+    name = str(device)
+    try:
+        name = describe(device)  # the first call that needs a driver in order
+        float(torch.ones(1, device=device).sum())  # a torch that was built without kernels for it finds it all the same
+        free, total = torch.cuda.mem_get_info(device)
+    except RuntimeError as error:
+        yield f"{name} does not run torch {torch.__version__} ({_first_line(error)})"
+        return
+    if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.core") is None:
+        yield f"{name} needs cuda.core for its rasteriser; pip install 'personastream[cuda]'"
+    if free < NEEDED_BYTES:
+        gib = [round(n / 2**30, 1) for n in (free, total, NEEDED_BYTES)]
+        yield f"{name} has {gib[0]} of {gib[1]} GiB free, expected {gib[2]}"
+
+
+def _first_line(error: Exception) -> str:
+    """torch adds advice for those who debug kernels, or a stack."""
+    return str(error).partition("\n")[0]
+
+
+def _count() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -1,0 +1,158 @@
+"""Building TensorRT plans, in a child process: a builder that crashes does not end the server.
+
+`tensorrt` and `tensorrt_rtx` have the same interface. RTX builds for GeForce and RTX GPUs (compute capability 7.5, 8.x
+and 12.x), without one at hand too; the other one builds for the GPU at hand.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from engine.backends import graphs
+from engine.backends.graphs import Precision
+from engine.backends.onnx import write as write_onnx
+from engine.errors import PersonaStreamError, PlanError
+
+Capability = tuple[int, int]
+Progress = Callable[[str], None]
+
+RTX_CAPABILITIES = ((7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1))
+BUILD_S = 1800.0
+
+
+def library(capability: Capability) -> ModuleType:
+    """The TensorRT for GPUs of this compute capability. Raises PlanError where it is not installed."""
+    wanted = ["tensorrt_rtx", "tensorrt"] if capability in RTX_CAPABILITIES else ["tensorrt"]
+    for name in wanted:
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    remedy = f"pip install {'personastream[tensorrt]' if len(wanted) > 1 else 'tensorrt'!r}"
+    raise PlanError(f"compute capability {dotted(capability)} needs {' or '.join(wanted)}; {remedy}")
+
+
+def build_apart(
+    network: str,
+    path: Path,
+    precision: Precision,
+    capability: Capability,
+    progress: Progress,
+    *,
+    within_s: float = BUILD_S,
+) -> bytes:
+    """Build in a process of its own, whose lines go to `progress`. Raises PlanError with its last words if it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "made.plan"
+        order = [network, str(path), precision, dotted(capability), str(target)]
+        command = [sys.executable, "-m", "engine.backends.tensorrt.builder", *order]
+        said: list[str] = []
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with subprocess.Popen(command, text=True, errors="replace", **pipes) as child:
+            watchdog = threading.Timer(within_s, child.kill)
+            watchdog.start()
+            assert child.stdout is not None
+            for line in child.stdout:
+                said = [*said[-2:], " ".join(line.split())]
+                progress(said[-1])
+            code = child.wait()
+            watchdog.cancel()
+        if code != 0:
+            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+            raise PlanError(f"{network}: the builder {how}; its last words: {' / '.join(said):.500}")
+        return target.read_bytes()
+
+
+def build(network: str, path: Path, precision: Precision, capability: Capability, progress: Progress) -> bytes:
+    """Build the plan here and now. Raises PlanError, ExportError, WeightsError."""
+    trt = library(capability)
+    graph = graphs.load(network, precision, path)
+    complaints: list[str] = []
+    log = _listener(trt, complaints)
+    builder = trt.Builder(log)
+    definition = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(definition, log)
+    with tempfile.TemporaryDirectory() as folder:
+        onnx = Path(folder) / f"{network}.onnx"
+        progress(f"{network}: exporting")
+        write_onnx(graph, onnx)
+        if not parser.parse(onnx.read_bytes()):
+            reasons = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
+            raise PlanError(f"{network}: {trt.__name__} {trt.__version__} cannot read its graph ({reasons:.300})")
+    config = builder.create_builder_config()
+    config.progress_monitor = _monitor(trt, network, progress)
+    if trt.__name__ == "tensorrt_rtx":  # the other one knows only the GPU at hand
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, "SM{}{}".format(*capability)), 0)
+    profile = builder.create_optimization_profile()
+    for name, axes in graph.inputs.items():
+        spans = graphs.SPANS.items()
+        extremes = ({n: getattr(span, extreme) for n, span in spans} for extreme in ("least", "usual", "most"))
+        profile.set_shape(name, *(graphs.sizes(axes, free) for free in extremes))
+    config.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(definition, config)
+    if plan is None:
+        raise PlanError(f"{network}: {trt.__name__} {trt.__version__} builds no plan ({'; '.join(complaints):.300})")
+    return bytes(plan)
+
+
+def _listener(trt: ModuleType, complaints: list[str]) -> Any:
+    """A logger of TensorRT that keeps what is an error."""
+
+    class Listener(trt.ILogger):  # type: ignore[misc, name-defined]
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.ERROR:
+                complaints.append(message)
+
+    return Listener()
+
+
+def _monitor(trt: ModuleType, network: str, progress: Progress) -> Any:
+    """A monitor of TensorRT that tells the steps of the outermost phases."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps: dict[str, int] = {}
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            if not parent:
+                self.steps[phase] = steps
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            if phase in self.steps:
+                progress(f"{network}: {phase} {step + 1}/{self.steps[phase]}")
+            return True
+
+        def phase_finish(self, phase: str) -> None:
+            self.steps.pop(phase, None)
+
+    return Monitor()
+
+
+def dotted(capability: Capability) -> str:
+    return "{}.{}".format(*capability)
+
+
+def main() -> None:
+    """The builder's process: NETWORK WEIGHTS PRECISION CAPABILITY TARGET."""
+    network, path, precision, dotted, target = sys.argv[1:]
+    major, minor = map(int, dotted.split("."))
+    try:
+        plan = build(network, Path(path), precision, (major, minor), lambda line: print(line, flush=True))  # type: ignore[arg-type]
+    except PersonaStreamError as error:
+        sys.exit(str(error))
+    Path(target).write_bytes(plan)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""The networks through TensorRT on a CUDA device, and what happens where that cannot be had: PyTorch, said aloud."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+
+import torch
+from torch import Tensor
+
+from engine.backends import graphs
+from engine.backends.cuda import CudaBackend, cpu_parts
+from engine.backends.graphs import Precision
+from engine.backends.onnx import psnr_db
+from engine.backends.tensorrt.builder import Capability, Progress, library
+from engine.backends.tensorrt.cache import PlanCache, plan_for
+from engine.errors import ExportError, PlanError
+from engine.models import weights
+from engine.paint.gpu.batch import Runner
+
+log = logging.getLogger(__name__)
+
+TRUSTED_DB = 40.0  # a plan whose answers are further from torch in float32 is not used
+
+
+class PlanRunner:
+    """A plan as a runner, on the device that is current. Raises PlanError where it does not load."""
+
+    def __init__(self, network: str, plan: bytes, capability: Capability):
+        trt = library(capability)
+        self._network, self._trt = network, trt
+        self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))  # has to live as long as the engine
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        context = None if self._engine is None else self._engine.create_execution_context()
+        if context is None:
+            raise PlanError(f"{network}: {trt.__name__} {trt.__version__} does not load its plan; is the memory full?")
+        self._context = context
+        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
+        modes = {name: self._engine.get_tensor_mode(name) for name in names}
+        self._inputs = [name for name in names if modes[name] == trt.TensorIOMode.INPUT]
+        self._outputs = [name for name in names if modes[name] == trt.TensorIOMode.OUTPUT]
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Queue the work on the current stream. Raises PlanError for sizes outside `graphs.SPANS`."""
+        given = [tensor.contiguous() for tensor in inputs]
+        for name, tensor in zip(self._inputs, given, strict=True):
+            if not self._context.set_input_shape(name, tuple(tensor.shape)):
+                raise PlanError(f"{self._network}: {name} {tuple(tensor.shape)} is outside what its plan was built for")
+            self._context.set_tensor_address(name, tensor.data_ptr())
+        made = [
+            torch.empty(tuple(self._context.get_tensor_shape(name)), device=given[0].device) for name in self._outputs
+        ]
+        for name, tensor in zip(self._outputs, made, strict=True):
+            self._context.set_tensor_address(name, tensor.data_ptr())
+        if not self._context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+            raise PlanError(f"{self._network}: its plan does not run; `personastream doctor` tells about the device")
+        return tuple(made)
+
+
+class TensorRTBackend(CudaBackend):
+    """`CudaBackend` whose runners are plans."""
+
+    @classmethod
+    def embedded(
+        cls,
+        device: torch.device,
+        precision: Precision = "float16",
+        cache: PlanCache | None = None,
+        progress: Progress = log.info,
+    ) -> TensorRTBackend:
+        """With the weights that ship with the engine; builds the plans that the cache lacks, which takes minutes.
+
+        Every plan is tried against torch first. Raises PlanError, ExportError, WeightsError.
+        """
+        capability, driver = torch.cuda.get_device_capability(device), driver_version()
+        cache, runners = cache or PlanCache(), dict[str, Runner]()
+        for name in graphs.NETWORKS:
+            path = weights.default_path(name)
+            plan = plan_for(
+                name,
+                path,
+                precision=precision,
+                capability=capability,
+                driver=driver,
+                cache=cache,
+                progress=progress,
+            )
+            with torch.cuda.device(device):
+                runners[name] = PlanRunner(name, plan, capability)
+                _try(name, runners[name], device)
+        return cls(runners, *cpu_parts(), device)
+
+
+def open_backend(
+    device: torch.device,
+    precision: Precision = "float16",
+    cache: PlanCache | None = None,
+    progress: Progress = log.info,
+) -> CudaBackend:
+    """The fastest backend that this device can have: TensorRT, or else PyTorch's CUDA graphs.
+
+    Then the reason stands in the log, as an error, and in the backend's `fallback`. Raises WeightsError, DeviceError.
+    """
+    try:
+        return TensorRTBackend.embedded(device, precision, cache, progress)
+    except (PlanError, ExportError) as error:
+        log.error("TensorRT is not used, PyTorch runs the networks: %s", error)
+        return CudaBackend.through_torch(device, precision=precision, fallback=str(error))
+
+
+def driver_version() -> str:
+    """Such as 580.65.06. Raises PlanError where the driver's tool does not tell."""
+    order = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        told = subprocess.run(order, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise PlanError(
+            f"nvidia-smi does not tell the driver's version ({error}); install the driver's tools"
+        ) from error
+    return told.split("\n")[0].strip()  # one for each GPU, all the same
+
+
+@torch.inference_mode()
+def _try(name: str, runner: Runner, device: torch.device) -> None:
+    """Raise PlanError for a runner that does not answer as torch does."""
+    reference = graphs.load(name, "float32")
+    inputs = reference.example({**graphs.USUAL, "batch": 2})
+    found = runner(*(tensor.to(device) for tensor in inputs))
+    pairs = zip(found, reference(*inputs), strict=True)
+    worst = min(psnr_db(answer.cpu(), expected) for answer, expected in pairs)
+    if worst < TRUSTED_DB:
+        raise PlanError(f"{name}: its plan answers {worst:.1f} dB from torch, expected {TRUSTED_DB:g}")

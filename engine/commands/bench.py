@@ -1,0 +1,217 @@
+"""Measures the engine on this machine: what each stage costs, and what that allows."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import resource
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, TypedDict
+
+import numpy as np
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from engine.audio import float_to_pcm, read_speech
+from engine.avatar.avatar import Avatar
+from engine.backends.backend import Backend
+from engine.backends.cpu import CpuBackend
+from engine.backends.select import backend_for, describe
+from engine.commands.capacity import Ramp, check_chart, draw_ramp, ramp
+from engine.config import ComputeConfig, SessionConfig
+from engine.errors import SettingError
+from engine.live.offline import speak
+from engine.live.pipeline import AvatarPipeline, finish
+from engine.live.timeline import PaintJob
+from engine.media import FPS, SAMPLE_RATE_HZ
+from engine.metrics import StageTimes
+from engine.models.weights import load_face_model
+
+TRIALS = 10
+MIN_S, MAX_S = 2.0, 3600.0  # less holds too few windows to speak of percentiles; more only fills the memory
+WEIGHED = 4  # sessions opened to see what one takes
+PAGE_BYTES = resource.getpagesize()
+
+
+class Figures(TypedDict):
+    """`fps`: new pictures a second with all stages counted; `first_frame_ms`: from the arrival of the speech that
+    the first frame needs (`algorithmic_ms` of it) to its picture, p95; `stage_ms`: p50 and p99 of each stage.
+
+    `memory_mb`: the most that the process ever had. `avatar_mb`, `session_mb`: what one avatar more and one session
+    more that talks add to it, and `device_mb`, `device_avatar_mb` the same on the GPU (0 on a CPU), where sessions
+    have nothing of their own. `fallback`: why it is no faster device that the machine seems to offer."""
+
+    device: str
+    fallback: str
+    threads: int
+    fps: float
+    first_frame_ms: float
+    algorithmic_ms: int
+    sessions_at_25_fps: int
+    memory_mb: float
+    avatar_mb: float
+    session_mb: float
+    device_mb: float
+    device_avatar_mb: float
+    stage_ms: dict[str, tuple[float, float]]
+
+
+def bench(avatar: Path, speech: Path | None, seconds: float, backend: Backend | None = None) -> Figures:
+    """Drive `avatar` with `speech` (or noise: the cost does not depend on what is said) as fast as it goes.
+
+    Raises SettingError for `seconds` outside 2 to 3600."""
+    pcm = speech_of(speech, seconds)
+    backend = backend or CpuBackend.embedded()
+    first = _ready(backend, avatar)  # brings libraries, compiles and warms, which is not an avatar's
+    before = resident_mb(), _device_mb(backend)
+    pipeline = _ready(backend, avatar)
+    avatar_mb, device_avatar_mb = resident_mb() - before[0], _device_mb(backend) - before[1]
+    del first
+    session_mb = _session_mb(pipeline, pcm)
+    pipeline.times = StageTimes()
+    began = time.perf_counter()
+    frames = sum(1 for _ in speak(pipeline, pcm))
+    fps = frames / (time.perf_counter() - began)
+    times, latency_ms = pipeline.times, backend.speech_config.algorithmic_latency_ms
+    first_s = [_first_frame_s(pipeline, pcm, latency_ms) for _ in range(TRIALS)]
+    return Figures(
+        device=describe(backend.device),
+        fallback=backend.fallback,
+        threads=torch.get_num_threads(),
+        fps=fps,
+        first_frame_ms=float(np.percentile(first_s, 95)) * 1000,
+        algorithmic_ms=latency_ms,
+        sessions_at_25_fps=int(fps // FPS),
+        memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        avatar_mb=avatar_mb,
+        session_mb=session_mb,
+        device_mb=_device_mb(backend),
+        device_avatar_mb=device_avatar_mb,
+        stage_ms={s: (times.percentile_ms(s, 50), times.percentile_ms(s, 99)) for s in times.stages},
+    )
+
+
+def _ready(backend: Backend, avatar: Path) -> AvatarPipeline:
+    """A pipeline that has painted."""
+    pipeline = AvatarPipeline(backend, Avatar.open(avatar, quality=backend.quality), load_face_model())
+    pipeline.perform(PaintJob(pipeline.avatar.loop.start, pipeline.rest, 0, 0))
+    return pipeline
+
+
+def resident_mb() -> float:
+    """What of this process is in memory now, on Linux; what the C library keeps free is given back first."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES / 2**20
+
+
+def _device_mb(backend: Backend) -> float:
+    """What tensors take on the GPU."""
+    return torch.cuda.memory_allocated(backend.device) / 2**20 if backend.device.type == "cuda" else 0.0
+
+
+def _session_mb(pipeline: AvatarPipeline, pcm: np.ndarray) -> float:
+    """What a session that talks takes, with all the pictures that it makes ahead."""
+    before = resident_mb()
+    timelines = [pipeline.new_timeline(SessionConfig()) for _ in range(WEIGHED)]
+    for timeline in timelines:
+        timeline.start_utterance("speech", SAMPLE_RATE_HZ, 1)
+        timeline.push_audio("speech", pcm.tobytes())
+        while (job := timeline.next_job(timeline.next_frame, 0)) is not None:
+            job = timeline.take(job)
+            finish(timeline, job, pipeline.perform(job), 0)
+    return (resident_mb() - before) / len(timelines)
+
+
+def speech_of(path: Path | None, seconds: float) -> np.ndarray:
+    """The sound file, or noise, as long as that: int16 [N] at 48 kHz. Raises SettingError for less than 2 s or more
+    than 3600, SpeechFormatError."""
+    if not MIN_S <= seconds <= MAX_S:
+        raise SettingError(f"--seconds {seconds:g}: expected {MIN_S:g} to {MAX_S:g}; the default is 10")
+    samples = round(seconds * SAMPLE_RATE_HZ)
+    if path is None:
+        return float_to_pcm(np.random.default_rng(0).normal(0, 0.1, samples).astype(np.float32))
+    return np.resize(read_speech(path), samples)
+
+
+def _first_frame_s(pipeline: AvatarPipeline, pcm: np.ndarray, latency_ms: int) -> float:
+    """Seconds from pushing the first latency_ms of speech to the first picture with moving lips."""
+    timeline = pipeline.new_timeline(SessionConfig())
+    timeline.start_utterance("speech", SAMPLE_RATE_HZ, 1)
+    needed_ms = latency_ms + 10  # and the resampler's own delay
+    began = time.perf_counter()
+    timeline.push_audio("speech", pcm[: needed_ms * SAMPLE_RATE_HZ // 1000].tobytes())
+    while True:
+        job = timeline.next_job(timeline.next_frame, 0)
+        if job is None:
+            timeline.emit()
+            continue
+        job = timeline.take(job)
+        finish(timeline, job, pipeline.perform(job), 0)
+        if isinstance(job, PaintJob) and job.lips is not None:
+            break
+    return time.perf_counter() - began
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Measure what every stage costs on this machine with this avatar."""
+
+    avatar: tyro.conf.Positional[Path]
+    speech: Path | None = None
+    """Speech to drive it with; noise where none is given."""
+    seconds: float = 10.0
+    sessions: bool = False
+    """Let more and more sessions speak at once as well, until 1 % of their pictures come too late."""
+    json: bool = False
+    """Print one JSON object instead of tables."""
+    plot: Path | None = None
+    """Draw load and lateness against sessions into this picture (.png, .svg, .pdf); means --sessions."""
+    compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
+
+    def run(self) -> int:
+        if self.plot:
+            check_chart(self.plot)
+        backend = backend_for(self.compute.device, self.compute.quality)
+        figures = bench(self.avatar, self.speech, self.seconds, backend)
+        found = self._ramp(backend) if self.sessions or self.plot else None
+        if self.plot and found:
+            draw_ramp(found, figures["device"], self.plot)
+        if self.json:
+            steps = {} if found is None else found | {"steps": [asdict(step) for step in found["steps"]]}
+            print(json.dumps(figures | steps, indent=2))
+            return 0
+        _tell(figures)
+        if found is not None:
+            _tell_ramp(found)
+        return 0
+
+    def _ramp(self, backend: Backend) -> Ramp:
+        return asyncio.run(ramp(self.avatar, speech_of(self.speech, self.seconds), backend))
+
+
+def _tell(figures: Figures) -> None:
+    table = Table("stage", "p50 ms", "p99 ms", title=f"{figures['device']}, {figures['threads']} threads")
+    for stage, (median, worst) in figures["stage_ms"].items():
+        table.add_row(stage, f"{median:.1f}", f"{worst:.1f}")
+    Console().print(table)
+    if figures["fallback"]:
+        print(f"no faster device: {figures['fallback']}")
+    print(f"{figures['fps']:.1f} new pictures a second, {figures['memory_mb']:.0f} MB at the most")
+    print(f"one avatar more takes {figures['avatar_mb']:.0f} MB, one session {figures['session_mb']:.0f} MB")
+    latency = f"after the first {figures['algorithmic_ms']} ms of speech"
+    print(f"first frame {figures['first_frame_ms']:.0f} ms (p95) {latency}")
+
+
+def _tell_ramp(found: Ramp) -> None:
+    table = Table("sessions", "load", "p50 late ms", "p99 late ms")
+    for step in found["steps"]:
+        table.add_row(f"{step.sessions}", f"{step.load:.0%}", f"{step.p50_late_ms:.1f}", f"{step.p99_late_ms:.1f}")
+    Console().print(table)
+    print(f"{found['sessions']} sessions with a p99 below {found['deadline_ms']:.0f} ms")

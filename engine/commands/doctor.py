@@ -1,0 +1,112 @@
+"""What works on this machine, and what to do about the rest."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from engine.backends.cpu import CpuBackend
+from engine.backends.select import choose, describe
+from engine.errors import WeightsError
+from engine.models import weights
+from engine.models.speech import SpeechConfig
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`ok` False means that the main job does not work; `remedy` says what to do, also for what is merely missing."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+
+
+def examine() -> Iterator[Finding]:
+    """Look at everything that the engine needs, one finding after the other."""
+    yield _python()
+    yield _library("av", "decoding and encoding")
+    yield _library("mediapipe", "enrolment")
+    yield _library("aiortc", "WebRTC")
+    backend, networks = _networks()
+    yield networks
+    yield _device()
+    yield _sound_devices()
+    if backend is not None:
+        yield _latency(backend.speech_config)
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    return Finding("python", version.startswith(("3.11.", "3.12.")), version, "install Python 3.11 or 3.12")
+
+
+def _library(name: str, purpose: str) -> Finding:
+    if importlib.util.find_spec(name) is None:
+        return Finding(name, False, f"not installed, needed for {purpose}", "run `make setup`")
+    return Finding(name, True, f"{importlib.metadata.version(name)} ({purpose})")
+
+
+def _networks() -> tuple[CpuBackend | None, Finding]:
+    try:
+        backend = CpuBackend.embedded()
+        weights.load_face_model()
+        paths = [weights.default_path(name) for name in ("face_model", "speech", "geometry", "renderer")]
+        detail = ", ".join(f"{path.stem} {path.stat().st_size / 1e6:.1f} MB" for path in paths)
+    except (WeightsError, OSError) as error:
+        remedy = "reinstall the package, or train them with `python -m training`"
+        return None, Finding("networks", False, str(error), remedy)
+    return backend, Finding("networks", True, detail)
+
+
+def _latency(speech: SpeechConfig) -> Finding:
+    return Finding(
+        "latency",
+        speech.algorithmic_latency_ms <= 280,
+        f"{speech.algorithmic_latency_ms} ms of speech for the first frame "
+        f"(step {speech.step_frames}, lookahead {speech.lookahead_frames} frames)",
+        "make WindowConfig's step or lookahead shorter and train again",
+    )
+
+
+def _device() -> Finding:
+    """Which one `--device auto` takes."""
+    choice = choose("auto")
+    detail = f"{describe(choice.device)}: {choice.reason}"
+    return Finding("device", True, detail, "see docs/gpu.md, or choose with --device" if choice.fallback else "")
+
+
+def _sound_devices() -> Finding:
+    """Microphones and loudspeakers, for `personastream mic`; a server needs none."""
+    try:
+        devices = importlib.import_module("sounddevice").query_devices()
+    except ModuleNotFoundError:
+        return Finding("sound devices", True, "sounddevice is not installed", "pip install personastream[local]")
+    except OSError as error:  # the package is there, the library that it loads is not
+        return Finding("sound devices", True, str(error), "install PortAudio (Debian: apt-get install libportaudio2)")
+    listed = [
+        f"{number}: {device['name']} ({device['max_input_channels']} in, {device['max_output_channels']} out)"
+        for number, device in enumerate(devices)
+    ]
+    remedy = "" if listed else "plug one in, or give `personastream mic --source`"
+    return Finding("sound devices", True, "\n".join(listed) or "none on this machine", remedy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor:
+    """Say what works on this machine, and what to do about the rest."""
+
+    def run(self) -> int:
+        findings = list(examine())
+        table = Table("", "what", "found", "to do")
+        for finding in findings:
+            table.add_row("ok" if finding.ok else "[red]no", finding.name, finding.detail, finding.remedy)
+        Console().print(table)
+        return 0 if all(finding.ok for finding in findings) else 1

@@ -1,0 +1,104 @@
+"""Offline: a sound file through the same timeline and pipeline as a live session, into a video file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated
+
+import av
+import numpy as np
+import tyro
+
+from engine.audio import read_speech
+from engine.avatar.avatar import Avatar
+from engine.backends.backend import Backend
+from engine.backends.cpu import CpuBackend
+from engine.backends.select import backend_for
+from engine.config import ComputeConfig
+from engine.errors import OutputError
+from engine.live.offline import speak
+from engine.live.pipeline import AvatarPipeline
+from engine.media import FPS, SAMPLE_RATE_HZ
+from engine.models.weights import load_face_model
+
+CRF = "17"
+SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv")  # containers that hold H.264 and AAC
+
+
+def dub(avatar: Path, speech: Path, output: Path, backend: Backend | None = None) -> int:
+    """Write `output` (H.264 and AAC) with the avatar saying `speech`; the number of frames.
+
+    Raises OutputError for an output that cannot be written, or that is one of the inputs. On any failure an older
+    `output` stays as it was and nothing else is left behind.
+    """
+    _check_output(output, avatar, speech)
+    pcm = read_speech(speech)
+    backend = backend or CpuBackend.embedded()
+    pipeline = AvatarPipeline(backend, Avatar.open(avatar, quality=backend.quality), load_face_model())
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{output.stem}.", suffix=output.suffix, dir=output.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            frames = _write(temporary, pipeline, pcm)
+            temporary.chmod(0o644)
+            temporary.replace(output)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, av.error.FFmpegError) as error:
+        raise OutputError(f"{output}: cannot be written ({error}); make room or choose another -o") from error
+    return frames
+
+
+def _check_output(output: Path, avatar: Path, speech: Path) -> None:
+    """Minutes of work must not end at a folder that cannot be written to, nor what is read under what is written."""
+    for path, what in ((avatar, "avatar"), (speech, "speech")):
+        if output.exists() and path.exists() and output.samefile(path):
+            raise OutputError(f"{output}: is the {what} itself; choose another -o")
+    if output.suffix.lower() not in SUFFIXES:
+        raise OutputError(f"{output}: expected a video file's name, ending in {', '.join(SUFFIXES)}")
+    if not output.parent.is_dir():
+        raise OutputError(f"{output}: there is no folder {output.parent}; create it or choose another -o")
+    if output.is_dir() or not os.access(output.parent, os.W_OK):
+        raise OutputError(f"{output}: cannot be written; choose another place with -o")
+
+
+def _write(path: Path, pipeline: AvatarPipeline, pcm: np.ndarray) -> int:
+    """All units of pcm [N] int16 into the container at `path`; the number of frames."""
+    frames = 0
+    with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
+        video = container.add_stream("libx264", rate=FPS, options={"crf": CRF, "preset": "veryfast"})
+        video.width, video.height, video.pix_fmt = pipeline.avatar.width, pipeline.avatar.height, "yuv420p"
+        audio = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono")
+        for unit in speak(pipeline, pcm):
+            picture = av.VideoFrame.from_ndarray(unit.image, format="rgb24")
+            picture.pts, picture.time_base = frames, Fraction(1, FPS)
+            container.mux(video.encode(picture))
+            sound = av.AudioFrame.from_ndarray(unit.samples[None], format="s16", layout="mono")
+            sound.sample_rate, sound.pts, sound.time_base = SAMPLE_RATE_HZ, unit.pts, Fraction(1, SAMPLE_RATE_HZ)
+            container.mux(audio.encode(sound))
+            frames += 1
+        container.mux(video.encode(None))
+        container.mux(audio.encode(None))
+    return frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dub:
+    """Speak a sound file with an avatar, offline: the engine and the pictures are those of a live session."""
+
+    avatar: tyro.conf.Positional[Path]
+    speech: tyro.conf.Positional[Path]
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out.mp4")
+    compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
+
+    def run(self) -> int:
+        began = time.perf_counter()
+        frames = dub(self.avatar, self.speech, self.output, backend_for(self.compute.device, self.compute.quality))
+        print(f"{self.output}: {frames / FPS:.1f} s of video in {time.perf_counter() - began:.1f} s")
+        return 0

@@ -1,0 +1,140 @@
+"""Engine: the loaded avatars, the networks and the inference thread; admits, opens and supervises sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from itertools import takewhile
+from pathlib import Path
+from types import TracebackType
+
+from engine.avatar.avatar import Avatar
+from engine.backends.backend import Backend
+from engine.backends.cpu import CpuBackend
+from engine.config import MAX_LOAD, SessionConfig
+from engine.errors import CapacityError, UnknownAvatarError
+from engine.live.batching import BatchTimes
+from engine.live.pipeline import AvatarPipeline
+from engine.live.scheduler import Scheduler
+from engine.live.session import Session, SessionCounters
+from engine.media import FPS
+from engine.metrics import StageTimes
+from engine.models.weights import load_face_model
+
+log = logging.getLogger(__name__)
+
+IDLE_HZ = {"idle": FPS}
+
+
+class Engine:
+    """Use as `async with Engine(...) as host`. Sessions live in its TaskGroup and end with it.
+
+    max_load: the share of the device's time that sessions may need when all that talk do so at once; what they need
+    comes from `costs`, which are measured at the start.
+    """
+
+    def __init__(
+        self,
+        avatars: dict[str, Path],
+        config: SessionConfig | None = None,
+        max_sessions: int = 4,
+        backend: Backend | None = None,
+        max_load: float = MAX_LOAD,
+    ):
+        self._paths = avatars
+        self._config = config or SessionConfig()
+        self._max_sessions = max_sessions
+        self._backend = backend
+        self._max_load = max_load
+        self.costs = BatchTimes()
+        self.talking_hz: dict[str, float] = {}  # how often a session that talks has work, by stage
+        self._pipelines: dict[str, AvatarPipeline] = {}
+        self._tasks = asyncio.TaskGroup()
+        self.sessions: dict[str, Session] = {}
+        self.latencies = StageTimes()
+        self._past = SessionCounters()  # of the sessions that are closed
+
+    @property
+    def backend(self) -> Backend:
+        """What computes; there once the host is entered."""
+        assert self._backend is not None
+        return self._backend
+
+    @property
+    def avatars(self) -> dict[str, Avatar]:
+        return {name: pipeline.avatar for name, pipeline in self._pipelines.items()}
+
+    @property
+    def pipelines(self) -> dict[str, AvatarPipeline]:
+        """By avatar name; their `times` say how long the stages take."""
+        return self._pipelines
+
+    @property
+    def counters(self) -> SessionCounters:
+        """What happened in all sessions since the start."""
+        return sum((session.counters for session in self.sessions.values()), self._past)
+
+    async def __aenter__(self) -> Engine:
+        self._backend = backend = self._backend or CpuBackend.embedded()
+        model = load_face_model()
+        for name, path in self._paths.items():
+            pipeline = AvatarPipeline(backend, Avatar.open(path, quality=backend.quality), model)
+            self.costs = self.costs.slower(pipeline.warm())
+            self._pipelines[name] = pipeline
+            self.talking_hz = {"picture": FPS, "hear": FPS / backend.speech_config.step_frames}
+            log.info("avatar %s from %s", name, path)
+        self._scheduler = Scheduler(self.costs)
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for session in list(self.sessions.values()):
+            await session.close()
+        try:
+            await self._tasks.__aexit__(kind, error, trace)
+        finally:
+            await self._scheduler.close()
+
+    def load(self, more: int = 0) -> float:
+        """The share of the device's time that the sessions that talk need, and `more` like them; above 1, some miss."""
+        talking = sum(session.talks for session in self.sessions.values())
+        idle = len(self.sessions) - talking
+        return self.costs.load(talking + more, self.talking_hz) + self.costs.load(idle, IDLE_HZ)
+
+    @property
+    def room(self) -> int:
+        """How many sessions more it admits. One alone is always admitted, however slow the machine."""
+        left = max(0, self._max_sessions - len(self.sessions))
+        fits = sum(1 for _ in takewhile(lambda more: self.load(more) <= self._max_load, range(1, left + 1)))
+        return fits if self.sessions else max(fits, min(1, left))
+
+    def open_session(self, avatar: str, session_id: str | None = None) -> Session:
+        """A new session, already running, with that id or a random one. Raises UnknownAvatarError, CapacityError."""
+        if avatar not in self._pipelines:
+            raise UnknownAvatarError(f"no avatar {avatar!r}; this server has {', '.join(sorted(self._pipelines))}")
+        live = len(self.sessions)
+        if live >= self._max_sessions:
+            raise CapacityError(f"{live} sessions are open, the limit is {self._max_sessions}; try later")
+        if not self.room:
+            raise CapacityError(
+                f"{live} sessions are open and one more would need {self.load(1):.0%} of the device, "
+                f"the limit is {self._max_load:.0%}; try later"
+            )
+        pipeline = self._pipelines[avatar]
+        session = Session(session_id or secrets.token_hex(8), pipeline, self._scheduler, self._config, self.latencies)
+        self.sessions[session.id] = session
+        self._tasks.create_task(self._supervise(session), name=f"session {session.id}")
+        return session
+
+    async def _supervise(self, session: Session) -> None:
+        """One session's failure must not touch the others."""
+        try:
+            await session.run()
+        except Exception:
+            log.exception("session %s failed", session.id)
+        finally:
+            self.sessions.pop(session.id, None)
+            self._past += session.counters

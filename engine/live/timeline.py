@@ -1,0 +1,335 @@
+"""What is said and shown at every frame: the pure part of a session. No clock, no thread and no network here.
+
+Speech forms segments. A segment is anchored to an output frame once its first lips are known; until then, and between
+segments, the avatar idles. A sender that falls behind is no special case: the segment is closed with silence, so that
+the mouth closes, and what arrives later begins a new segment.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from engine.audio import PcmResampler, float_to_pcm, pcm_to_float
+from engine.avatar.loop import Loop
+from engine.config import SessionConfig
+from engine.errors import CapacityError, ProtocolError, SpeechFormatError
+from engine.live.segment import SpeechSegment, Utterance
+from engine.media import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, MediaUnit, PlaybackEvent, frame_pts
+from engine.models.geometry import GeometryState
+from engine.models.speech import SpeechState
+
+SILENCE = np.zeros(SAMPLES_PER_FRAME, np.int16)
+JITTER_FRAMES = 2  # how late a sender in real time may be before the mouth closes for want of speech
+IDLE_LEAD_FRAMES = 3
+MAX_UTTERANCES = 64  # begun and not played to their end
+PIECES_A_SECOND = 2  # half a second of sound is resampled in a few milliseconds, well within a frame
+
+
+@dataclass(frozen=True)
+class HearJob:
+    """Compute the lips of the next step of `segment` from pcm [n] at 16 kHz; wanted by output frame `due`."""
+
+    segment: SpeechSegment
+    pcm: np.ndarray
+    due: int
+
+
+@dataclass(frozen=True)
+class PaintJob:
+    """Make the picture of output frame `due`: base frame `base` with lips [V_low, 3], or its idle picture."""
+
+    base: int
+    lips: Tensor | None
+    due: int
+    epoch: int
+
+
+Job = HearJob | PaintJob
+
+
+class Timeline:
+    """One session's speech, lips and pictures.
+
+    rest: the quiet lips [V_low, 3].  new_segment: makes an empty one.  first: what is shown until a picture was made.
+    Where a method takes `lead`, it is the number of frames that pass from speech being there to its first picture
+    being shown: what hearing and painting cost; 0 offline, where time waits.
+    """
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        loop: Loop,
+        rest: Tensor,
+        new_segment: Callable[[], SpeechSegment],
+        first: np.ndarray,
+    ):
+        self._config, self._loop, self._rest, self._new_line = config, loop, rest, new_segment
+        self._utterances: dict[str, Utterance] = {}  # open or waiting, in order of their start
+        # Their sound may still be on its way. One cancel is at most MAX_UTTERANCES of them, so that the one being
+        # played, the first of them, is never pushed out by the others.
+        self._cancelled: deque[str] = deque(maxlen=4 * MAX_UTTERANCES)
+        self._segments: deque[SpeechSegment] = deque()
+        self._asked: set[int] = set()
+        self._pictures: dict[int, tuple[np.ndarray, Tensor | None]] = {}
+        self._image = first
+        self._shown_lips: Tensor | None = None
+        self._shown_frame = -1  # the frame that the picture on show was made for
+        self._events: list[PlaybackEvent] = []
+        self.next_frame = 0
+        self.phase = 0  # of the base loop at frame 0
+        self.epoch = 0
+
+    # ---- speech in
+
+    def start_utterance(self, name: str, sample_rate_hz: int, channels: int) -> None:
+        """Raises ProtocolError for an id in use, SpeechFormatError for an unknown format, CapacityError."""
+        unplayed = {u.name for u in self._unplayed}
+        if name in unplayed:
+            raise ProtocolError(f"utterance {name!r} is open or not yet played; give each utterance its own id")
+        if len(unplayed) >= MAX_UTTERANCES:
+            raise CapacityError(
+                f"{len(unplayed)} utterances are open or not yet played, the limit is {MAX_UTTERANCES}; "
+                f"begin {name!r} when one of them has finished"
+            )
+        if channels not in (1, 2):
+            raise SpeechFormatError(f"utterance {name!r} has {channels} channels; expected 1 or 2: mix it down first")
+        self._utterances[name] = Utterance(name, sample_rate_hz, channels, PcmResampler(sample_rate_hz, SAMPLE_RATE_HZ))
+
+    @property
+    def _unplayed(self) -> list[Utterance]:
+        """Those that are not played to their end, in order."""
+        spoken = [u for segment in self._segments for u in segment.utterances]
+        return list(dict.fromkeys([*spoken, *self._utterances.values()]))
+
+    def cut(self, name: str, pcm: bytes, limit_ms: int) -> list[bytes]:
+        """`pcm` in pieces of at most half a second for `push_audio`; none for a cancelled utterance.
+
+        Raises CapacityError where `limit_ms` wait behind an utterance that is still open: that makes room only when it
+        ends, which its sender may be about to say on the very connection that would wait here.
+        """
+        utterance = self._utterance(name)
+        if utterance is None:
+            return []
+        sample_bytes = 2 * utterance.channels
+        if len(pcm) % sample_bytes:  # refused whole, not after most of it was taken
+            raise SpeechFormatError(
+                f"{len(pcm)} bytes for utterance {name!r}; expected whole s16le samples, {sample_bytes} bytes each"
+            )
+        first = next(iter(self._utterances))
+        waiting = sum(len(u.sound) for u in self._utterances.values())
+        if name != first and waiting * 1000 >= limit_ms * SAMPLE_RATE_HZ:
+            raise CapacityError(
+                f"{waiting / SAMPLE_RATE_HZ:.1f} s of speech wait behind utterance {first!r}, which is still open; "
+                f"end {first!r}, then go on with {name!r}"
+            )
+        size = utterance.sample_rate_hz // PIECES_A_SECOND * sample_bytes
+        return [pcm[start : start + size] for start in range(0, len(pcm), size)]
+
+    def has_room(self, name: str, limit_ms: int) -> bool:
+        """False while `limit_ms` wait to be played and `name` is what follows them; others wait in their own place."""
+        if name != next(iter(self._utterances), name):
+            return True
+        return sum(segment.buffered_samples for segment in self._segments) * 1000 < limit_ms * SAMPLE_RATE_HZ
+
+    def push_audio(self, name: str, pcm: bytes) -> None:
+        """Continue an utterance with s16le; silently nothing if it was cancelled. Raises ProtocolError otherwise."""
+        utterance = self._utterance(name)
+        if utterance is not None:
+            samples = pcm_to_float(pcm, utterance.channels)
+            utterance.received_samples += len(samples)
+            utterance.sound.append(utterance.to_playback_rate.push(samples))
+            self._feed()
+
+    def end_utterance(self, name: str) -> None:
+        utterance = self._utterance(name)
+        if utterance is not None:
+            utterance.sound.append(utterance.to_playback_rate.push(np.zeros(0, np.float32), last=True))
+            utterance.ended = True
+            self._feed()
+
+    def _utterance(self, name: str) -> Utterance | None:
+        utterance = self._utterances.get(name)
+        if utterance is None and name in self._cancelled:
+            return None
+        if utterance is None or utterance.ended:
+            raise ProtocolError(f"utterance {name!r} is not open; send speech.start with this id first")
+        return utterance
+
+    def _feed(self) -> None:
+        """Move sound into the open segment in the order of the utterances; a later one waits until the earlier one."""
+        for utterance in list(self._utterances.values()):
+            if len(utterance.sound):
+                self._open_segment().append(utterance, utterance.sound.take(), last=utterance.ended)
+            elif utterance.ended and not any(segment.end(utterance) for segment in self._segments):
+                self._events.append(utterance.finished(interrupted=False))
+            if not utterance.ended:
+                break
+            del self._utterances[utterance.name]
+
+    def _open_segment(self) -> SpeechSegment:
+        if not self._segments or self._segments[-1].length is not None:
+            self._segments.append(self._new_line())
+        return self._segments[-1]
+
+    def cancel(self) -> None:
+        """Barge-in: all speech ends with the frame last emitted, and the mouth closes from where it is."""
+        self.epoch += 1
+        for utterance in self._unplayed:
+            self._events.append(utterance.finished(interrupted=True))
+            self._cancelled.append(utterance.name)
+        self._segments.clear()
+        self._utterances.clear()
+        self._asked.clear()
+        self._pictures.clear()
+        if self._shown_lips is not None:
+            self._segments.append(self._closing(self._shown_lips))
+
+    def _closing(self, lips: Tensor) -> SpeechSegment:
+        """A silent segment that holds `lips`, already made: its way out leads them to rest."""
+        frames = self._config.crossfade_frames
+        segment = self._new_line()
+        segment.close(frames)
+        segment.lips = dict.fromkeys(range(frames), lips)
+        segment.made, segment.start, segment.led_in = frames, self.next_frame, False
+        return segment
+
+    @property
+    def buffered_ms(self) -> int:
+        """Speech that was received and not yet played."""
+        waiting = sum(len(u.sound) for u in self._utterances.values())
+        return (waiting + sum(segment.buffered_samples for segment in self._segments)) * 1000 // SAMPLE_RATE_HZ
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is being said and nothing waits to be."""
+        return not self._segments and not self._utterances
+
+    # ---- work to do
+
+    def next_job(self, first_paint: int, lead: int) -> Job | None:
+        """The most urgent work, or None; `take` it before doing it. Frames before `first_paint` could not be painted
+        in time and are skipped where a later one can be."""
+        for segment in self._segments:
+            self._close_if_starved(segment, lead)
+        hear = self._hear_job(lead)
+        paint = self._paint_job(first_paint)
+        return paint if hear is None or (paint is not None and paint.due < hear.due) else hear
+
+    def take(self, job: Job) -> Job:
+        """Begin a job; its outcome goes to `heard` or `painted`."""
+        if isinstance(job, HearJob):
+            return replace(job, pcm=job.segment.hear())
+        self._asked.add(job.due)
+        return job
+
+    def _close_if_starved(self, segment: SpeechSegment, lead: int) -> None:
+        """Close a segment that has no sound for another step, just in time to make one more of silence."""
+        if segment.length is not None or segment.can_hear or segment.hearing:
+            return
+        if not segment.awaits_more if segment.start is None else segment.start + segment.made - self.next_frame <= lead:
+            segment.close(self._config.release_frames)
+
+    def _hear_job(self, lead: int) -> HearJob | None:
+        for segment in self._segments:
+            if segment.can_hear and segment.made - segment.emitted < self._config.lead_frames:
+                if segment.wanted is None:  # fixed once: a moving one would let other sessions go first for ever
+                    segment.wanted = self.next_frame + lead
+                due = segment.wanted if segment.start is None else segment.start + segment.made
+                return HearJob(segment, np.zeros(0, np.float32), due)
+        return None
+
+    def _paint_job(self, first_paint: int) -> PaintJob | None:
+        late: PaintJob | None = None
+        for n in range(self.next_frame, self.next_frame + self._config.lead_frames):
+            if n in self._asked:
+                late = None  # a later picture is there
+                continue
+            segment = self._segment_at(n)
+            if segment is None:
+                if n < self.next_frame + IDLE_LEAD_FRAMES:
+                    return PaintJob(self._loop.frame_at(n + self.phase), None, n, self.epoch)
+                continue
+            assert segment.start is not None
+            if n - segment.start >= segment.made:
+                break
+            job = PaintJob(
+                self._loop.frame_at(n + self.phase), self._blended(segment, n - segment.start), n, self.epoch
+            )
+            if n >= first_paint:
+                return job
+            late = job
+        return late  # better late than frozen
+
+    def _segment_at(self, n: int) -> SpeechSegment | None:
+        for segment in self._segments:
+            if (
+                segment.start is not None
+                and segment.start <= n
+                and (segment.length is None or n < segment.start + segment.length)
+            ):
+                return segment
+        return None
+
+    def _blended(self, segment: SpeechSegment, m: int) -> Tensor:
+        """Lips of frame m of a segment, led in from rest and out to it."""
+        share = min(1.0, (m + 1) / (self._config.attack_frames + 1)) if segment.led_in else 1.0
+        if segment.length is not None:
+            share = min(share, (segment.length - m) / (self._config.crossfade_frames + 1))
+        return self._rest.lerp(segment.lips[m], share) if share < 1 else segment.lips[m]
+
+    def heard(self, job: HearJob, speech: SpeechState, geometry: GeometryState, lips: Tensor, lead: int) -> None:
+        """A HearJob's outcome; lips [step, V_low, 3]. The first one anchors the segment: as early as can be if its next
+        step is there too, else with some room for a sender that is not quite in time."""
+        segment = job.segment
+        segment.heard(speech, geometry, lips)
+        if segment.start is None and segment in self._segments:
+            before = self._segments[self._segments.index(segment) - 1] if segment is not self._segments[0] else None
+            free = 0 if before is None or before.start is None else before.start + (before.length or 0)
+            margin = 0 if segment.can_hear or segment.length is not None else JITTER_FRAMES
+            segment.start = max(self.next_frame + lead + margin, free)
+            self._forget_pictures(segment.start)
+
+    def painted(self, job: PaintJob, image: np.ndarray) -> None:
+        """A PaintJob's outcome; dropped if it was made for speech that has been cancelled, or a later one is shown."""
+        if job.epoch == self.epoch and job.due in self._asked:
+            self._pictures[job.due] = (image, job.lips)
+
+    def _forget_pictures(self, start: int) -> None:
+        self._asked = {n for n in self._asked if n < start}
+        self._pictures = {n: picture for n, picture in self._pictures.items() if n < start}
+
+    # ---- frames out
+
+    def emit(self) -> tuple[MediaUnit, list[PlaybackEvent]]:
+        """The next frame, with the last picture again where its own is late."""
+        n = self.next_frame
+        segment = self._segment_at(n)
+        samples, speaking = SILENCE, False
+        if segment is not None:
+            if segment.length is None and segment.buffered_samples < SAMPLES_PER_FRAME:
+                segment.close(self._config.release_frames)
+            sound, speaking, events = segment.take(frame_pts(n))
+            self._events += events
+            samples = float_to_pcm(sound)
+            if segment.length is not None and segment.emitted >= segment.length:
+                self._segments.remove(segment)
+        here = sorted(k for k in self._pictures if k <= n)
+        for late in here:
+            self._image, self._shown_lips = self._pictures.pop(late)
+            self._shown_frame = late
+        self._asked = {k for k in self._asked if k > self._shown_frame}  # late ones may still come
+        events, self._events = self._events, []
+        self.next_frame = n + 1
+        return MediaUnit(n, self._image, samples, self.epoch, speaking, bool(here)), events
+
+
+def frames_late(cost_s: float, slack_s: float, frame_s: float) -> int:
+    """How many of the coming frames are due too soon for work that takes `cost_s`, the next one being due in
+    `slack_s`."""
+    return max(0, math.ceil((cost_s - slack_s) / frame_s))

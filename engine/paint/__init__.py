@@ -1,0 +1,1 @@
+"""Pictures: references aligned with a target mesh, rendered, and composited into the frame."""

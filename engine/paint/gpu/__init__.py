@@ -1,0 +1,1 @@
+"""The painter's twins on a GPU, for batches of many people."""

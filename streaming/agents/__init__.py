@@ -1,0 +1,1 @@
+"""The avatar in programs of others: a client, LiveKit, Pipecat."""

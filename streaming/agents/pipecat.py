@@ -1,0 +1,116 @@
+"""The avatar as a Pipecat service: speech of the TTS service goes in, pictures and the same speech come out in step.
+
+    async with open_avatar("http://127.0.0.1:8080", "speaker") as avatar:
+        pipeline = Pipeline([…, tts, AvatarService(avatar), transport.output(), …])
+
+pipecat-ai cannot be installed beside the engine (it needs protobuf 5 or later, the engine's face tracker one before 5),
+so the service speaks to a personastream server: see docs/agents.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from pipecat.frames.frames import (
+    CancelFrame,
+    EndFrame,
+    Frame,
+    InterruptionFrame,
+    OutputImageRawFrame,
+    StartFrame,
+    TTSAudioRawFrame,
+    TTSStoppedFrame,
+)
+from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
+
+from engine.errors import SessionClosedError
+from streaming.agents.client import AvatarClient
+from streaming.speech.protocol import Failure, Finished, Unit
+
+SAMPLE_RATE_HZ = 48_000
+
+
+class AvatarService(FrameProcessor):  # type: ignore[misc]  # not installed where types are checked
+    """Takes TTSAudioRawFrames, and gives OutputImageRawFrames and TTSAudioRawFrames (48 kHz mono) in real time.
+
+    A TTSStoppedFrame comes out when its speech has been played, an EndFrame when all has. An InterruptionFrame drops
+    everything that was said before it.
+    """
+
+    def __init__(self, client: AvatarClient):
+        super().__init__()
+        self._client = client
+        self._stops: deque[TTSStoppedFrame] = deque()  # of utterances that are not played to their end
+        self._played = asyncio.Event()
+        self._played.set()
+        self._playing: asyncio.Task[None] | None = None
+
+    async def process_frame(self, frame: Frame, direction: FrameDirection) -> None:
+        """See FrameProcessor."""
+        await super().process_frame(frame, direction)
+        try:
+            if await self._obey(frame):
+                return
+        except SessionClosedError as error:
+            await self.push_error(str(error), exception=error)
+        await self.push_frame(frame, direction)
+        if isinstance(frame, StartFrame):  # behind it: nothing may be pushed before
+            self._playing = self.create_task(self._play())
+
+    async def cleanup(self) -> None:
+        """See FrameProcessor."""
+        await super().cleanup()
+        await self._stop()
+
+    async def _obey(self, frame: Frame) -> bool:
+        """Whether the frame goes no further now."""
+        if isinstance(frame, TTSAudioRawFrame):
+            self._played.clear()
+            await self._client.speak(frame.audio, frame.sample_rate, frame.num_channels)
+            return True
+        elif isinstance(frame, TTSStoppedFrame):
+            if self._played.is_set():  # there was no speech: nothing will end
+                return False
+            self._stops.append(frame)
+            await self._client.finish()
+            return True
+        elif isinstance(frame, InterruptionFrame):
+            self._stops.clear()
+            self._played.set()
+            await self._client.interrupt()
+        elif isinstance(frame, EndFrame):
+            await self._client.finish()
+            await self._played.wait()
+            await self._stop()
+        elif isinstance(frame, CancelFrame):
+            await self._stop()
+        return False
+
+    async def _play(self) -> None:
+        """Push what the avatar shows and says, paced by the server."""
+        ready = self._client.ready
+        assert ready is not None
+        size = (ready.width, ready.height)
+        async for message in self._client:
+            if isinstance(message, Unit):
+                if message.picture:
+                    image = OutputImageRawFrame(image=message.picture, size=size, format="RGB")
+                    image.pts = message.pts * 1_000_000_000 // SAMPLE_RATE_HZ
+                    image.sync_with_audio = True
+                    await self.push_frame(image)
+                if message.speaking:
+                    await self.push_frame(TTSAudioRawFrame(message.samples, SAMPLE_RATE_HZ, 1))
+            elif isinstance(message, Finished) and not message.interrupted:
+                if self._stops:
+                    await self.push_frame(self._stops.popleft())
+                if not self._stops:
+                    self._played.set()
+            elif isinstance(message, Failure):
+                await self.push_error(f"{message.message} ({message.code})")
+        self._played.set()  # the session has ended: nobody has to wait for it
+
+    async def _stop(self) -> None:
+        if self._playing is not None:
+            task, self._playing = self._playing, None
+            await self.cancel_task(task)

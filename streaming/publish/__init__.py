@@ -1,0 +1,1 @@
+"""One encode of a session for all, and what it is published to."""

@@ -1,0 +1,300 @@
+"""A session's encoders: H.264 or VP8 for the picture, Opus or AAC for the sound; packets out, no network.
+
+aiortc's own assume 30 fps, cap the bitrate with module constants and use x264's `medium` preset, which takes 20 ms of
+CPU for a 512x512 frame where `veryfast` takes 4 ms; its Opus encoder shifts sound by the codec's delay.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from enum import Enum
+from fractions import Fraction
+from functools import lru_cache
+
+import av
+import numpy as np
+from av.audio.codeccontext import AudioCodecContext
+from av.error import FFmpegError
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import PictureType
+from av.video.reformatter import ColorRange, Colorspace
+
+from engine.errors import SettingError
+from engine.media import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from streaming.config import EncoderConfig
+
+log = logging.getLogger(__name__)
+
+BT709 = 1  # ITU-T H.273: the same number for matrix, primaries and transfer
+TWO_THREAD_PIXELS = 1_000_000  # above this one thread takes too much of a frame's 40 ms
+FRAME_TIME_BASE = Fraction(1, FPS)
+SOUND_TIME_BASE = Fraction(1, SAMPLE_RATE_HZ)
+OPUS_SAMPLES = SAMPLES_PER_FRAME // 2  # 20 ms, what WebRTC sends in a packet
+
+
+class VideoCodec(Enum):
+    H264 = "h264"
+    VP8 = "vp8"
+
+
+class SoundCodec(Enum):
+    OPUS = "opus"
+    AAC = "aac"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One encoded frame: an H.264 access unit (Annex B, parameter sets in every key frame) or a VP8 frame."""
+
+    data: bytes
+    keyframe: bool
+
+
+@dataclass(frozen=True)
+class SoundPacket:
+    """One encoded piece of sound: 20 ms of Opus, or 1024 samples of AAC. `pts`: of its first decoded sample, 48 kHz."""
+
+    pts: int
+    data: bytes
+
+
+class PictureEncoder:
+    """One session's pictures in one codec: 25 fps, no frame held back, key frames in time and on demand."""
+
+    def __init__(self, codec: VideoCodec, config: EncoderConfig):
+        self._codec = codec
+        self._config = config
+        self._context: VideoCodecContext | None = None
+        self._interval_frames = max(1, round(config.keyframe_interval_s * FPS))
+        self._gap_frames = min(self._interval_frames, round(config.keyframe_gap_s * FPS))
+        self._since_key = 0
+        self._asked = False
+        self.bitrate_bps = config.bitrate_bps  # may be changed at any time; VP8 takes it at its next key frame
+
+    def request_keyframe(self) -> None:
+        """Make the next picture a key frame, or the first one that is `keyframe_gap_s` after the last key frame: one
+        serves all who ask, and a storm of requests cannot turn the stream into key frames."""
+        self._asked = True
+
+    def encode(self, planes: av.VideoFrame, index: int) -> Picture | None:
+        """Encode what `to_planes` made of frame `index`, which only grows; None if the codec drops the picture."""
+        distance = self._since_key + 1
+        keyframe = distance >= (self._gap_frames if self._asked else self._interval_frames)
+        context = self._ready(planes, keyframe)
+        planes.pts, planes.time_base = index, FRAME_TIME_BASE
+        planes.pict_type = PictureType.I if keyframe else PictureType.NONE
+        packets = context.encode(planes)
+        if not packets:
+            return None
+        is_key = any(packet.is_keyframe for packet in packets)
+        self._since_key = 0 if is_key else distance
+        self._asked = self._asked and not is_key
+        return Picture(b"".join(bytes(packet) for packet in packets), is_key)
+
+    def _ready(self, planes: av.VideoFrame, keyframe: bool) -> VideoCodecContext:
+        """The codec at the wanted rate: x264 and NVENC take a new one between two frames, libvpx when it is opened."""
+        context = self._context
+        if context is None or (context.width, context.height) != (planes.width, planes.height):
+            context = self._open(planes.width, planes.height)
+        elif context.bit_rate != self.bitrate_bps:
+            if self._codec is VideoCodec.H264:
+                context.bit_rate = self.bitrate_bps
+            elif keyframe:
+                context = self._open(planes.width, planes.height)
+        return context
+
+    def _open(self, width: int, height: int) -> VideoCodecContext:
+        if self._codec is VideoCodec.H264:
+            context = self._open_h264(width, height)
+        else:
+            context = open_vp8(width, height, self.bitrate_bps)
+        self._context = context
+        return context
+
+    def _open_h264(self, width: int, height: int) -> VideoCodecContext:
+        context = open_h264(h264_codec(self._config), width, height, self.bitrate_bps)
+        try:
+            context.open()
+        except FFmpegError as error:
+            if self._config.codec != "auto":
+                raise
+            log.warning("%s does not open another encoder (%s); x264 takes its place", context.name, error)
+            context = open_h264("libx264", width, height, self.bitrate_bps)  # GPUs bound how many there may be
+        return context
+
+
+class SoundEncoder:
+    """One session's sound in one codec. Frames that never came are silence: a broadcast's sound has no holes."""
+
+    def __init__(self, codec: SoundCodec, config: EncoderConfig):
+        self._codec = codec
+        self._context = open_opus(config.opus_bitrate_bps) if codec is SoundCodec.OPUS else open_aac(config)
+        self._next_pts: int | None = None
+
+    def encode(self, samples: np.ndarray, pts: int) -> tuple[SoundPacket, ...]:
+        """Continue with one unit's [1920] int16; returns what is complete. The codec's delay does not shift sound to
+        picture: a packet's time stamp is its own."""
+        packets: list[SoundPacket] = []
+        missing = 0 if self._next_pts is None else pts - self._next_pts
+        for start in range(pts - missing, pts, SAMPLES_PER_FRAME):
+            packets += self._encode(np.zeros_like(samples), start)
+        packets += self._encode(samples, pts)
+        self._next_pts = pts + SAMPLES_PER_FRAME
+        return tuple(packets)
+
+    def _encode(self, samples: np.ndarray, pts: int) -> list[SoundPacket]:
+        opus = self._codec is SoundCodec.OPUS
+        packets: list[SoundPacket] = []
+        for piece in range(0, len(samples), OPUS_SAMPLES):
+            cut = samples[piece : piece + OPUS_SAMPLES]
+            interleaved = cut if opus else np.repeat(cut, 2)
+            frame = av.AudioFrame.from_ndarray(
+                interleaved.reshape(1, -1), format="s16", layout="mono" if opus else "stereo"
+            )
+            frame.sample_rate, frame.pts, frame.time_base = SAMPLE_RATE_HZ, pts + piece, SOUND_TIME_BASE
+            packets += [SoundPacket(p.pts, bytes(p)) for p in self._context.encode(frame) if p.pts is not None]
+        return packets
+
+
+def encoded_size(width: int, height: int, config: EncoderConfig) -> tuple[int, int]:
+    """Width and height, both even, in which a picture of that size is encoded."""
+    if config.height_px is None:
+        return width, height
+    return round(width * config.height_px / height / 2) * 2, config.height_px // 2 * 2
+
+
+def to_planes(image: np.ndarray, config: EncoderConfig) -> av.VideoFrame:
+    """[H, W, 3] uint8 RGB to the planes (BT.709, limited range) and size that the encoders take."""
+    width, height = encoded_size(image.shape[1], image.shape[0], config)
+    return av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
+        width=width,
+        height=height,
+        format="yuv420p",
+        dst_colorspace=Colorspace.ITU709,
+        dst_color_range=ColorRange.MPEG,
+    )
+
+
+def check_encoder(config: EncoderConfig) -> None:
+    """SettingError for what cannot be encoded on this machine."""
+    for name, most in (("bitrate_bps", 200_000_000), ("min_bitrate_bps", 200_000_000), ("opus_bitrate_bps", 510_000)):
+        if not 6_000 <= getattr(config, name) <= most:
+            raise SettingError(f"encoder.{name} is {getattr(config, name)}; expected 6000 to {most}")
+    if config.height_px is not None and not 64 <= config.height_px <= 4_320:
+        raise SettingError(
+            f"encoder.height_px is {config.height_px}; expected 64 to 4320, or none for the avatar's own"
+        )
+    if config.keyframe_interval_s <= 0 or config.keyframe_gap_s < 0:
+        raise SettingError("encoder.keyframe_interval_s has to be more than 0, encoder.keyframe_gap_s not less")
+    h264_codec(config)
+
+
+def h264_codec(config: EncoderConfig) -> str:
+    """The codec that `config` means on this machine; SettingError where NVENC was asked for and does not open."""
+    if config.codec == "libx264" or (config.codec == "auto" and nvenc_fault() is not None):
+        return "libx264"
+    if (fault := nvenc_fault()) is not None:
+        raise SettingError(
+            f"h264_nvenc does not open here ({fault}); it needs an NVIDIA GPU with NVENC (A100, H100 and H200 have "
+            "none) and its driver: choose `--encoder.codec libx264`"
+        )
+    return "h264_nvenc"
+
+
+@lru_cache
+def nvenc_fault() -> str | None:
+    """Why NVENC cannot be used, None if it can: found by really opening it, once in a process."""
+    try:
+        open_h264("h264_nvenc", 256, 256, 1_000_000).open()
+    except (FFmpegError, OSError, ValueError) as error:
+        fault = str(getattr(error, "strerror", None) or error)
+        log.info("no NVENC on this machine: %s", fault)
+        return fault
+    return None
+
+
+def open_h264(name: str, width: int, height: int, bitrate_bps: int) -> VideoCodecContext:
+    codec = _video_context(name, width, height, bitrate_bps)
+    # Browsers take BT.709 where a stream names no matrix; the stream names it for all others.
+    codec.colorspace = codec.color_primaries = codec.color_trc = BT709
+    codec.color_range = ColorRange.MPEG
+    limits = {
+        # `PictureEncoder` says when a key frame is due, not the codec; the half-second buffer keeps them small
+        # enough for the link.
+        "g": str(3600 * FPS),
+        "maxrate": str(bitrate_bps),
+        "bufsize": str(bitrate_bps // 2),
+        "bf": "0",
+    }
+    if name == "h264_nvenc":
+        codec.options = limits | {
+            "preset": "p4",
+            "tune": "ull",
+            "rc": "cbr",
+            "zerolatency": "1",
+            "delay": "0",
+            "forced-idr": "1",
+            "profile": "baseline",
+        }
+        return codec
+    codec.profile = "Baseline"
+    codec.options = limits | {
+        "preset": "veryfast",
+        "tune": "zerolatency",
+        "threads": "2" if width * height > TWO_THREAD_PIXELS else "1",
+        "forced-idr": "1",
+        "sc_threshold": "0",
+    }
+    return codec
+
+
+def open_vp8(width: int, height: int, bitrate_bps: int) -> VideoCodecContext:
+    """libvpx for browsers without H.264: real time, constant rate, no frame held back."""
+    codec = _video_context("libvpx", width, height, bitrate_bps)
+    codec.options = {
+        "deadline": "realtime",
+        "cpu-used": "-6",
+        "lag-in-frames": "0",
+        "g": str(3600 * FPS),
+        "minrate": str(bitrate_bps),
+        "maxrate": str(bitrate_bps),
+        "bufsize": str(bitrate_bps),
+        "undershoot-pct": "100",
+        "overshoot-pct": "15",
+        "static-thresh": "1",
+        "error-resilient": "1",
+        "threads": "2" if width * height > TWO_THREAD_PIXELS else "1",
+    }
+    return codec
+
+
+def open_opus(bitrate_bps: int) -> AudioCodecContext:
+    codec = _sound_context("libopus", "s16", "mono", bitrate_bps)
+    codec.options = {"application": "voip", "frame_duration": "20", "fec": "1", "packet_loss": "5"}
+    return codec
+
+
+def open_aac(config: EncoderConfig) -> AudioCodecContext:
+    """AAC-LC in stereo, which every broadcaster takes; both channels carry the voice."""
+    return _sound_context("aac", "fltp", "stereo", config.aac_bitrate_bps)
+
+
+def _video_context(name: str, width: int, height: int, bitrate_bps: int) -> VideoCodecContext:
+    codec = av.CodecContext.create(name, "w")
+    assert isinstance(codec, VideoCodecContext)
+    codec.width, codec.height, codec.pix_fmt = width, height, "yuv420p"
+    codec.bit_rate = bitrate_bps
+    codec.framerate = Fraction(FPS)
+    codec.time_base = FRAME_TIME_BASE
+    return codec
+
+
+def _sound_context(name: str, form: str, layout: str, bitrate_bps: int) -> AudioCodecContext:
+    codec = av.CodecContext.create(name, "w")
+    assert isinstance(codec, AudioCodecContext)
+    codec.format, codec.layout = form, layout
+    codec.sample_rate = SAMPLE_RATE_HZ
+    codec.bit_rate = bitrate_bps
+    codec.time_base = SOUND_TIME_BASE
+    return codec

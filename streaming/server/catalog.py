@@ -1,0 +1,102 @@
+"""What there is: avatars, voices, samples, and the page with its files."""
+
+from __future__ import annotations
+
+import wave
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from aiohttp import hdrs, web
+
+from engine.errors import MediaError, UnknownAvatarError
+from engine.live.engine import Engine
+from streaming.voices.voice import Voice
+
+WEB = Path(__file__).parents[1] / "web"
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; media-src 'self' blob:; "
+    "img-src 'self' data:; frame-ancestors 'none'",
+    "Cache-Control": "no-cache",
+    "Referrer-Policy": "no-referrer",  # the page's address may hold a key
+}
+
+
+class Catalog:
+    """The routes that only show."""
+
+    def __init__(self, engine: Engine, voices: Mapping[str, Voice], samples: Mapping[str, Sample]):
+        self._engine, self._voices, self._samples = engine, voices, samples
+
+    async def avatars(self, request: web.Request) -> web.Response:
+        avatars = [
+            {
+                "name": name,
+                "width": avatar.width,
+                "height": avatar.height,
+                "thumbnail": f"/v1/avatars/{quote(name)}/thumbnail.jpg",
+            }
+            for name, avatar in self._engine.avatars.items()
+        ]
+        return web.json_response({"avatars": avatars})
+
+    async def thumbnail(self, request: web.Request) -> web.Response:
+        avatar = self._engine.avatars.get(request.match_info["avatar"])
+        if avatar is None:
+            raise UnknownAvatarError(f"no avatar {request.match_info['avatar']!r}; GET /v1/avatars lists them")
+        return web.Response(body=avatar.thumbnail_jpeg, content_type="image/jpeg")
+
+    async def voices(self, request: web.Request) -> web.Response:
+        return web.json_response({"voices": list(self._voices)})
+
+    async def samples(self, request: web.Request) -> web.Response:
+        samples = [
+            {
+                "name": sample.name,
+                "url": f"/v1/samples/{quote(sample.name)}.wav",
+                "duration_s": round(sample.duration_s, 2),
+            }
+            for sample in self._samples.values()
+        ]
+        return web.json_response({"samples": samples})
+
+    async def sample(self, request: web.Request) -> web.FileResponse:
+        sample = self._samples.get(request.match_info["sample"])
+        if sample is None:
+            raise web.HTTPNotFound(text="no such sample; GET /v1/samples lists them")
+        return web.FileResponse(sample.path, headers={"Content-Type": "audio/wav"})
+
+    async def page(self, request: web.Request) -> web.FileResponse:
+        path = WEB / request.match_info.get("file", "index.html")
+        if not path.is_file():
+            raise web.HTTPNotFound(text=f"no page {request.path}")
+        # Pages of every site may load the element; what it may do at this server, --cors-origins says.
+        shared = {hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: "*"} if path.suffix == ".js" else {}
+        return web.FileResponse(path, headers=PAGE_HEADERS | shared)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One WAV file that the page offers to play through the avatar."""
+
+    name: str
+    path: Path
+    duration_s: float
+
+
+def list_samples(folder: Path | None) -> dict[str, Sample]:
+    """The samples of a folder by name; MediaError names a file that is no PCM WAV."""
+    if folder is None:
+        return {}
+    if not folder.is_dir():
+        raise MediaError(f"{folder}: not a folder; expected a folder of WAV files for --samples")
+    return {path.stem: _read_sample(path) for path in sorted(folder.glob("*.wav"))}
+
+
+def _read_sample(path: Path) -> Sample:
+    try:
+        with wave.open(str(path)) as sound:
+            return Sample(path.stem, path, sound.getnframes() / sound.getframerate())
+    except (wave.Error, EOFError, ZeroDivisionError) as error:
+        raise MediaError(f"{path}: no PCM WAV file ({error}); convert it, or take it out of the folder") from error

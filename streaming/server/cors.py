@@ -1,0 +1,85 @@
+"""Which web pages may drive the server: its own, and those of origins that its operator names (CORS)."""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import urlsplit
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from engine.errors import SettingError
+
+CHANGING = ("POST", "PATCH", "DELETE")
+ALLOWED = {
+    hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST, PATCH, DELETE, OPTIONS",
+    hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Authorization, Content-Type, If-Match",
+    hdrs.ACCESS_CONTROL_MAX_AGE: "86400",
+}
+EXPOSED = "Location, ETag, Link, Accept-Post, Accept-Patch, Retry-After, WWW-Authenticate"
+
+
+class Cors:
+    """Refuses what a browser asks for another site's page: requests that change something, and websockets, which
+    browsers open across sites without asking. Programs send no Origin and pass.
+
+    others: origins (`https://app.example`) whose pages may all the same, or `*` for any.  own_names_only: answer only
+    to names of this machine, so that no page can have its own name resolve to 127.0.0.1 (DNS rebinding); for a
+    server that asks for no key. Raises SettingError.
+    """
+
+    def __init__(self, others: tuple[str, ...], *, own_names_only: bool):
+        for other in others:
+            if other != "*" and (urlsplit(other).scheme not in ("http", "https") or urlsplit(other).path):
+                raise SettingError(f"--cors-origins {other}; expected origins like https://app.example, or *")
+        self._others = {other.lower() for other in others}
+        self._own_names_only = own_names_only
+
+    @web.middleware
+    async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if self._own_names_only and not is_loopback(request.url.host or ""):
+            raise web.HTTPForbidden(
+                text=f"a request for host {request.host:.100}; a server without a key answers to localhost alone. "
+                "Set PERSONASTREAM_API_KEY, or start it with --open to let everybody in"
+            )
+        origin = request.headers.get(hdrs.ORIGIN)
+        if origin is None:
+            return await handler(request)
+        preflight = request.method == "OPTIONS" and hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
+        if preflight and self._named(origin):
+            return web.Response(status=204, headers=ALLOWED)
+        changing = request.method in CHANGING or request.headers.get(hdrs.UPGRADE, "").lower() == "websocket"
+        if (changing or preflight) and not (same_site(origin, request.host) or self._named(origin)):
+            raise web.HTTPForbidden(
+                text=f"a request of a page from {origin:.100}; expected one from {request.host:.100}. Serve the page "
+                "from this server or through a proxy that passes the Engine header on, or name it in --cors-origins"
+            )
+        return await handler(request)
+
+    async def tell(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Say in the response which page may read it; a handler of `on_response_prepare`."""
+        origin = request.headers.get(hdrs.ORIGIN)
+        if self._others:
+            response.headers.add(hdrs.VARY, "Origin")
+        if origin is not None and self._named(origin):
+            response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
+            response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = EXPOSED
+
+    def _named(self, origin: str) -> bool:
+        return "*" in self._others or origin.lower() in self._others
+
+
+def same_site(origin: str, host: str) -> bool:
+    """Whether a page from `origin` (scheme://host[:port]) came from the server that the client calls `host`."""
+    try:
+        return urlsplit(origin).netloc.lower() == host.lower() != ""
+    except ValueError:  # not a URL at all
+        return False
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this name or address can only mean this machine; nothing is looked up."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost" or host.lower().endswith(".localhost")

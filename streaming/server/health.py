@@ -1,0 +1,118 @@
+"""What operators and their tools ask for: health, readiness, capacity and metrics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from aiohttp import web
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from engine.backends.select import describe
+from engine.errors import DrainingError
+from engine.live.engine import Engine
+from engine.live.session import SessionCounters
+from engine.media import FPS
+from streaming.config import ServerConfig
+from streaming.publish.destination import State
+from streaming.server.live_sessions import LiveSessions
+from streaming.server.metrics import Metrics
+
+
+class Health:
+    """The routes outside /v1. The server listens when all networks have run once, so readiness only ever ends."""
+
+    def __init__(self, engine: Engine, live_sessions: LiveSessions, config: ServerConfig, metrics: Metrics):
+        self._engine, self._live_sessions, self._config, self._metrics = engine, live_sessions, config, metrics
+        metrics.registry.register(LiveState(engine, live_sessions, config))
+
+    async def health(self, request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def readiness(self, request: web.Request) -> web.Response:
+        if self._live_sessions.draining:
+            raise DrainingError("the server is shutting down")
+        return web.json_response({"status": "ready", "avatars": len(self._engine.avatars)})
+
+    async def capacity(self, request: web.Request) -> web.Response:
+        live, most = len(self._engine.sessions), self._config.max_sessions
+        available = min(self._engine.room, max(0, most - live))
+        return web.json_response(
+            {
+                "sessions": live,
+                "max_sessions": most,
+                "available": 0 if self._live_sessions.draining else available,
+                "viewers": self._live_sessions.viewers,
+                "max_viewers": self._config.max_viewers,
+                "draining": self._live_sessions.draining,
+                "device": describe(self._engine.backend.device),
+                "fallback": self._engine.backend.fallback,
+            }
+        )
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        page, content_type = self._metrics.render(request.headers.get("Accept", ""))
+        return web.Response(body=page, headers={"Content-Type": content_type})
+
+
+class LiveState(Collector):
+    """What holds right now, read when the page is asked for."""
+
+    def __init__(self, engine: Engine, live_sessions: LiveSessions, config: ServerConfig):
+        self._engine, self._live_sessions, self._config = engine, live_sessions, config
+        self._sizes = {name: avatar.path.stat().st_size for name, avatar in engine.avatars.items()}
+
+    def collect(self) -> Iterator[Metric]:
+        sessions = self._engine.sessions.values()
+        numbers = {
+            "sessions": ("Sessions that are open.", len(sessions)),
+            "sessions_max": ("Sessions that may be open.", self._config.max_sessions),
+            "viewers": ("Viewers of all sessions.", self._live_sessions.viewers),
+            "speech_sockets": (
+                "Speech websockets that are open.",
+                sum(live_session.sockets for live_session in self._live_sessions),
+            ),
+            "draining": ("1 while the server finishes and takes nothing new.", int(self._live_sessions.draining)),
+        }
+        for name, (text, value) in numbers.items():
+            yield GaugeMetricFamily(f"personastream_{name}", text, value)
+        yield InfoMetricFamily(
+            "personastream_device",
+            "What computes, and why it is no faster one that the machine seems to offer.",
+            {"device": describe(self._engine.backend.device), "fallback": self._engine.backend.fallback},
+        )
+        depth = GaugeMetricFamily(
+            "personastream_queue_depth_seconds", "What waits, in seconds of media.", labels=["queue"]
+        )
+        depth.add_metric(["speech"], sum(session.buffered_ms for session in sessions) / 1000)
+        depth.add_metric(["units"], sum(session.viewer_backlog for session in sessions) / FPS)
+        yield depth
+        yield from _publications(self._live_sessions)
+        sizes = GaugeMetricFamily("personastream_avatar_bytes", "Size of a served avatar's file.", labels=["avatar"])
+        for name, size in self._sizes.items():
+            sizes.add_metric([name], size)
+        yield sizes
+        yield from _engine_counters(self._engine.counters)
+
+
+def _publications(live_sessions: LiveSessions) -> Iterator[Metric]:
+    states = GaugeMetricFamily("personastream_publications", "Destinations that are published to.", labels=["state"])
+    found = Counter(
+        one.status.state.value for live_session in live_sessions for one in live_session.publications.values()
+    )
+    for state in State:
+        states.add_metric([state.value], found[state.value])
+    yield states
+
+
+def _engine_counters(counters: SessionCounters) -> Iterator[Metric]:
+    yield CounterMetricFamily("personastream_units", "Frames with their sound that sessions emitted.", counters.units)
+    missed = CounterMetricFamily(
+        "personastream_deadline_misses",
+        "Frames of speech whose new picture was not there in time (picture), and frames that went out late (tick).",
+        labels=["kind"],
+    )
+    missed.add_metric(["picture"], counters.speaking - counters.fresh_speaking)
+    missed.add_metric(["tick"], counters.late)
+    yield missed

@@ -1,0 +1,67 @@
+"""Errors over HTTP: RFC 9457 problem documents with true status codes, made from the one exception tree."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from http import HTTPStatus
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from engine.errors import (
+    CapacityError,
+    MediaError,
+    PersonaStreamError,
+    ProtocolError,
+    SessionClosedError,
+    UnknownAvatarError,
+)
+from streaming.errors import PublishError, QuotaError, VoiceError
+
+log = logging.getLogger(__name__)
+
+STATUSES: tuple[tuple[type[PersonaStreamError], HTTPStatus], ...] = (
+    (UnknownAvatarError, HTTPStatus.NOT_FOUND),
+    (SessionClosedError, HTTPStatus.GONE),
+    (QuotaError, HTTPStatus.TOO_MANY_REQUESTS),
+    (CapacityError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (ProtocolError, HTTPStatus.BAD_REQUEST),
+    (MediaError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (PublishError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (VoiceError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (PersonaStreamError, HTTPStatus.INTERNAL_SERVER_ERROR),
+)
+
+
+def status_of(error: PersonaStreamError) -> HTTPStatus:
+    return next(status for kind, status in STATUSES if isinstance(error, kind))
+
+
+def problem(status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> web.Response:
+    """One problem document. `code` is stable and meant for programs, `detail` for people."""
+    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "code": code, "detail": detail}
+    return web.Response(
+        status=status, body=json.dumps(body).encode(), content_type="application/problem+json", headers=headers
+    )
+
+
+@web.middleware
+async def problem_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The border of HTTP: whatever a route raises leaves as a problem document."""
+    try:
+        return await handler(request)
+    except web.HTTPRedirection:
+        raise
+    except web.HTTPException as error:
+        # aiohttp's class name, not the phrase: phrases change between versions of Python
+        code = re.sub("(?<=[a-z])(?=[A-Z])", "-", type(error).__name__.removeprefix("HTTP")).lower()
+        kept = {name: error.headers[name] for name in ("Allow", "WWW-Authenticate") if name in error.headers}
+        return problem(error.status, code, error.text or error.reason, kept)
+    except PersonaStreamError as error:
+        headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, CapacityError) else None
+        return problem(status_of(error), error.code, str(error), headers)
+    except Exception:
+        log.exception("%s %s failed", request.method, request.path)
+        return problem(500, "internal", "the server failed at this request; its log has the reason")

@@ -1,0 +1,144 @@
+"""All sessions on loan: opened within the server's limits, found by their ids, remembered a while after their end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+from engine.errors import CapacityError, DrainingError
+from engine.live.engine import Engine
+from streaming.config import ServerConfig
+from streaming.server.auth import Token
+from streaming.server.limits import SessionRate
+from streaming.server.live_session import DRAINING, Ending, LiveSession
+from streaming.server.metrics import Metrics
+from streaming.webrtc.ice import Ice
+from streaming.webrtc.viewer import Viewer
+
+log = logging.getLogger(__name__)
+
+REMEMBERED = 1024  # ended sessions whose end can be told
+
+
+class LiveSessions:
+    """All live live_sessions by session id; an async context that closes them at its end."""
+
+    def __init__(self, engine: Engine, config: ServerConfig, ice: Ice, metrics: Metrics):
+        self.draining = False
+        self._engine, self._config, self._ice, self._metrics = engine, config, ice, metrics
+        self._rate = SessionRate(config.sessions_per_minute)
+        self._live: dict[str, LiveSession] = {}
+        self._ended: OrderedDict[str, Ending] = OrderedDict()
+        self._tasks = asyncio.TaskGroup()
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def __iter__(self) -> Iterator[LiveSession]:
+        return iter(self._live.values())
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.draining = True
+        for live_session in list(self._live.values()):
+            await live_session.close(DRAINING)
+        await self._tasks.__aexit__(kind, error, trace)
+
+    @property
+    def viewers(self) -> int:
+        return sum(len(live_session.viewers) for live_session in self)
+
+    def find(self, session_id: str) -> LiveSession | None:
+        return self._live.get(session_id)
+
+    def ending(self, session_id: str) -> Ending | None:
+        """Why a session that is gone ended, if that is still known."""
+        return self._ended.get(session_id)
+
+    def owns(self, token: str) -> bool:
+        """Whether it is some session's token."""
+        return any([live_session.admits(token) for live_session in self])  # a list: all of them are compared
+
+    async def open(self, avatar: str, address: str) -> LiveSession:
+        """A new session of that avatar for a client at `address`.
+
+        Raises UnknownAvatarError, CapacityError, QuotaError (too many of one address), DrainingError.
+        """
+        if self.draining:
+            raise DrainingError("the server is shutting down; try another one")
+        self._rate.take(address, asyncio.get_running_loop().time())
+        live_session = LiveSession(avatar, self._engine.open_session(avatar), self._config, self._ice, self._metrics)
+        await self._begin(live_session)
+        log.info("session.open session=%s avatar=%r address=%s", live_session.session.id, avatar, address)
+        return live_session
+
+    async def open_standing(self, avatar: str, session_id: str, token: str | None) -> LiveSession:
+        """A session of the server itself, with an id and a token that are known beforehand; no limit of time ends it.
+
+        Raises UnknownAvatarError, CapacityError, DrainingError.
+        """
+        if self.draining:
+            raise DrainingError("the server is shutting down")
+        session = self._engine.open_session(avatar, session_id)
+        standing = Token(math.inf, asyncio.get_running_loop().time(), token)
+        live_session = LiveSession(avatar, session, self._config, self._ice, self._metrics, standing)
+        self._ended.pop(session_id, None)
+        await self._begin(live_session)
+        log.info("session.open session=%s avatar=%r address=none", session_id, avatar)
+        return live_session
+
+    async def _begin(self, live_session: LiveSession) -> None:
+        self._live[live_session.session.id] = live_session
+        self._tasks.create_task(self._supervise(live_session))
+        await live_session.started()
+        self._metrics.sessions_opened.inc()
+
+    async def add_viewer(self, live_session: LiveSession, offer: str) -> tuple[Viewer, str]:
+        """A new viewer of one of the sessions, within the limit of all, and the SDP answer for it."""
+        most = self._config.max_viewers
+        if self.viewers + sum(held.answering for held in self) >= most:
+            raise CapacityError(f"{most} viewers watch this server, which is the most; try again later")
+        return await live_session.add_viewer(offer)
+
+    async def drain(self) -> None:
+        """Open no session any more, and end those that are open as soon as what they were saying is said."""
+        self.draining = True
+        async with asyncio.TaskGroup() as tasks:
+            for live_session in self:
+                tasks.create_task(live_session.drain())
+
+    async def _supervise(self, live_session: LiveSession) -> None:
+        try:
+            await live_session.run()
+        except Exception:
+            log.exception("session %s failed", live_session.session.id)
+        finally:
+            del self._live[live_session.session.id]
+            self._remember(live_session)
+
+    def _remember(self, live_session: LiveSession) -> None:
+        session, counters = live_session.session, live_session.session.counters
+        self._ended[session.id] = live_session.ending
+        if len(self._ended) > REMEMBERED:
+            self._ended.popitem(last=False)
+        self._metrics.sessions_closed.labels(live_session.ending.reason).inc()
+        log.info(
+            "session.close session=%s reason=%s duration_s=%.1f units=%d late_units=%d speaking=%d missed_pictures=%d",
+            session.id,
+            live_session.ending.reason,
+            asyncio.get_running_loop().time() - live_session.began_s,
+            counters.units,
+            counters.late,
+            counters.speaking,
+            counters.speaking - counters.fresh_speaking,
+        )

@@ -1,0 +1,86 @@
+"""What the server counts, in Prometheus' form. Labels never hold a session, so their number stays small."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client.exposition import choose_encoder
+
+LATENCY_BUCKETS_S = (0.02, 0.04, 0.08, 0.12, 0.16, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.5, 5.0)
+STAGE_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5)
+SKEW_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
+
+
+class Metrics:
+    """The counters of one server; `render` is its /metrics page."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a series for each series, of no use here
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.requests = Counter(
+            "personastream_http_requests",
+            "HTTP requests answered.",
+            ["method", "route", "status"],
+            registry=self.registry,
+        )
+        self.sessions_opened = Counter(
+            "personastream_sessions_opened", "Sessions opened since the start.", registry=self.registry
+        )
+        self.sessions_closed = Counter(
+            "personastream_sessions_closed",
+            "Sessions that ended, by what ended them.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.viewers_left = Counter(
+            "personastream_viewers_left", "Viewers that left, by why.", ["reason"], registry=self.registry
+        )
+        self.units = Counter(
+            "personastream_viewer_units",
+            "Frames with their sound handed to viewers; a late picture repeats its predecessor.",
+            ["picture", "state"],
+            registry=self.registry,
+        )
+        self.dropped = Counter(
+            "personastream_viewer_units_dropped",
+            "Frames with their sound that slow viewers lost.",
+            registry=self.registry,
+        )
+        self.first_frame = Histogram(
+            "personastream_first_frame_seconds",
+            "From the first sound after silence to its first new picture going out with it.",
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.interrupt_tail = Histogram(
+            "personastream_interrupt_tail_seconds",
+            "From a barge-in to the first silent frame.",
+            buckets=LATENCY_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.stages = Histogram(
+            "personastream_stage_seconds",
+            "Time that one run of a stage took.",
+            ["stage"],
+            buckets=STAGE_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.av_skew = Histogram(
+            "personastream_av_skew_seconds",
+            "Between a picture's and its sound's departure to a viewer.",
+            buckets=SKEW_BUCKETS_S,
+            registry=self.registry,
+        )
+
+    def observe_stage(self, stage: str, seconds: float) -> None:
+        """A run of a stage; an observer of the engine's and the encoders' times."""
+        self.stages.labels(stage).observe(seconds)
+
+    def observe(self, name: str, seconds: float) -> None:
+        """A latency of the engine's sessions; an observer of `Engine.latencies`."""
+        getattr(self, name).observe(seconds)
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """The page and its content type, in the form that this Accept header asks for."""
+        encoder, content_type = choose_encoder(accept)
+        return encoder(self.registry), content_type

@@ -1,0 +1,1 @@
+"""The websockets: speech in, units out."""

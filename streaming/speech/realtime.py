@@ -1,0 +1,127 @@
+"""OpenAI Realtime events on the speech websocket: what a model's server sends, forwarded to us as it is. Pure, no I/O.
+
+Somebody who holds a Realtime connection passes every event of the model on to this socket, and every
+`conversation.item.truncate` of this socket on to the model. An audio item of the model is one utterance; its id is the
+item's. Events that carry no sound and end none mean nothing here. Both generations of names are taken: those of the
+beta (`response.audio.delta`) and the present ones (`response.output_audio.delta`).
+Source: the Realtime API reference, "Server events".
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections import deque
+from typing import Any
+
+from engine.errors import ProtocolError, SpeechFormatError
+from streaming.speech.protocol import MAX_ID_CHARS, SpeechAudio, SpeechCancel, SpeechEnd, SpeechStart, Truncate
+
+SAMPLE_RATE_HZ = 24_000  # audio/pcm of the Realtime API: s16le mono at 24 kHz, the only linear format it has
+SPEECH_TYPES = {
+    "response.audio.delta": "delta",
+    "response.output_audio.delta": "delta",
+    "response.audio.done": "end",
+    "response.output_audio.done": "end",
+    "response.cancel": "cancel",
+    "output_audio_buffer.clear": "cancel",
+    "output_audio_buffer.cleared": "cancel",
+    "input_audio_buffer.speech_started": "cancel",  # the user speaks: the model's server cancels its response as well
+    "response.done": "response",
+    "session.created": "format",
+    "session.updated": "format",
+}
+FAMILIES = (
+    *("response.", "conversation.", "input_audio_buffer.", "output_audio_buffer.", "rate_limits.", "mcp_list_tools."),
+    *("session.created", "session.updated", "error"),
+)
+REMEMBERED_ITEMS = 256
+
+RealtimeMessage = SpeechStart | SpeechAudio | SpeechEnd | SpeechCancel
+
+
+def is_realtime(kind: str) -> bool:
+    """Whether a message of this type is a Realtime event."""
+    return kind.startswith(FAMILIES)
+
+
+class RealtimeReader:
+    """The events of one connection, in their order, as messages of the speech protocol."""
+
+    def __init__(self) -> None:
+        self._open: set[str] = set()
+        self._begun: deque[str] = deque(maxlen=REMEMBERED_ITEMS)
+
+    def read(self, event: dict[str, Any]) -> list[RealtimeMessage]:
+        """What `event` means: nothing for most of them. ProtocolError, SpeechFormatError."""
+        kind = str(event["type"])
+        match SPEECH_TYPES.get(kind):
+            case "delta":
+                return self._delta(kind, event)
+            case "end":
+                utterance = _utterance(kind, event)
+                if utterance in self._open:
+                    self._open.remove(utterance)
+                    return [SpeechEnd(utterance)]
+            case "cancel":
+                return self._cancelled()
+            case "response":
+                response = event.get("response")
+                if isinstance(response, dict) and response.get("status") == "cancelled":
+                    return self._cancelled()
+            case "format":
+                _check_format(event.get("session"))
+        return []
+
+    def owns(self, utterance: str) -> bool:
+        """Whether the utterance is an item of the model."""
+        return utterance in self._begun
+
+    def _delta(self, kind: str, event: dict[str, Any]) -> list[RealtimeMessage]:
+        utterance = _utterance(kind, event)
+        delta = event.get("delta")
+        try:
+            pcm = base64.b64decode(delta if isinstance(delta, str) else b"?", validate=True)
+        except (binascii.Error, ValueError):
+            raise ProtocolError(f"{kind}: delta is not base64; forward the event as the model sent it") from None
+        if utterance in self._open:
+            return [SpeechAudio(utterance, pcm)]
+        if utterance in self._begun:  # late sound of one that was cancelled or is complete
+            return []
+        self._begun.append(utterance)
+        self._open.add(utterance)
+        return [SpeechStart(utterance, SAMPLE_RATE_HZ), SpeechAudio(utterance, pcm)]
+
+    def _cancelled(self) -> list[RealtimeMessage]:
+        self._open.clear()
+        return [SpeechCancel()]
+
+
+def truncation(utterance: str, position_samples: int) -> Truncate:
+    """The event that tells the model how much of an interrupted item was heard."""
+    item, _, index = utterance.partition("#")
+    return Truncate(item, int(index or 0), position_samples * 1000 // SAMPLE_RATE_HZ)
+
+
+def _utterance(kind: str, event: dict[str, Any]) -> str:
+    """The item's id, with the number of its part behind it where that is not the first."""
+    item, index = event.get("item_id"), event.get("content_index", 0)
+    if not isinstance(item, str) or not 1 <= len(item) <= MAX_ID_CHARS - 8 or not item.isascii() or "#" in item:
+        raise ProtocolError(f"{kind}: item_id is {item!r:.60}; expected the id of the model's item")
+    if type(index) is not int or not 0 <= index < 1000:
+        raise ProtocolError(f"{kind}: content_index is {index!r:.40}; expected a small integer")
+    return f"{item}#{index}" if index else item
+
+
+def _check_format(session: Any) -> None:
+    """SpeechFormatError where the session's sound is not audio/pcm: G.711 formats of both generations of the API."""
+    if not isinstance(session, dict):
+        return
+    audio = session.get("audio")
+    output = audio.get("output") if isinstance(audio, dict) else None
+    found = output.get("format") if isinstance(output, dict) else session.get("output_audio_format")
+    name, rate = (found.get("type"), found.get("rate")) if isinstance(found, dict) else (found, None)
+    if name not in (None, "pcm16", "audio/pcm") or rate not in (None, SAMPLE_RATE_HZ):
+        raise SpeechFormatError(
+            f"the model speaks {name!r:.40} at {rate!r:.20} Hz; set its output to audio/pcm, 24 kHz"
+        )

@@ -1,0 +1,64 @@
+"""The child process that speaks with Kokoro: one that keeps its model loaded.
+
+    python -m streaming.voices.kokoro_child MODEL VOICES
+
+kokoro-onnx turns text into phonemes with libraries under the GPL and computes for whole sentences; both belong
+outside the server's process. It reads requests, one JSON object {"text", "voice", "lang"} a line, and answers each
+with records: a kind (one byte), a length (uint32, little endian) and that many bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import os
+import struct
+import sys
+from typing import Any, BinaryIO
+
+READY = b"R"  # once: the names of the voices, as JSON
+SOUND = b"S"  # s16le mono at 24 kHz
+DONE = b"D"
+FAILED = b"F"  # why, as text
+RECORD = struct.Struct("<cI")
+NICENESS = 5  # frames are due every 40 ms, the next sentence is not
+
+
+def write(out: BinaryIO, kind: bytes, data: bytes = b"") -> None:
+    out.write(RECORD.pack(kind, len(data)) + data)
+    out.flush()
+
+
+async def speak(kokoro: Any, out: BinaryIO, text: str, voice: str, lang: str) -> None:
+    """One text: its sound as records, then DONE."""
+    import numpy as np
+
+    async for samples, _ in kokoro.create_stream(text, voice=voice, lang=lang):
+        write(out, SOUND, np.clip(np.rint(samples * 32767), -32768, 32767).astype("<i2").tobytes())
+    write(out, DONE)
+
+
+def main(model: str, voices: str) -> int:
+    """Serve requests until the input ends; returns the exit code."""
+    out = sys.stdout.buffer
+    os.nice(NICENESS)
+    try:
+        kokoro = importlib.import_module("kokoro_onnx").Kokoro(model, voices)
+        names = list(kokoro.get_voices())
+        kokoro.create("Ready.", voice=names[0])  # its first text takes seconds more: libraries load and compile
+    except Exception as error:  # whatever the library and its runtime raise: the parent says it
+        write(out, FAILED, f"{type(error).__name__}: {error}".encode())
+        return 1
+    write(out, READY, json.dumps(names).encode())
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            asyncio.run(speak(kokoro, out, request["text"], request["voice"], request["lang"]))
+        except Exception as error:
+            write(out, FAILED, f"{type(error).__name__}: {error}".encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2]))

@@ -1,0 +1,243 @@
+"""One outlet as the two tracks of a WebRTC sender: encoded pictures at 25 fps and sound in 20 ms packets.
+
+The senders packetize what the tracks hand them and encode nothing. A receiver aligns sound and picture by the pairs of
+time stamp and wall clock in their reports (RFC 3550, 6.4.1): those come from one line for both tracks, so that a packet
+which left late moves nothing. Until the first report, after about a second, a receiver has only the packets' arrival.
+They therefore leave as their time stamps say: the first of a unit's sound when the unit is encoded, the second 20 ms
+later, and the picture 6.5 ms after the first, because Opus looks ahead that far and stamps its packets accordingly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from fractions import Fraction
+
+import av
+from aiortc import MediaStreamTrack, clock
+from aiortc.codecs.h264 import H264Encoder
+from aiortc.codecs.opus import OpusEncoder
+from aiortc.codecs.vpx import Vp8Encoder
+from aiortc.mediastreams import VIDEO_TIME_BASE, MediaStreamError
+from aiortc.rtcrtpsender import RTCRtpSender
+
+from engine.errors import ProtocolError
+from engine.media import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from engine.queues import MediaQueue, Policy, QueueClosed
+from streaming.publish.broadcast import EncodedStream, EncodedUnit
+from streaming.publish.encoders import OPUS_SAMPLES, SOUND_TIME_BASE, SoundPacket, VideoCodec
+
+OPUS_DELAY_S = 312 / SAMPLE_RATE_HZ  # from a packet's time stamp to the unit that it was made of: libopus at 48 kHz
+PACKET_S = OPUS_SAMPLES / SAMPLE_RATE_HZ
+VIDEO_TICKS_PER_SAMPLE = Fraction(VIDEO_TIME_BASE.denominator, SAMPLE_RATE_HZ)
+TRACK_UNITS = 2  # what one track may be ahead of the other
+SKEW_WINDOW = 2 * TRACK_UNITS * SAMPLES_PER_FRAME  # media time in which the other half of a unit can still leave
+VIDEO_CODECS = {f"video/{codec.value}": codec for codec in VideoCodec}
+
+
+class Skew:
+    """How far apart the picture and the sound of the same media time leave; `observe` is told in seconds, never < 0."""
+
+    def __init__(self, observe: Callable[[float], None]):
+        self._observe = observe
+        self._left_s: dict[int, float] = {}  # by media time, where the other has not left yet
+
+    def departed(self, pts: int, at_s: float) -> None:
+        """What belongs to that media time leaves at that loop time."""
+        other_s = self._left_s.pop(pts, None)
+        if other_s is not None:
+            self._observe(abs(at_s - other_s))
+        else:
+            self._left_s = {known: when for known, when in self._left_s.items() if known > pts - SKEW_WINDOW}
+            self._left_s[pts] = at_s
+
+
+class WallClock:
+    """The wall clock of a viewer's media times: one line, drawn through the first packet of either track."""
+
+    def __init__(self) -> None:
+        self._origin_ntp: int | None = None
+
+    def at(self, pts: int) -> int:
+        """Media time in samples at 48 kHz -> NTP time in units of 2^-32 s."""
+        since_ntp = (pts << 32) // SAMPLE_RATE_HZ
+        if self._origin_ntp is None:
+            self._origin_ntp = clock.current_ntp_time() - since_ntp
+        return self._origin_ntp + since_ntp
+
+
+class Reports:
+    """Sees to it that the reports of one sender name a packet's place on the wall clock, not the moment it left."""
+
+    def __init__(self, wall_clock: WallClock):
+        self.sender: RTCRtpSender | None = None
+        self._wall_clock = wall_clock
+        self._ntp: int | None = None
+
+    def packed(self, pts: int) -> None:
+        """The packet of that media time goes to the sender."""
+        self._ntp = self._wall_clock.at(pts)
+
+    def sent(self) -> None:
+        """The sender asks for another packet, so the one before has left."""
+        # aiortc takes its reports' pair from the last packet that left, and the clock at that moment; there is no
+        # public way to tell it another. Nothing else of the sender runs between that and its next call of `recv`.
+        if self.sender is not None and self._ntp is not None:
+            self.sender._RTCRtpSender__ntp_timestamp = self._ntp  # type: ignore[attr-defined]
+
+
+class PictureTrack(MediaStreamTrack):
+    """The pictures of the units put into `units`, with time stamps from their media time."""
+
+    kind = "video"
+
+    def __init__(self, skew: Skew, wall_clock: WallClock) -> None:
+        super().__init__()
+        self.units: MediaQueue[EncodedUnit] = MediaQueue(TRACK_UNITS, Policy.WAIT)
+        self.reports = Reports(wall_clock)
+        self._skew = skew
+
+    async def recv(self) -> av.Packet:
+        self.reports.sent()
+        while True:
+            unit = await _next_unit(self, self.units)
+            if unit.picture is not None:
+                if not len(self.units):  # with a unit waiting we are late already
+                    await asyncio.sleep(OPUS_DELAY_S)
+                self._skew.departed(unit.pts, asyncio.get_running_loop().time())
+                self.reports.packed(unit.pts)
+                return _packet(unit.picture.data, int(unit.pts * VIDEO_TICKS_PER_SAMPLE), VIDEO_TIME_BASE)
+
+
+class SoundTrack(MediaStreamTrack):
+    """The sound of the units put into `units`: the first 20 ms at once, the rest at its time."""
+
+    kind = "audio"
+
+    def __init__(self, skew: Skew, wall_clock: WallClock) -> None:
+        super().__init__()
+        self.units: MediaQueue[EncodedUnit] = MediaQueue(TRACK_UNITS, Policy.WAIT)
+        self.reports = Reports(wall_clock)
+        self._skew = skew
+        self._rest: deque[SoundPacket] = deque()
+        self._due_s = 0.0
+
+    async def recv(self) -> av.Packet:
+        self.reports.sent()
+        if self._rest:
+            if not len(self.units):  # with a unit waiting we are late already
+                await asyncio.sleep(self._due_s - asyncio.get_running_loop().time())
+        else:
+            while not self._rest:
+                unit = await _next_unit(self, self.units)
+                self._rest.extend(unit.sound)
+            self._due_s = asyncio.get_running_loop().time()
+            self._skew.departed(unit.pts, self._due_s + OPUS_DELAY_S)
+        self._due_s += PACKET_S
+        sound = self._rest.popleft()
+        self.reports.packed(sound.pts)
+        return _packet(sound.data, sound.pts, SOUND_TIME_BASE)
+
+
+class TrackPair:
+    """Feeds both tracks from one outlet, and takes what the receiver says about its link back to it."""
+
+    def __init__(self, observe_skew: Callable[[float], None] = lambda seconds: None) -> None:
+        skew, wall_clock = Skew(observe_skew), WallClock()
+        self.picture = PictureTrack(skew, wall_clock)
+        self.sound = SoundTrack(skew, wall_clock)
+        self.outlet: EncodedStream | None = None  # while the peer is connected
+
+    def serve(self, sender: RTCRtpSender, codec: str) -> VideoCodec | None:
+        """Have `sender` packetize our packets in the negotiated `codec` (a MIME type) and pass feedback on.
+
+        Returns the codec of the picture, None for sound. ProtocolError for a codec that is not made here.
+        """
+        # aiortc has no public way to give a sender its packetizer or to hear of PLIs. It makes an encoder of its own
+        # where this attribute is None, and calls this method for PLI and FIR.
+        codec = codec.lower()
+        packetizer: H264Packetizer | Vp8Packetizer | OpusPacketizer
+        if codec == "audio/opus":
+            packetizer = OpusPacketizer()
+        elif codec == "video/h264":
+            packetizer = H264Packetizer(self)
+        elif codec == "video/vp8":
+            packetizer = Vp8Packetizer(self)
+        else:
+            raise ProtocolError(f"the peer chose {codec}; expected Opus, H.264 or VP8")
+        sender._RTCRtpSender__encoder = packetizer  # type: ignore[attr-defined]
+        (self.picture if codec in VIDEO_CODECS else self.sound).reports.sender = sender
+        if codec in VIDEO_CODECS:
+            sender._send_keyframe = self.request_keyframe  # type: ignore[method-assign]
+        return VIDEO_CODECS.get(codec)
+
+    async def put(self, unit: EncodedUnit, *, picture: bool, sound: bool) -> None:
+        """Wait until the tracks that this peer reads have room, and hand them the unit."""
+        if picture:
+            await self.picture.units.put(unit)
+        if sound:
+            await self.sound.units.put(unit)
+
+    def request_keyframe(self) -> None:
+        if self.outlet is not None:
+            self.outlet.request_keyframe()
+
+    @property
+    def estimate_bps(self) -> int | None:
+        """What the receiver's REMB says that its link carries."""
+        return None if self.outlet is None else self.outlet.estimate_bps
+
+    @estimate_bps.setter
+    def estimate_bps(self, bitrate_bps: int) -> None:
+        if self.outlet is not None:
+            self.outlet.estimate_bps = bitrate_bps
+
+    async def close(self) -> None:
+        await self.picture.units.close()
+        await self.sound.units.close()
+
+
+class Feedback:
+    """aiortc's senders set a REMB's bitrate as the target of their encoder: here it goes to the outlet."""
+
+    def __init__(self, tracks: TrackPair):
+        super().__init__()
+        self._tracks = tracks
+
+    @property
+    def target_bitrate(self) -> int:
+        return self._tracks.estimate_bps or 0
+
+    @target_bitrate.setter
+    def target_bitrate(self, bitrate_bps: int) -> None:
+        self._tracks.estimate_bps = bitrate_bps
+
+
+class H264Packetizer(Feedback, H264Encoder):
+    """RFC 6184, mode 1; never encodes."""
+
+
+class Vp8Packetizer(Feedback, Vp8Encoder):
+    """RFC 7741; never encodes."""
+
+
+class OpusPacketizer(OpusEncoder):
+    """RFC 7587; never encodes, so the codec that its base would open is not opened."""
+
+    def __init__(self) -> None:
+        pass
+
+
+async def _next_unit(track: MediaStreamTrack, units: MediaQueue[EncodedUnit]) -> EncodedUnit:
+    try:
+        return await units.get()
+    except QueueClosed:
+        track.stop()
+        raise MediaStreamError from None
+
+
+def _packet(data: bytes, pts: int, time_base: Fraction) -> av.Packet:
+    packet = av.Packet(data)
+    packet.pts, packet.time_base = pts, time_base
+    return packet

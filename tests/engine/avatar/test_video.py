@@ -1,0 +1,135 @@
+"""FittedVideo is read by index from inside another file, forwards and backwards, in bounded memory."""
+
+from __future__ import annotations
+
+import random
+
+import av
+import numpy as np
+import pytest
+
+from engine.avatar.video import GOP_FRAMES, VideoReader
+from engine.errors import AvatarFileError
+
+FRAMES, HEIGHT, WIDTH = 61, 96, 128
+PREFIX = b"x" * 1234
+
+
+def level(index: int) -> int:
+    return 20 + 3 * index
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """A video of grey frames, each of its own level, behind some bytes of another member."""
+    folder = tmp_path_factory.mktemp("footage")
+    video = folder / "plain.mp4"
+    with av.open(str(video), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "0", "g": str(GOP_FRAMES), "crf": "10"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for index in range(FRAMES):
+            image = np.full((HEIGHT, WIDTH, 3), level(index), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    path = folder / "packed.bin"
+    path.write_bytes(PREFIX + video.read_bytes() + b"tail")
+    return path, len(PREFIX), video.stat().st_size
+
+
+def open_store(packed, **changes):
+    path, offset, size = packed
+    return VideoReader(path, **({"offset": offset, "size": size, "shape": (HEIGHT, WIDTH), "frames": FRAMES} | changes))
+
+
+def orders():
+    everywhere = list(range(FRAMES))
+    random.Random(1).shuffle(everywhere)
+    return {
+        "forwards": list(range(FRAMES)),
+        "backwards": list(range(FRAMES))[::-1],
+        "anywhere": everywhere,
+        "wrap": [58, 59, 60, 0, 1, 2, 30, 29, 30],
+    }
+
+
+@pytest.mark.parametrize("order", ["forwards", "backwards", "anywhere", "wrap"])
+def test_every_order_of_reading_gives_the_frame_asked_for(packed, order):
+    with open_store(packed) as store:
+        for index in orders()[order]:
+            image = store.read(index)
+            assert image.shape == (HEIGHT, WIDTH, 3)
+            assert image.dtype == np.uint8
+            assert abs(float(image.mean()) - level(index)) < 2, index
+
+
+@pytest.mark.parametrize("order", ["forwards", "backwards"])
+def test_a_frame_is_decoded_once_on_the_way(packed, order):
+    with open_store(packed) as store:
+        decoded = count_decoded(store)
+        for index in orders()[order]:
+            store.read(index)
+        assert decoded() <= FRAMES + GOP_FRAMES
+
+
+def count_decoded(store):
+    """Counts what the store takes from its decoder, by watching the frames that enter its cache."""
+    seen = []
+
+    class Watched(type(store._cache)):
+        def __setitem__(self, key, value):
+            seen.append(key)
+            super().__setitem__(key, value)
+
+    store._cache = Watched()
+    return lambda: len(seen)
+
+
+def test_the_cache_respects_its_budget_even_when_that_means_decoding_again(packed):
+    frame_bytes = HEIGHT * WIDTH * 3 // 2
+    with open_store(packed, cache_bytes=3 * frame_bytes) as store:
+        for index in reversed(range(FRAMES)):
+            assert abs(float(store.read(index).mean()) - level(index)) < 2
+            assert len(store._cache) <= 3
+
+
+def test_planes_are_the_same_picture(packed):
+    with open_store(packed) as store:
+        planes = store.read_yuv(17)
+        assert planes.shape == (HEIGHT * 3 // 2, WIDTH)
+        rgb = av.VideoFrame.from_ndarray(planes, format="yuv420p").to_ndarray(format="rgb24")
+        assert np.abs(rgb.astype(int) - store.read(17)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"frames": FRAMES + 1}, {"shape": (HEIGHT, WIDTH + 2)}, {"offset": 3}, {"size": 500}]
+)
+def test_a_video_that_is_not_what_was_promised_is_refused(packed, wrong):
+    with pytest.raises(AvatarFileError, match="precompute"):
+        open_store(packed, **wrong)
+
+
+def test_a_video_that_breaks_off_is_refused_where_it_does(packed, tmp_path):
+    path, offset, size = packed
+    data = bytearray(path.read_bytes())
+    start = data.index(b"mdat") + size // 3
+    stop = data.index(b"moov")  # the index lies behind the pictures and stays whole
+    data[start:stop] = bytes(stop - start)
+    broken = tmp_path / "broken.bin"
+    broken.write_bytes(data)
+    with open_store((broken, offset, size)) as store:
+        store.read(0)
+        with pytest.raises(AvatarFileError, match=r"precompute"):
+            for index in range(FRAMES):
+                store.read(index)
+
+
+def test_outside_and_after_closing_are_errors(packed):
+    store = open_store(packed)
+    with pytest.raises(IndexError):
+        store.read(FRAMES)
+    with pytest.raises(IndexError):
+        store.read(-1)
+    store.close()
+    store.close()
+    with pytest.raises(ValueError, match="closed"):
+        store.read(0)

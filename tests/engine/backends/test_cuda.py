@@ -1,0 +1,153 @@
+"""On a GPU the networks answer as on the CPU, however they are run there and however long the batch is."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.backends import cuda, graphs
+from engine.backends.cpu import CpuBackend
+from engine.backends.cuda import CHUNK, CudaBackend, Pipeline, cuda_device
+from engine.backends.onnx import psnr_db
+from engine.backends.tensorrt import builder, runner
+from engine.errors import DeviceError
+from engine.models.geometry import GeometryState
+from engine.models.renderer import References
+
+ROOT = Path(__file__).parents[3]
+BATCHES = [1, 3, 2 * CHUNK + 3]  # the last one needs each of the two buffers again
+
+pytestmark = pytest.mark.filterwarnings("default")  # what compilers say about one GPU or another fails no test
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@pytest.fixture(scope="module")
+def reference():
+    backend = CpuBackend.embedded()
+    backend.bfloat16 = False
+    return backend
+
+
+@pytest.fixture(scope="module")
+def precise():
+    """float32 without the tensor cores' shortened one."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def answers(backend, batch):
+    """What a backend makes of the graphs' examples: features, lower vertices, state, pixels."""
+    free = {**graphs.USUAL, "batch": batch}
+    given = {name: graphs.load(name, "float32").example(free) for name in graphs.NETWORKS}
+    features = backend.encode_speech(*given["speech"])
+    moved, style, template, keys, values = given["geometry"]
+    lower, state = backend.step_geometry(moved, style, template, GeometryState(keys, values))
+    pncc, lip_mask, lip_cell, *references = given["renderer"]
+    pixels = backend.render(pncc, lip_mask, lip_cell, References(*references[:2]), References(*references[2:]))
+    return features, lower, state.keys, state.values, pixels
+
+
+def alike_db(backend, reference, batch):
+    found, expected = answers(backend, batch), answers(reference, batch)
+    assert all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in found)
+    return min(psnr_db(f, e) for f, e in zip(found, expected, strict=True))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_missing_device_is_a_typed_error():
+    with pytest.raises(DeviceError, match=r"CUDA device 0 was asked for, .* finds 0; run on the CPU"):
+        cuda_device()
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a driver")
+def test_gpu_check_without_a_gpu_says_so():
+    done = subprocess.run([ROOT / "tools" / "gpu-check"], capture_output=True, text=True)
+    assert done.returncode == 2 and "no NVIDIA GPU" in done.stderr
+
+
+@pytest.mark.gpu
+@on_gpu
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("mode", ["eager", "compile", "graphs"])
+def test_gpu_gives_what_the_cpu_gives(reference, precise, mode, batch):
+    backend = CudaBackend.through_torch(cuda_device(), mode, "float32")
+    assert alike_db(backend, reference, batch) > 80
+
+
+@pytest.mark.gpu
+@on_gpu
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_reduced_precision_is_alike(reference, precision):
+    backend = CudaBackend.through_torch(cuda_device(), "graphs", precision)
+    assert alike_db(backend, reference, 4) > (50 if precision == "float16" else 35)
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_batch_that_failed_half_way_leaves_nothing_in_the_next_one():
+    calls = []
+
+    def double(x):
+        calls.append(x)
+        if len(calls) == 2:
+            raise ValueError("the second chunk fails")
+        return (2 * x,)
+
+    pipeline = Pipeline(double, cuda_device(), inputs=1, outputs=1, chunk=2)
+    with pytest.raises(ValueError, match="second chunk"):
+        pipeline(torch.zeros(6, 3))
+    x = torch.arange(21.0).reshape(7, 3)
+    assert torch.equal(pipeline(x)[0], 2 * x)
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_recorded_graphs_serve_shorter_batches_and_leave_earlier_answers_alone(reference, precise):
+    backend = CudaBackend.through_torch(cuda_device(), "graphs", "float32")
+    first = answers(backend, 4)
+    kept = [tensor.clone() for tensor in first]
+    assert alike_db(backend, reference, 3) > 80
+    assert all(torch.equal(now, then) for now, then in zip(first, kept, strict=True))
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_sizes_beyond_the_kept_graphs_run_eagerly(reference, precise, monkeypatch):
+    monkeypatch.setattr(cuda, "CAPTURES", 1)
+    backend = CudaBackend.through_torch(cuda_device(), "graphs", "float32")
+    assert alike_db(backend, reference, 2) > 80
+    assert alike_db(backend, reference, 5) > 80
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_without_tensorrt_torch_runs_and_it_is_said(reference, monkeypatch, tmp_path, caplog):
+    for name in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, None)
+    backend = runner.open_backend(cuda_device(), cache=builder.PlanCache(tmp_path))
+    assert "TensorRT is not used" in caplog.text and "needs tensorrt" in backend.fallback
+    assert alike_db(backend, reference, 2) > 50
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@on_gpu
+def test_plans_answer_as_torch_does(reference, tmp_path):
+    capability = torch.cuda.get_device_capability()
+    names = ["tensorrt_rtx", "tensorrt"] if capability in builder.RTX_CAPABILITIES else ["tensorrt"]
+    if not any(map(find_spec, names)):
+        pytest.skip(f"{' or '.join(names)} is not installed")
+    backend = runner.TensorRTBackend.embedded(cuda_device(), cache=builder.PlanCache(tmp_path))
+    assert not backend.fallback
+    assert min(alike_db(backend, reference, batch) for batch in BATCHES) > 45
+    heard: list[str] = []
+    runner.TensorRTBackend.embedded(cuda_device(), cache=builder.PlanCache(tmp_path), progress=heard.append)
+    assert not heard

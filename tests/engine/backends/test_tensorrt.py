@@ -1,0 +1,155 @@
+"""Plans are really built, for GPUs that are not here; kept, found again, and never trusted when damaged."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import stat
+import sys
+
+import pytest
+
+from engine.backends import graphs
+from engine.backends.tensorrt import builder, runner
+from engine.backends.tensorrt.builder import build_apart
+from engine.backends.tensorrt.cache import PlanCache, PlanKey, plan_for
+from engine.errors import PlanError
+from engine.models import weights
+
+ADA, BLACKWELL, HOPPER = (8, 9), (12, 0), (9, 0)
+KEY = PlanKey(
+    network="renderer",
+    weights="0123",
+    code="4567",
+    spans="{}",
+    precision="float16",
+    builder="tensorrt_rtx 1.7",
+    driver="580.1",
+    capability="8.9",
+)
+
+
+def executable(path, script):
+    path.write_text("#!/bin/sh\n" + script)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+# ---- the cache
+
+
+def test_stored_plan_is_found_by_its_key(tmp_path):
+    cache = PlanCache(tmp_path / "plans")
+    assert cache.find(KEY) is None
+    path = cache.store(KEY, b"plan")
+    assert cache.find(KEY) == b"plan" and list(cache.folder.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(PlanKey)])
+def test_plan_of_another_key_is_not_found(tmp_path, field):
+    cache = PlanCache(tmp_path)
+    cache.store(KEY, b"plan")
+    assert cache.find(dataclasses.replace(KEY, **{field: "other"})) is None
+
+
+def test_key_changes_with_all_that_a_plan_depends_on(tmp_path, monkeypatch):
+    pytest.importorskip("tensorrt_rtx", reason="the extra `tensorrt` is not installed")
+    path = tmp_path / "weights.safetensors"
+
+    def name(precision="float16", capability=ADA, driver="580.1"):
+        return PlanKey.of("renderer", path, precision, capability, driver).file_name
+
+    path.write_bytes(b"some weights")
+    first = name()
+    assert name() == first
+    others = {name(precision="bfloat16"), name(capability=BLACKWELL), name(driver="580.2")}
+    path.write_bytes(b"other weights")
+    others.add(name())
+    path.write_bytes(b"some weights")
+    monkeypatch.setitem(graphs.SPANS, "batch", graphs.Span(1, 8, 64))
+    others.add(name())
+    assert len(others) == 5 and first not in others
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:40] + b"?" + b[41:], lambda b: b"", lambda b: b[:9]])
+def test_damaged_plan_counts_as_missing_and_is_said(tmp_path, caplog, damage):
+    cache = PlanCache(tmp_path)
+    path = cache.store(KEY, b"plan of some length")
+    path.write_bytes(damage(path.read_bytes()))
+    assert cache.find(KEY) is None and "damaged plan" in caplog.text
+    cache.store(KEY, b"again")
+    assert cache.find(KEY) == b"again"
+
+
+def test_plans_stand_in_the_users_cache_by_default(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert PlanCache().folder == tmp_path / "personastream" / "plans"
+
+
+# ---- the builder's process
+
+
+def test_builder_that_crashes_is_an_error_here(monkeypatch, tmp_path):
+    """The builder is another program: whatever ends it ends nothing else."""
+    monkeypatch.setattr(builder.sys, "executable", executable(tmp_path / "python", "echo building; kill -SEGV $$"))
+    heard = []
+    with pytest.raises(PlanError, match="renderer: the builder was ended by SIGSEGV; its last words: building"):
+        build_apart("renderer", weights.default_path("renderer"), "float16", ADA, heard.append)
+    assert heard == ["building"]
+
+
+def test_builder_that_hangs_is_ended(monkeypatch, tmp_path):
+    monkeypatch.setattr(builder.sys, "executable", executable(tmp_path / "python", "exec sleep 60"))
+    with pytest.raises(PlanError, match="SIGKILL"):
+        build_apart("renderer", weights.default_path("renderer"), "float16", ADA, print, within_s=0.2)
+
+
+def test_what_the_builder_could_not_read_is_said(tmp_path):
+    pytest.importorskip("tensorrt_rtx", reason="the extra `tensorrt` is not installed")
+    with pytest.raises(PlanError, match=r"ended with 1; .*none\.safetensors: no such weights"):
+        build_apart("geometry", tmp_path / "none.safetensors", "float32", ADA, print)
+
+
+def test_missing_library_names_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(PlanError, match=r"9\.0 needs tensorrt; pip install 'tensorrt'"):
+        builder.library(HOPPER)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    with pytest.raises(
+        PlanError, match=r"8\.9 needs tensorrt_rtx or tensorrt; pip install 'personastream\[tensorrt\]'"
+    ):
+        builder.library(ADA)
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a driver")
+def test_missing_driver_is_said():
+    with pytest.raises(PlanError, match="install the driver's tools"):
+        runner.driver_version()
+
+
+# ---- plans of the embedded weights, built without a GPU
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("network", "capability"), [("renderer", ADA), ("speech", ADA), ("geometry", BLACKWELL)])
+def test_plan_is_built_for_a_gpu_that_is_not_here_and_found_again(tmp_path, network, capability):
+    pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
+    pytest.importorskip("tensorrt_rtx", reason="the extra `tensorrt` is not installed")
+    heard: list[str] = []
+
+    def ask(driver="none"):
+        return plan_for(
+            network,
+            weights.default_path(network),
+            precision="float16",
+            capability=capability,
+            driver=driver,
+            cache=PlanCache(tmp_path),
+            progress=heard.append,
+        )
+
+    plan = ask()
+    weight_bytes = sum(p.numel() * p.element_size() for p in graphs.load(network, "float16").parameters())
+    assert len(plan) > weight_bytes and any("Building engine" in line for line in heard)
+    heard.clear()
+    assert ask() == plan and not heard

@@ -1,0 +1,80 @@
+"""The bench drives the real engine and its figures fit together."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import wave
+
+import cv2
+import pytest
+
+from engine.commands.bench import bench, speech_of
+from engine.commands.capacity import Ramp, Step, check_chart, draw_ramp, ramp
+from engine.errors import OutputError, SettingError
+
+
+def test_the_figures_are_complete_and_consistent(avatar_path):
+    figures = bench(avatar_path, None, 2.0)
+    assert {"fps", "first_frame_ms", "stage_ms"} <= figures.keys()
+    assert {"speech", "geometry", "picture"} <= figures["stage_ms"].keys()
+    assert all(0 < median <= worst for median, worst in figures["stage_ms"].values())
+    assert figures["fps"] > 0 and figures["sessions_at_25_fps"] == int(figures["fps"] // 25)
+    assert figures["algorithmic_ms"] == 280
+    assert figures["device"].startswith("CPU, ") and not figures["fallback"]
+    # What the process gave back before may be used again, so that less is added here than in a process of its own.
+    assert figures["session_mb"] < figures["memory_mb"] and figures["avatar_mb"] < figures["memory_mb"]
+    assert figures["device_mb"] == figures["device_avatar_mb"] == 0
+    assert figures["first_frame_ms"] > 1, "speech, geometry and a picture cannot be had for less"
+    assert json.loads(json.dumps(figures))["fps"] == figures["fps"]
+
+
+def test_speech_shorter_than_asked_for_is_repeated(avatar_path, speech_wav, tmp_path):
+    short = tmp_path / "short.wav"
+    with wave.open(str(speech_wav)) as source, wave.open(str(short), "wb") as target:
+        target.setparams(source.getparams())
+        target.writeframes(source.readframes(source.getframerate()))
+    assert bench(avatar_path, short, 2.0)["fps"] > 0
+
+
+@pytest.mark.parametrize("seconds", [0, 0.2, -1, 1e9, float("nan"), float("inf")])
+def test_a_time_that_measures_nothing_is_refused(avatar_path, seconds):
+    with pytest.raises(SettingError, match="expected 2 to 3600"):
+        bench(avatar_path, None, seconds)
+
+
+STEPS = [Step(1, 0.3, 1.0, 5.0, {}), Step(4, 1.2, 30.0, 90.0, {}), Step(2, 0.6, 2.0, 12.0, {})]
+
+
+def test_the_ramp_can_be_drawn(tmp_path):
+    pytest.importorskip("matplotlib", reason="the extra `plot` is not installed")
+    found = Ramp(sessions=2, deadline_ms=40.0, batch_ms={}, steps=STEPS)
+    drawn = tmp_path / "ramp.png"
+    draw_ramp(found, "CPU, 2 cores", drawn)
+    picture = cv2.imread(str(drawn))
+    assert picture is not None and picture.std() > 10
+    with pytest.raises(OutputError, match="cannot be written"):
+        draw_ramp(found, "CPU, 2 cores", tmp_path / "nowhere" / "ramp.png")
+
+
+def test_what_a_drawing_lacks_is_said_before_anything_is_measured(monkeypatch, tmp_path):
+    with pytest.raises(OutputError, match="there is no folder"):
+        check_chart(tmp_path / "nowhere" / "ramp.png")
+    for name in ("ramp", "ramp.nonsense"):
+        with pytest.raises(OutputError, match=r"ending in \.png, \.svg, \.pdf"):
+            check_chart(tmp_path / name)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SettingError, match=r"pip install 'personastream\[plot\]'"):
+        check_chart(tmp_path / "ramp.png")
+
+
+def test_the_ramp_ends_where_pictures_come_too_late(avatar_path):
+    found = asyncio.run(ramp(avatar_path, speech_of(None, 2.0)))
+    steps = {step.sessions: step for step in found["steps"]}
+    assert found["sessions"] == 0 or steps[found["sessions"]].p99_late_ms < found["deadline_ms"] == 40
+    assert steps[found["sessions"] + 1].p99_late_ms >= 40, "one more is too many"
+    assert {"hear", "picture", "idle"} == found["batch_ms"].keys() and all(1 in b for b in found["batch_ms"].values())
+    for step in steps.values():
+        assert 0 <= step.p50_late_ms <= step.p99_late_ms and {"speech", "picture"} <= step.stage_ms.keys()
+        assert 0 < step.load <= step.sessions * steps[1].load * 1.001, "batches are made only where they cost less"

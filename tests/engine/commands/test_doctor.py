@@ -1,0 +1,56 @@
+"""The doctor finds what works, and says what to do about what does not."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.backends.select import choose, describe
+from engine.commands.doctor import examine
+from engine.models import weights
+from engine.models.speech import SpeechConfig, SpeechEncoder
+
+
+def by_name():
+    return {finding.name: finding for finding in examine()}
+
+
+def test_a_whole_installation_is_well():
+    findings = by_name()
+    assert all(finding.ok for finding in findings.values()), findings
+    assert {"python", "av", "mediapipe", "aiortc", "networks", "device", "latency"} <= findings.keys()
+    assert "280 ms" in findings["latency"].detail
+    choice = choose("auto")
+    assert describe(choice.device) in findings["device"].detail and choice.reason in findings["device"].detail
+    for network in ("face_model", "speech", "geometry", "renderer"):
+        assert network in findings["networks"].detail
+
+
+def test_the_latency_is_that_of_the_weights_themselves(monkeypatch, tmp_path):
+    for path in weights.ASSETS.glob("*.safetensors"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    encoder = SpeechEncoder(SpeechConfig(step_frames=6))
+    weights.save(encoder, tmp_path / "speech.safetensors", facts={})
+    monkeypatch.setattr(weights, "ASSETS", tmp_path)
+    found = by_name()["latency"]
+    assert not found.ok and "360 ms" in found.detail
+
+
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
+@pytest.mark.parametrize("network", ["speech", "face_model"])
+def test_broken_weights_are_found_and_the_remedy_is_told(monkeypatch, tmp_path, network, damage):
+    for path in weights.ASSETS.glob("*.safetensors"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    broken = tmp_path / f"{network}.safetensors"
+    broken.unlink() if damage == "missing" else broken.write_bytes(b"nonsense")
+    monkeypatch.setattr(weights, "ASSETS", tmp_path)
+    found = by_name()["networks"]
+    assert not found.ok and "python -m training" in found.remedy
+
+
+def test_a_library_that_is_not_there_is_found(monkeypatch):
+    import importlib.util
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "aiortc" else real(name, *a))
+    found = by_name()["aiortc"]
+    assert not found.ok and found.remedy == "run `make setup`"

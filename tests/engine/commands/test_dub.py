@@ -1,0 +1,215 @@
+"""Offline dubbing with the real networks: the file holds the speech whole, and the pictures of a live session."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+import shutil
+import wave
+from itertools import pairwise
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from engine.audio import read_speech
+from engine.avatar.avatar import Avatar
+from engine.backends.cpu import CpuBackend
+from engine.commands.dub import dub
+from engine.config import SessionConfig
+from engine.errors import AvatarFileError, OutputError, SpeechFormatError
+from engine.live.offline import speak
+from engine.live.pipeline import AvatarPipeline, finish
+from engine.live.timeline import PaintJob
+from engine.media import SAMPLES_PER_FRAME
+from engine.models.morphable import load_face_model
+
+SECONDS = 3
+
+
+@pytest.fixture(scope="module")
+def pcm(speech_wav):
+    return read_speech(speech_wav)[: SECONDS * 48_000]
+
+
+def write_wav(path, samples, rate_hz=48_000, channels=1):
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(rate_hz)
+        file.writeframes(samples.tobytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def pipeline(avatar_path):
+    return AvatarPipeline(CpuBackend.embedded(), Avatar.open(avatar_path), load_face_model())
+
+
+@pytest.fixture(scope="module")
+def units(pipeline, pcm):
+    return list(speak(pipeline, pcm))
+
+
+def test_the_units_hold_the_speech_sample_for_sample_from_the_first_frame(units, pcm):
+    sound = np.concatenate([unit.samples for unit in units])
+    assert np.array_equal(sound[: len(pcm)], pcm) and not sound[len(pcm) :].any()
+    assert len(units) == -(-len(pcm) // SAMPLES_PER_FRAME) + SessionConfig().release_frames
+    assert [unit.index for unit in units] == list(range(len(units))) and all(unit.fresh for unit in units)
+
+
+def test_the_mouth_moves_and_ends_at_rest(pipeline, pcm):
+    openings, timeline = [], pipeline.new_timeline(SessionConfig())
+    timeline.start_utterance("a", 48_000, 1)
+    timeline.push_audio("a", pcm.tobytes())
+    timeline.end_utterance("a")
+    while not timeline.idle:
+        while (job := timeline.next_job(timeline.next_frame, 0)) is not None:
+            job = timeline.take(job)
+            if isinstance(job, PaintJob) and job.lips is not None:
+                openings.append(float((job.lips - pipeline.rest).abs().max()))
+            finish(timeline, job, pipeline.first if isinstance(job, PaintJob) else pipeline.perform(job), 0)
+        timeline.emit()
+    assert max(openings) > 0.03 and openings[-1] < 0.2 * max(openings)
+
+
+def test_any_packets_give_the_same_pictures(pipeline, units, pcm):
+    """Real networks, sound in packets of odd sizes, against the whole file at once."""
+    timeline = pipeline.new_timeline(SessionConfig())
+    timeline.start_utterance("a", 48_000, 1)
+    for part in np.split(pcm[:48_000], range(777, 48_000, 777)):
+        timeline.push_audio("a", part.tobytes())
+    made = []
+    for _ in range(12):
+        while (job := timeline.next_job(timeline.next_frame, 0)) is not None:
+            job = timeline.take(job)
+            finish(timeline, job, pipeline.perform(job), 0)
+        made.append(timeline.emit()[0])
+    for mine, whole in zip(made, units, strict=False):
+        assert np.array_equal(mine.image, whole.image) and np.array_equal(mine.samples, whole.samples)
+
+
+def test_only_the_lower_face_is_painted(pipeline, units):
+    loop, first = pipeline.avatar.loop, pipeline.avatar.open_base()
+    unit = units[len(units) // 2]
+    base = first.read(loop.frame_at(unit.index))
+    left, top, size = pipeline.avatar.crop[loop.frame_at(unit.index)].tolist()
+    changed = (unit.image != base).any(-1)
+    assert changed.any() and not changed[: top + size // 4].any()
+    assert changed.mean() < 0.25
+    assert not changed[:, : max(0, left)].any() and not changed[:, left + size :].any()
+
+
+@pytest.mark.slow
+def test_a_dubbed_file_is_25_fps_h264_with_all_of_the_sound_in_aac(avatar_path, pcm, tmp_path):
+    wav, out = write_wav(tmp_path / "speech.wav", pcm), tmp_path / "out.mp4"
+    frames = dub(avatar_path, wav, out)
+    assert frames == SECONDS * 25 + SessionConfig().release_frames
+    with av.open(str(out)) as container:
+        video, audio = container.streams.video[0], container.streams.audio[0]
+        assert video.codec_context.name == "h264" and audio.codec_context.name == "aac"
+        assert video.average_rate == 25 and audio.rate == 48_000
+        avatar = Avatar.open(avatar_path)
+        assert (video.width, video.height) == (avatar.width, avatar.height)
+        pts = [frame.pts * frame.time_base for frame in container.decode(video)]
+        assert len(pts) == frames and all(abs(float(b - a) - 0.04) < 1e-6 for a, b in pairwise(pts))
+    heard = read_speech(out)
+    assert abs(len(heard) - frames * SAMPLES_PER_FRAME) <= SAMPLES_PER_FRAME
+    lag = (
+        np.argmax([np.dot(heard[4800 + d : 96_000 + d].astype(float), pcm[4800:96_000]) for d in range(0, 2400, 8)]) * 8
+    )
+    assert lag <= 48, "sound and picture begin together"
+
+
+def test_a_style_of_other_networks_is_refused(pipeline):
+    foreign = dataclasses.replace(pipeline.avatar, style=torch.zeros(64))
+    with pytest.raises(AvatarFileError, match="a style of 64 numbers, expected 128"):
+        AvatarPipeline(CpuBackend.embedded(), foreign, load_face_model())
+
+
+# ---- sound files
+
+
+@pytest.mark.parametrize(("rate_hz", "channels"), [(8_000, 1), (44_100, 2), (24_000, 1)])
+def test_sound_files_of_any_rate_become_mono_at_48_khz(tmp_path, rate_hz, channels):
+    tone = (8000 * np.sin(np.arange(rate_hz) / rate_hz * 2 * np.pi * 300)).astype(np.int16)
+    pcm = read_speech(write_wav(tmp_path / "tone.wav", np.repeat(tone, channels), rate_hz, channels))
+    assert pcm.dtype == np.int16 and abs(len(pcm) - 48_000) < 100
+    assert abs(np.abs(pcm[1000:-1000]).max() - 8000) < 200
+
+
+def test_the_sound_of_a_video_may_be_used(speaker_video):
+    assert len(read_speech(speaker_video)) > 48_000
+
+
+@pytest.mark.parametrize("content", [b"", b"this is not sound", b"RIFF\x24\0\0\0WAVEfmt "])
+def test_a_file_that_holds_no_sound_is_refused(tmp_path, content):
+    path = tmp_path / "speech.wav"
+    path.write_bytes(content)
+    with pytest.raises(SpeechFormatError, match=r"speech\.wav"):
+        read_speech(path)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    for path in (tmp_path / "none.wav", tmp_path):
+        with pytest.raises(SpeechFormatError, match="cannot be read as sound"):
+            read_speech(path)
+
+
+def test_a_wav_without_samples_is_refused(tmp_path):
+    with pytest.raises(SpeechFormatError, match="no sound"):
+        read_speech(write_wav(tmp_path / "empty.wav", np.zeros(0, np.int16)))
+
+
+def test_bad_speech_or_a_bad_avatar_leaves_no_output(avatar_path, speech_wav, tmp_path):
+    out = tmp_path / "out.mp4"
+    (tmp_path / "bad.wav").write_bytes(b"nothing")
+    with pytest.raises(SpeechFormatError):
+        dub(avatar_path, tmp_path / "bad.wav", out)
+    with pytest.raises(AvatarFileError):
+        dub(tmp_path / "none.avatar", speech_wav, out)
+    assert not out.exists()
+
+
+# ---- outputs
+
+
+@pytest.mark.parametrize("which", ["avatar", "speech"])
+def test_an_output_that_is_an_input_is_refused(avatar_path, speech_wav, tmp_path, which):
+    avatar = shutil.copy(avatar_path, tmp_path / "avatar.mp4")
+    speech = shutil.copy(speech_wav, tmp_path / "speech.mp4")
+    link = tmp_path / "out.mp4"
+    link.symlink_to({"avatar": avatar, "speech": speech}[which])
+    with pytest.raises(OutputError, match=f"is the {which} itself"):
+        dub(avatar, speech, link)
+    assert avatar.read_bytes() == avatar_path.read_bytes() and speech.read_bytes() == speech_wav.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("no/out.mp4", "no folder"), ("folder.mp4", "cannot be written"), ("out.txt", "ending in")]
+)
+def test_an_output_that_cannot_be_is_refused_before_the_work(avatar_path, speech_wav, tmp_path, name, reason):
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(OutputError, match=reason):
+        dub(avatar_path, speech_wav, tmp_path / name)
+
+
+def test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_else(avatar_path, pcm, tmp_path):
+    wav, out = write_wav(tmp_path / "speech.wav", pcm[:48_000]), tmp_path / "out.mp4"
+    out.write_bytes(b"the old one")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="make room"):
+            dub(avatar_path, wav, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert out.read_bytes() == b"the old one" and sorted(tmp_path.iterdir()) == [out, wav]
+
+
+def test_a_dub_replaces_the_old_file(avatar_path, pcm, tmp_path):
+    wav, out = write_wav(tmp_path / "speech.wav", pcm[:9600]), tmp_path / "out.mp4"
+    out.write_bytes(b"the old one")
+    dub(avatar_path, wav, out)
+    assert len(read_speech(out)) > 9600 and sorted(tmp_path.iterdir()) == [out, wav]

@@ -1,0 +1,224 @@
+"""The engine: opens sessions up to its limit, lets each fail alone, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from talk import say, speech
+
+from engine.backends.cpu import CpuBackend
+from engine.errors import AvatarFileError, CapacityError, SessionClosedError, UnknownAvatarError
+from engine.live.batching import BatchTimes
+from engine.live.engine import Engine
+
+
+async def opened(loop, puppet, **settings):
+    """A engine whose only avatar is this puppet."""
+    engine = await Engine({}, backend=object(), **settings).__aenter__()
+    puppet.clock = loop
+    engine.pipelines["puppet"] = puppet
+    return engine
+
+
+def test_a_session_runs_until_it_is_closed_and_frees_its_place(virtual, make_puppet):
+    async def main(loop):
+        engine = await opened(loop, make_puppet(), max_sessions=1)
+        session = engine.open_session("puppet")
+        units = session.subscribe()
+        assert engine.sessions == {session.id: session} and (await units.get()).index == 0
+        with pytest.raises(CapacityError, match="1 sessions are open"):
+            engine.open_session("puppet")
+        await session.close()
+        await asyncio.sleep(0.1)
+        assert not engine.sessions
+        again = engine.open_session("puppet")
+        assert again.id != session.id
+        await engine.__aexit__(None, None, None)
+        with pytest.raises(SessionClosedError):
+            again.subscribe()
+
+    virtual(main)
+
+
+def test_leaving_the_host_ends_its_sessions_and_queues(virtual, make_puppet):
+    async def main(loop):
+        engine = await opened(loop, make_puppet())
+        queues = [engine.open_session("puppet").subscribe() for _ in range(3)]
+        await asyncio.sleep(0.1)
+        await engine.__aexit__(None, None, None)
+        assert not engine.sessions
+        for queue in queues:
+            assert len([unit async for unit in queue]) == 2
+
+    virtual(main)
+
+
+def test_a_failed_session_is_closed_and_the_host_goes_on(virtual, make_puppet, caplog):
+    async def main(loop):
+        bad, good = make_puppet(), make_puppet()
+        engine = await opened(loop, bad)
+        engine.pipelines["good"] = good
+        good.clock = loop
+        failing, living = engine.open_session("puppet"), engine.open_session("good")
+        events, units = failing.subscribe_events(), living.subscribe(capacity=1000)
+        await asyncio.sleep(0.5)
+        bad.failure = RuntimeError("no more paint")
+        assert [event async for event in events] == []
+        assert list(engine.sessions.values()) == [living]
+        await asyncio.sleep(1)
+        assert abs(len(units) - loop.time() * 25) <= 1
+        await engine.__aexit__(None, None, None)
+
+    virtual(main)
+    assert "failed" in caplog.text and "no more paint" in caplog.text
+
+
+def test_an_unknown_avatar_is_refused_with_the_names_there_are(virtual, make_puppet):
+    async def main(loop):
+        engine = await opened(loop, make_puppet())
+        with pytest.raises(UnknownAvatarError, match="no avatar 'mona'; this server has puppet"):
+            engine.open_session("mona")
+        assert not engine.sessions
+        await engine.__aexit__(None, None, None)
+
+    virtual(main)
+
+
+async def test_a_missing_avatar_file_is_told_at_the_start(tmp_path):
+    with pytest.raises(AvatarFileError, match="precompute"):
+        async with Engine({"a": tmp_path / "nobody.avatar"}, backend=SimpleNamespace(quality="best")):
+            raise AssertionError("opened")
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_real_avatar_speaks_and_is_interrupted(avatar_path, speech_wav):
+    from engine.audio import read_speech
+    from engine.media import PlaybackFinished, PlaybackStarted
+
+    pcm = np.tile(read_speech(speech_wav), 3)
+    async with Engine({"speaker": avatar_path}) as engine:
+        assert engine.pipelines["speaker"].times.stages == []  # warming up is not counted
+        session = engine.open_session("speaker")
+        units, events = session.subscribe(capacity=1000), session.subscribe_events()
+        session.start_utterance("a", 48_000, 1)
+        await session.push_audio("a", pcm.tobytes())
+        started = await asyncio.wait_for(events.get(), 60)
+        assert isinstance(started, PlaybackStarted)
+        last = await units.get()
+        while not last.speaking or last.pts < started.pts + 10 * 1920:
+            last = await units.get()
+        session.cancel()
+        finished = await asyncio.wait_for(events.get(), 60)
+        assert isinstance(finished, PlaybackFinished) and finished.interrupted
+        assert 11 * 1920 <= finished.position_samples < len(pcm) and finished.position_samples % 1920 == 0
+        await session.close()
+        spoken = [unit async for unit in units]
+        assert all(
+            unit.image.shape == (engine.avatars["speaker"].height, engine.avatars["speaker"].width, 3)
+            for unit in spoken
+        )
+        assert not any(unit.samples.any() for unit in spoken if unit.epoch == 1)
+    assert not engine.sessions
+
+
+def test_counters_outlive_their_sessions(virtual, make_puppet):
+    async def main(loop):
+        engine = await opened(loop, make_puppet())
+        first = engine.open_session("puppet")
+        await asyncio.sleep(1.0)
+        await first.close()
+        await asyncio.sleep(0.1)
+        assert engine.counters == first.counters and first.counters.units >= 24
+        second = engine.open_session("puppet")
+        await asyncio.sleep(1.0)
+        assert engine.counters.units == first.counters.units + second.counters.units
+        await engine.__aexit__(None, None, None)
+
+    virtual(main)
+
+
+def test_a_host_is_there_when_every_network_has_run(avatar_path):
+    ran = []
+
+    class Watched(CpuBackend):
+        def hear(self, windows):
+            ran.append("hear")
+            return super().hear(windows)
+
+        def move(self, features, style, template, state):
+            ran.append("move")
+            return super().move(features, style, template, state)
+
+        def render(self, *parts):
+            ran.append("render")
+            return super().render(*parts)
+
+    async def main():
+        async with Engine({"speaker": avatar_path}, backend=Watched.embedded()) as engine:
+            assert set(ran) == {"hear", "move", "render"}
+            assert engine.pipelines["speaker"].times.stages == [], "compiling is no stage's time"
+
+    asyncio.run(main())
+
+
+def admitting(engine, picture_s=0.010):
+    """The engine on a device where a picture takes so long, and nothing else takes any time."""
+    engine.costs, engine.talking_hz = BatchTimes({"picture": {1: picture_s}}), {"picture": 25}
+    return engine
+
+
+def test_a_session_that_would_make_others_miss_is_refused(virtual, make_puppet):
+    async def main(loop):
+        engine = admitting(await opened(loop, make_puppet(), max_sessions=10))
+        assert engine.room == 3 and engine.load() == 0
+        for left in (2, 1, 0):
+            engine.open_session("puppet")
+            assert engine.room == left
+        with pytest.raises(CapacityError, match="3 sessions are open and one more would need 100% of the device"):
+            engine.open_session("puppet")
+        await asyncio.sleep(11)
+        assert engine.room == 3, "who does not speak for long leaves room"
+        session = next(iter(engine.sessions.values()))
+        await say(session, "a", speech(1.0))
+        assert engine.room == 2
+        await asyncio.sleep(5)
+        assert engine.room == 2, "who spoke a moment ago will go on"
+        await session.close()
+        await asyncio.sleep(0.1)
+        assert engine.room == 3
+        await engine.__aexit__(None, None, None)
+
+    virtual(main)
+
+
+def test_batches_make_room_and_the_limit_of_sessions_holds_beside_them(virtual, make_puppet):
+    async def main(loop):
+        engine = admitting(await opened(loop, make_puppet(), max_sessions=6))
+        engine.costs = BatchTimes({"picture": {1: 0.010, 4: 0.020}})
+        assert engine.room == 6
+        await engine.__aexit__(None, None, None)
+
+    virtual(main)
+
+
+def test_one_session_is_admitted_however_slow_the_machine(virtual, make_puppet):
+    async def main(loop):
+        engine = admitting(await opened(loop, make_puppet()), picture_s=0.2)
+        assert engine.room == 1
+        engine.open_session("puppet")
+        with pytest.raises(CapacityError, match="would need 1000% of the device, the limit is 90%"):
+            engine.open_session("puppet")
+        await engine.__aexit__(None, None, None)
+
+    virtual(main)
+
+
+async def test_what_batches_take_is_measured_at_the_start(avatar_path):
+    async with Engine({"speaker": avatar_path}) as engine:
+        assert engine.costs.seconds.keys() == {"hear", "picture", "idle"}
+        assert engine.costs.sizes("picture") == [1], "small windows gain more on a CPU than batches do"
+        assert engine.costs.batch_s("idle", 1) > 0 and engine.costs.batch_s("picture", 1) > 0
+        assert engine.load() == 0 and engine.load(1) > 25 * engine.costs.batch_s("picture", 1)

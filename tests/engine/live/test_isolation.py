@@ -1,0 +1,137 @@
+"""Two people with two voices in the same batches: no face, style or sound of one is ever seen or heard of the other."""
+
+from __future__ import annotations
+
+import av
+import cv2
+import numpy as np
+import pytest
+import torch
+from talk import running, say, watch
+
+from engine.audio import read_speech
+from engine.avatar.avatar import Avatar
+from engine.backends.cpu import CpuBackend
+from engine.live.batching import BatchTimes
+from engine.live.pipeline import AvatarPipeline, Work
+from engine.live.timeline import HearJob, PaintJob
+from engine.models.renderer import RendererConfig
+from engine.models.weights import load_face_model
+
+FREE = {1: 0.0, 2: -1.0, 4: -2.0}  # the more the better, whatever the machine makes of it
+COSTS = BatchTimes({"hear": FREE, "picture": FREE})
+EXCERPT_FRAMES = 75
+EQUAL_DB = 60.0
+
+
+class Watched(CpuBackend):
+    """Notes how many rows its batches have, each of which takes 4 ms."""
+
+    heard = painted = ()
+    spend = staticmethod(lambda seconds: None)
+
+    def hear(self, windows):
+        self.heard = [*self.heard, len(windows)]
+        self.spend(0.004)
+        return super().hear(windows)
+
+    def render(self, pncc, *parts):
+        self.painted = [*self.painted, len(pncc)]
+        self.spend(0.004)
+        return super().render(pncc, *parts)
+
+
+@pytest.fixture(scope="module")
+def mirrored_path(speaker_video, tmp_path_factory):
+    """Somebody else: the bundled speaker as a mirror shows them."""
+    from precompute.enroll import enroll
+
+    clip = tmp_path_factory.mktemp("mirrored") / "mirrored.mp4"
+    with av.open(str(speaker_video)) as source, av.open(str(clip), "w") as target:
+        stream = target.add_stream("libx264", 25, options={"crf": "12"})
+        stream.width, stream.height, stream.pix_fmt = 512, 512, "yuv420p"
+        for _, frame in zip(range(EXCERPT_FRAMES), source.decode(video=0), strict=False):
+            flipped = av.VideoFrame.from_ndarray(cv2.flip(frame.to_ndarray(format="rgb24"), 1), format="rgb24")
+            target.mux(stream.encode(flipped))
+        target.mux(stream.encode(None))
+    enroll(clip, clip.with_suffix(".avatar"))
+    return clip.with_suffix(".avatar")
+
+
+@pytest.fixture(scope="module")
+def backend():
+    return Watched.embedded(windows=RendererConfig())
+
+
+@pytest.fixture(scope="module")
+def people(backend, avatar_path, mirrored_path):
+    model = load_face_model()
+    return [AvatarPipeline(backend, Avatar.open(path), model) for path in (avatar_path, mirrored_path)]
+
+
+@pytest.fixture(scope="module")
+def voices(speech_wav):
+    """Two voices of 1.2 s at 16 kHz."""
+    other = speech_wav.with_name("speech_b.wav")
+    return [read_speech(path)[24_000 : 24_000 + 57_600 : 3] for path in (speech_wav, other)]
+
+
+def psnr_db(one, other):
+    error = np.mean((np.asarray(one, np.float64) - np.asarray(other, np.float64)) ** 2)
+    return 10 * np.log10(255**2 / max(error, 1e-12))
+
+
+def hearing(pipeline, pcm):
+    segment = pipeline.new_segment()
+    segment._extend(np.repeat(pcm, 3).astype(np.float32) / 32768)
+    return HearJob(segment, segment.hear(), 0)
+
+
+def test_lips_in_one_batch_are_those_of_each_alone(people, voices, backend):
+    work = [Work(person, hearing(person, pcm)) for person in people for pcm in voices]
+    together = people[0].perform_all(work)
+    assert backend.heard[-1] == 4
+    for one, made in zip(work, together, strict=True):
+        alone = one.pipeline.perform(one.job)
+        for field in ("keys", "values"):
+            torch.testing.assert_close(getattr(made.geometry, field), getattr(alone.geometry, field), atol=1e-4, rtol=0)
+        np.testing.assert_array_equal(made.speech.pcm, alone.speech.pcm)
+        torch.testing.assert_close(made.lips, alone.lips, atol=1e-5, rtol=0)
+    lips = [made.lips for made in together]
+    pairs = [(i, j) for i in range(4) for j in range(i)]
+    assert all((lips[i] - lips[j]).abs().max() > 1e-3 for i, j in pairs), "all four differ, or this would show nothing"
+
+
+def test_pictures_in_one_batch_are_those_of_each_alone(people, backend):
+    work = [Work(person, PaintJob(base, person.rest, 0, 0)) for base in (5, 30) for person in people]
+    together = people[1].perform_all(work)
+    assert backend.painted[-1] == 4
+    for one, made in zip(work, together, strict=True):
+        assert psnr_db(made, one.pipeline.perform(one.job)) >= EQUAL_DB
+    assert psnr_db(together[0], together[1]) < 30
+
+
+def test_sessions_in_the_same_batches_show_and_say_what_they_would_alone(virtual, people, voices, backend):
+    def conversations(*who):
+        async def main(loop):
+            backend.spend = loop.spend
+            async with running(loop, *(people[i] for i in who), costs=COSTS) as sessions:
+                tasks = [loop.create_task(watch(session, 2.6, loop)) for session in sessions]
+                for i, session in zip(who, sessions, strict=True):
+                    await say(session, "a", voices[i])
+                return [[unit for _, unit in await task] for task in tasks]
+
+        return virtual(main)
+
+    (first,), (second,) = conversations(0), conversations(1)
+    backend.heard, backend.painted = [], []
+    together = conversations(0, 1)
+    assert backend.heard.count(2) >= 2 and backend.painted.count(2) >= 10, (backend.heard, backend.painted)
+    for alone, beside in zip((first, second), together, strict=True):
+        assert len(alone) == len(beside) >= 60
+        speaking = [unit for unit in beside if unit.speaking]
+        assert len(speaking) == 30 and all(unit.fresh for unit in speaking)
+        for one, other in zip(alone, beside, strict=True):
+            np.testing.assert_array_equal(one.samples, other.samples)
+            assert psnr_db(one.image, other.image) >= EQUAL_DB
+    assert psnr_db(first[40].image, second[40].image) < 30

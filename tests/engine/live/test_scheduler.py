@@ -1,0 +1,154 @@
+"""One batch at a time, of all sessions the most urgent work, and nobody's failure is another's."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from engine.live.batching import BatchTimes
+from engine.live.scheduler import Scheduler
+
+
+class Client:
+    """Has pieces of work, each with its deadline, and notes what becomes of them."""
+
+    def __init__(self, name, deadlines, log, perform=None):
+        self.name, self.deadlines, self.log = name, list(deadlines), log
+        self._perform = perform or (lambda work: work)
+        self.errors = []
+
+    def due(self):
+        return ("work", self.deadlines[0]) if self.deadlines else None
+
+    def begin(self):
+        return self.name, self.deadlines.pop(0)
+
+    def perform(self, batch):
+        return [self._perform(work) for work in batch]
+
+    def finish(self, work, outcome):
+        assert outcome == work
+        self.log.append(work)
+
+    def fail(self, error):
+        self.errors.append(error)
+
+
+def test_work_is_done_in_the_order_of_its_deadlines(virtual):
+    async def main(loop):
+        scheduler, log = Scheduler(), []
+        scheduler.add(Client("idle", [], log))
+        scheduler.add(Client("a", [1, 4, 5], log, lambda work: loop.spend(0.01) or work))
+        scheduler.add(Client("b", [2, 3, 6], log))
+        await asyncio.sleep(1)
+        assert [deadline for _, deadline in log] == [1, 2, 3, 4, 5, 6]
+        await scheduler.close()
+
+    virtual(main)
+
+
+def test_a_failure_is_told_to_its_client_and_the_others_go_on(virtual):
+    async def main(loop):
+        def explode(work):
+            raise ValueError("out of paint")
+
+        scheduler, log = Scheduler(), []
+        bad, good = Client("bad", [1], log, explode), Client("good", [2, 3], log)
+        scheduler.add(bad)
+        scheduler.add(good)
+        await asyncio.sleep(1)
+        assert [str(e) for e in bad.errors] == ["out of paint"] and log == [("good", 2), ("good", 3)]
+        await scheduler.close()
+
+    virtual(main)
+
+
+def test_what_breaks_a_batch_fails_alone_and_the_rest_of_the_batch_is_done_again(virtual):
+    async def main(loop):
+        def perform(work):
+            tried.append(work)
+            if work[0] == "bad":
+                raise ValueError("out of paint")
+            return work
+
+        tried, log = [], []
+        scheduler = Scheduler(BatchTimes({"work": {1: 0.01, 4: 0.01}}))
+        clients = [Client(name, [deadline], log, perform) for deadline, name in enumerate(("first", "bad", "last"), 5)]
+        blocker = Client("blocker", [1], log, lambda work: loop.spend(0.1) or work)
+        for client in (blocker, *clients):
+            scheduler.add(client)
+        await asyncio.sleep(1)
+        assert [str(e) for e in clients[1].errors] == ["out of paint"] and not clients[0].errors + clients[2].errors
+        assert log == [("blocker", 1), ("first", 5), ("last", 7)]
+        assert tried == [("first", 5), ("bad", 6), ("first", 5), ("bad", 6), ("last", 7)]
+        await scheduler.close()
+
+    virtual(main)
+
+
+def test_the_outcome_for_a_client_that_left_is_dropped(virtual):
+    async def main(loop):
+        scheduler, log = Scheduler(), []
+        leaver, stayer = Client("leaver", [1], log, lambda w: loop.spend(0.1) or w), Client("stayer", [2], log)
+        scheduler.add(leaver)
+        scheduler.add(stayer)
+        scheduler.remove(leaver)
+        await asyncio.sleep(1)
+        assert log == [("stayer", 2)] and not leaver.errors
+        await scheduler.close()
+
+    virtual(main)
+
+
+async def test_all_work_runs_on_one_thread_that_ends_with_the_scheduler():
+    threads, log = set(), []
+    scheduler = Scheduler()
+    for name in "ab":
+        scheduler.add(Client(name, [1, 2, 3], log, lambda work: threads.add(threading.current_thread()) or work))
+    async with asyncio.timeout(30):
+        while len(log) < 6:
+            await asyncio.sleep(0)
+    await scheduler.close()
+    (thread,) = threads
+    assert thread is not threading.main_thread() and not thread.is_alive()
+
+
+async def test_closing_waits_for_the_work_in_progress():
+    entered, leave, log = threading.Event(), threading.Event(), []
+    scheduler = Scheduler()
+    scheduler.add(Client("a", [1, 2], log, lambda work: entered.set() or leave.wait(60)))
+    while not entered.is_set():
+        await asyncio.sleep(0.001)
+    closing = asyncio.create_task(scheduler.close())
+    await asyncio.sleep(0.02)
+    assert not closing.done()
+    leave.set()
+    await asyncio.wait_for(closing, 60)
+    await asyncio.sleep(0)
+    assert log == []
+
+
+@pytest.mark.parametrize("broken", ["due", "begin", "finish"])
+def test_a_client_that_breaks_on_the_loop_fails_alone(virtual, broken):
+    async def main(loop):
+        scheduler, log = Scheduler(), []
+        bad, good = Client("bad", [1], log), Client("good", [2, 3], log)
+
+        def explode(*args):
+            bad.deadlines.clear()
+            bad.due = lambda: None
+            raise ValueError(broken)
+
+        setattr(bad, broken, explode)
+        scheduler.add(good)
+        scheduler.add(bad)
+        for _ in range(2):
+            await asyncio.sleep(1)
+            scheduler.wake()  # as every emitted frame does
+        await asyncio.sleep(1)
+        assert [str(e) for e in bad.errors] == [broken] and log == [("good", 2), ("good", 3)]
+        await scheduler.close()
+
+    virtual(main)

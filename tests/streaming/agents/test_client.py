@@ -1,0 +1,108 @@
+"""The Python client and the units websocket on a real server: what is said comes out, frame by frame, in order."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from engine.errors import CapacityError, SessionClosedError, UnknownAvatarError
+from streaming.agents.client import open_avatar
+from streaming.speech.protocol import Failure, Finished, Started, Unit
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+def tone(seconds: float) -> bytes:
+    at = np.arange(int(seconds * 24_000)) / 24_000
+    return (8_000 * np.sin(2 * np.pi * 440 * at)).astype("<i2").tobytes()
+
+
+async def test_speech_comes_back_between_its_events_with_a_picture_for_every_sound(serving):
+    async with serving() as client, open_avatar(client.server.url, "speaker") as avatar:
+        assert avatar.ready.width == 512
+        await avatar.speak(tone(0.5), 24_000, 1)
+        await avatar.speak(tone(0.5), 24_000, 1)
+        await avatar.finish()
+        said, pictures, begun = [], 0, None
+        async with asyncio.timeout(60):
+            async for message in avatar:
+                if isinstance(message, Unit):
+                    assert len(message.samples) == 2 * 1920
+                    assert message.picture is None or len(message.picture) == 512 * 512 * 3
+                    if message.speaking:
+                        assert begun is not None
+                        said.append(message.samples)
+                        pictures += message.picture is not None
+                elif isinstance(message, Started):
+                    begun = message
+                elif isinstance(message, Finished):
+                    break
+        assert message == Finished("utterance 1", 24_000, False) and begun.id == "utterance 1"
+        assert len(said) == 25 and pictures > 0
+        sound = np.frombuffer(b"".join(said), "<i2").astype(float)
+        assert 5_000 < np.sqrt(np.mean(sound[4_800:-4_800] ** 2)) < 6_500  # the tone, at its own loudness
+
+
+async def test_nothing_said_before_an_interruption_comes_out_after_it(serving):
+    async with serving() as client, open_avatar(client.server.url, "speaker") as avatar:
+        await avatar.speak(tone(5), 24_000, 1)
+        async with asyncio.timeout(60):
+            speaking = 0
+            async for message in avatar:
+                speaking += isinstance(message, Unit) and message.speaking
+                if speaking == 5:
+                    break
+            await asyncio.sleep(0.2)  # units wait to be read
+            await avatar.interrupt()
+            silent = 0
+            async for message in avatar:
+                if isinstance(message, Unit):
+                    assert not message.speaking
+                    silent += 1
+                elif isinstance(message, Finished):
+                    assert message.interrupted
+                if silent == 5:
+                    break
+            await avatar.speak(tone(0.4), 24_000, 1)
+            await avatar.finish()
+            async for message in avatar:
+                if isinstance(message, Finished) and not message.interrupted:
+                    break
+
+
+async def test_what_the_server_refuses_is_told(serving):
+    async with serving() as client, open_avatar(client.server.url, "speaker") as avatar:
+        await avatar.say("Hello.", voice="klingon")
+        async with asyncio.timeout(60):
+            async for message in avatar:
+                if isinstance(message, Failure):
+                    assert message.code == "voice"
+                    break
+
+
+async def test_an_avatar_that_is_not_there_a_full_server_and_none_at_all_are_typed_errors(serving, max_sessions):
+    async with serving() as client:
+        with pytest.raises(UnknownAvatarError, match="no avatar 'nobody'"):
+            async with open_avatar(client.server.url, "nobody"):
+                pass
+        for _ in range(max_sessions):
+            await client.open_session()
+        with pytest.raises(CapacityError):
+            async with open_avatar(client.server.url, "speaker"):
+                pass
+    with pytest.raises(SessionClosedError, match="is `personastream serve` running"):
+        async with open_avatar("http://127.0.0.1:1", "speaker"):
+            pass
+
+
+async def test_a_session_that_ends_ends_the_iteration_and_refuses_speech(serving):
+    async with serving() as client, open_avatar(client.server.url, "speaker") as avatar:
+        (live_session,) = client.server.live_sessions
+        await live_session.session.close()
+        async with asyncio.timeout(60):
+            async for _ in avatar:
+                pass
+        with pytest.raises(SessionClosedError):
+            await avatar.speak(tone(0.1), 24_000, 1)

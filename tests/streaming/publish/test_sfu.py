@@ -1,0 +1,179 @@
+"""Publishing into Janus, an SFU in common use: its room is watched by a WebRTC peer as a viewer would.
+
+Janus speaks WHIP only through a companion, so a WHIP endpoint in this process stands before its video room and passes
+offer and answer on; media and feedback go to Janus itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from whep_client import follow_each_other, frames
+
+from streaming.config import EncoderConfig
+from streaming.publish.broadcast import Broadcast
+from streaming.publish.destination import Publication, State
+from streaming.publish.sinks import make_sink
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.skipif(shutil.which("janus") is None, reason="needs Janus: apt-get install janus"),
+]
+
+ROOM = 7
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+class Janus:
+    """The process, and its HTTP interface."""
+
+    def __init__(self, folder):
+        self._port = free_port()
+        self._log = (folder / "janus.log").open("w")
+        (folder / "janus.transport.http.jcfg").write_text(
+            'general: { json = "compact"; base_path = "/janus"; http = true; '
+            f'ip = "127.0.0.1"; port = {self._port} }}\n'
+        )
+        plugins = next(Path("/usr/lib").glob("*/janus/plugins"))
+        (folder / "janus.jcfg").write_text(
+            f'general: {{ configs_folder = "{folder}"; plugins_folder = "{plugins}"; '
+            f'transports_folder = "{plugins.parent}/transports" }}\n'
+            'transports: { disable = "libjanus_mqtt.so,libjanus_nanomsg.so,libjanus_pfunix.so,'
+            'libjanus_rabbitmq.so,libjanus_websockets.so" }\n'
+        )
+        self._process = subprocess.Popen(
+            ["janus", "-C", str(folder / "janus.jcfg"), "-F", str(folder)], stdout=self._log, stderr=self._log
+        )
+        self._http = aiohttp.ClientSession(f"http://127.0.0.1:{self._port}")
+
+    async def ready(self):
+        async with asyncio.timeout(60):
+            while True:
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with self._http.get("/janus/info") as reply:
+                        if reply.status == 200:
+                            return
+                await asyncio.sleep(0.1)
+
+    async def stop(self):
+        await self._http.close()
+        self._process.terminate()
+        await asyncio.to_thread(self._process.wait, 30)
+        self._log.close()
+
+    async def handle(self):
+        """The path of a new handle of the video room, in a session of its own."""
+        session = await self._post("/janus", {"janus": "create"})
+        path = f"/janus/{session['data']['id']}"
+        handle = await self._post(path, {"janus": "attach", "plugin": "janus.plugin.videoroom"})
+        return f"{path}/{handle['data']['id']}"
+
+    async def ask(self, handle, body, jsep=None):
+        """One request to the video room and what it says to it."""
+        message = {"janus": "message", "body": body} | ({"jsep": jsep} if jsep else {})
+        reply = await self._post(handle, message)
+        while reply["janus"] != "event" and "plugindata" not in reply:
+            async with self._http.get(handle.rpartition("/")[0], params={"maxev": "1"}) as polled:
+                reply = await polled.json(content_type=None)
+        assert "error" not in reply["plugindata"]["data"], reply
+        return reply
+
+    async def _post(self, path, message):
+        async with self._http.post(path, json=message | {"transaction": secrets.token_hex(6)}) as reply:
+            return await reply.json(content_type=None)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def janus(tmp_path):
+    found = Janus(tmp_path)
+    try:
+        await found.ready()
+        handle = await found.handle()
+        await found.ask(handle, {"request": "create", "room": ROOM, "videocodec": "h264", "audiocodec": "opus"})
+        yield found
+    finally:
+        await found.stop()
+
+
+@contextlib.asynccontextmanager
+async def whip_endpoint(janus, feeds):
+    """WHIP before Janus; `feeds` gets the id under which the publisher can be watched."""
+
+    async def take(request):
+        jsep = {"type": "offer", "sdp": await request.text()}
+        body = {"request": "joinandconfigure", "ptype": "publisher", "room": ROOM, "id": 1 + len(feeds)}
+        reply = await janus.ask(await janus.handle(), body, jsep)
+        feeds.append(reply["plugindata"]["data"]["id"])
+        return web.Response(status=201, text=reply["jsep"]["sdp"], content_type="application/sdp")
+
+    app = web.Application()
+    app.add_routes([web.post("/whip", take)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"whip://127.0.0.1:{runner.addresses[0][1]}/whip"
+    finally:
+        await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def watching(janus, feed):
+    """The tracks that a viewer of the room gets."""
+    peer, tracks = RTCPeerConnection(RTCConfiguration(iceServers=[])), {}
+    peer.on("track", lambda track: tracks.setdefault(track.kind, track))
+    handle = await janus.handle()
+    try:
+        body = {"request": "join", "ptype": "subscriber", "room": ROOM, "streams": [{"feed": feed}]}
+        offer = (await janus.ask(handle, body))["jsep"]
+        await peer.setRemoteDescription(RTCSessionDescription(offer["sdp"], "offer"))
+        await peer.setLocalDescription(await peer.createAnswer())
+        await janus.ask(handle, {"request": "start"}, {"type": "answer", "sdp": peer.localDescription.sdp})
+        yield tracks
+    finally:
+        await peer.close()
+
+
+async def test_viewers_of_an_sfu_see_and_hear_the_avatar_also_late_ones(engine, janus):
+    config, feeds = EncoderConfig(codec="libx264", keyframe_interval_s=1_000), []
+    session = engine.open_session("speaker")
+    broadcast = Broadcast(session, config)
+    encoding = asyncio.create_task(broadcast.run())
+    async with whip_endpoint(janus, feeds) as url:
+        published = Publication(url, make_sink(url, (512, 512), config), broadcast)
+        running = asyncio.create_task(published.run())
+        try:
+            async with asyncio.timeout(60):
+                while published.status.state is not State.LIVE:
+                    await asyncio.sleep(0.05)
+            for _ in range(2):  # the second one comes late: the SFU asks for a key frame (PLI), none is due in time
+                async with watching(janus, feeds[0]) as tracks:
+                    pictures, sound = await asyncio.gather(frames(tracks["video"], 40), frames(tracks["audio"], 80))
+                    assert np.ptp(pictures[-1].to_ndarray(format="gray")) > 50
+                    assert follow_each_other(pictures[5:], 3_600)
+                    assert follow_each_other(sound[5:], 960)
+            assert published.status.failures == 0
+        finally:
+            await published.stop()
+            await running
+            await session.close()
+            encoding.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await encoding

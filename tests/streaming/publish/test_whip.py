@@ -1,0 +1,157 @@
+"""Publishing by WHIP into a real WebRTC peer: an endpoint of RFC 9725 in this process, made of aiohttp and aiortc."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import numpy as np
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from aiortc.mediastreams import MediaStreamError
+from whep_client import follow_each_other, frames
+
+from streaming.config import EncoderConfig
+from streaming.publish.broadcast import Broadcast
+from streaming.publish.destination import Publication, State
+from streaming.publish.sinks import make_sink
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+CONFIG = EncoderConfig(codec="libx264")
+
+
+class Endpoint:
+    """Takes publishers; keeps what they send."""
+
+    def __init__(self):
+        self.peers, self.tracks, self.tokens, self.deleted = [], {}, [], 0
+        self.status, self.answer = 201, None
+        self._runner = None
+
+    async def start(self):
+        app = web.Application()
+        app.add_routes(
+            [web.post("/whip/{room}", self.take), web.delete("/sessions/1", self.delete), web.post("/old", self.moved)]
+        )
+        self._runner = web.AppRunner(app)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.address = f"127.0.0.1:{self._runner.addresses[0][1]}"
+
+    async def stop(self):
+        for peer in self.peers:
+            await peer.close()
+        await self._runner.cleanup()
+
+    async def moved(self, request):
+        raise web.HTTPTemporaryRedirect("/whip/room")
+
+    async def take(self, request):
+        assert request.content_type == "application/sdp"
+        self.tokens.append(request.headers.get("Authorization"))
+        if self.status != 201:
+            return web.Response(status=self.status, text="no room here")
+        if self.answer is not None:
+            return web.Response(status=201, text=self.answer, content_type="application/sdp")
+        peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self.peers.append(peer)
+        self.tracks = {}
+        peer.on("track", lambda track: self.tracks.setdefault(track.kind, track))
+        self.offer = await request.text()
+        await peer.setRemoteDescription(RTCSessionDescription(self.offer, "offer"))
+        await peer.setLocalDescription(await peer.createAnswer())
+        headers = {"Location": "/sessions/1"}
+        return web.Response(status=201, text=peer.localDescription.sdp, content_type="application/sdp", headers=headers)
+
+    async def delete(self, request):
+        self.deleted += 1
+        await self.peers[-1].close()
+        return web.Response()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def endpoint():
+    found = Endpoint()
+    await found.start()
+    yield found
+    await found.stop()
+
+
+@contextlib.asynccontextmanager
+async def publishing(engine, url):
+    session = engine.open_session("speaker")
+    broadcast = Broadcast(session, CONFIG)
+    encoding = asyncio.create_task(broadcast.run())
+    published = Publication(url, make_sink(url, (512, 512), CONFIG), broadcast)
+    running = asyncio.create_task(published.run())
+    try:
+        yield published
+    finally:
+        await published.stop()
+        async with asyncio.timeout(60):
+            await running
+        await session.close()
+        encoding.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await encoding
+
+
+async def until(condition, timeout_s=60.0):
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.05)
+
+
+async def test_an_endpoint_receives_picture_and_sound_and_the_goodbye(engine, endpoint):
+    async with publishing(engine, f"whip://room-token@{endpoint.address}/whip/room") as published:
+        await until(lambda: published.status.state is State.LIVE)
+        assert "a=sendonly" in endpoint.offer and "H264/90000" in endpoint.offer and "opus/48000/2" in endpoint.offer
+        assert "VP8" not in endpoint.offer
+        pictures, sound = await asyncio.gather(
+            frames(endpoint.tracks["video"], 50), frames(endpoint.tracks["audio"], 100)
+        )
+        assert follow_each_other(pictures, 3_600)
+        assert follow_each_other(sound, 960)
+        assert np.ptp(pictures[-1].to_ndarray(format="gray")) > 50
+        assert published.status.bytes > 10_000
+    assert endpoint.deleted == 1 and endpoint.tokens == ["Bearer room-token"]
+
+
+async def test_the_token_comes_from_the_environment_and_redirects_are_followed(engine, endpoint, monkeypatch):
+    monkeypatch.setenv("PERSONASTREAM_WHIP_TOKEN", "from-outside")
+    async with publishing(engine, f"whip://{endpoint.address}/old") as published:
+        await until(lambda: published.status.state is State.LIVE)
+    assert endpoint.tokens == ["Bearer from-outside"]
+
+
+async def test_a_publisher_comes_back_after_its_peer_left(engine, endpoint):
+    async with publishing(engine, f"whip://{endpoint.address}/whip/room") as published:
+        await until(lambda: published.status.state is State.LIVE)
+        await frames(endpoint.tracks["video"], 10)
+        await endpoint.peers[0].close()
+        await until(lambda: published.status.state is State.RETRYING)
+        assert "lost" in published.status.last_error
+        await until(lambda: published.status.connections == 2)
+        with contextlib.suppress(MediaStreamError):
+            assert len(await frames(endpoint.tracks["video"], 10)) == 10
+        assert len(endpoint.peers) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "said"),
+    [
+        (401, None, "answered 401 Unauthorized, expected 201: no room here"),
+        (503, None, "answered 503"),
+        (201, "hello", "an answer that does not fit"),
+    ],
+)
+async def test_an_endpoint_that_refuses_is_quoted_and_asked_again(engine, endpoint, status, answer, said):
+    endpoint.status, endpoint.answer = status, answer
+    async with publishing(engine, f"whip://token@{endpoint.address}/whip/room") as published:
+        await until(lambda: published.status.failures == 1)
+        assert said in published.status.last_error and "token" not in published.status.last_error
+        endpoint.status, endpoint.answer = 201, None
+        await until(lambda: published.status.state is State.LIVE)

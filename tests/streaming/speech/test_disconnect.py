@@ -1,0 +1,114 @@
+"""Clients that vanish, noticed by what they leave behind: nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+
+import aioice.ice
+import pytest
+from conftest import Speech
+from speaking import ended, tone
+from whep_client import bearer, frames, viewer
+
+from streaming.server import app
+from streaming.speech.protocol import Encoding, SpeechAudio, SpeechStart, Started
+from streaming.webrtc import viewer as viewer_module
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@pytest.mark.parametrize("abruptly", [True, False])
+async def test_a_client_that_vanishes_while_its_message_waits_for_room_is_noticed(
+    serving, engine, monkeypatch, abruptly
+):
+    monkeypatch.setattr(app, "PING_S", 600.0)
+    async with serving(idle_session_s=1.0) as client:
+        session = await client.open_session()
+        socket = await client.http.ws_connect(session["speech"], params={"token": session["token"]})
+        speech = Speech(socket, Encoding.MSGPACK)
+        await speech.send(SpeechStart("long", 8_000))
+        for _ in range(3):
+            await speech.send(SpeechAudio("long", tone(30, 8_000)))
+        await speech.receive_until(Started)
+        (live_session,) = client.server.live_sessions
+        async with asyncio.timeout(60):
+            while live_session.session.buffered_ms < 25_000:  # then the second message waits for room, the third for it
+                await asyncio.sleep(0.05)
+        assert live_session.sockets == 1
+        transport = socket._response.connection.transport
+        (transport.abort if abruptly else transport.close)()
+        await ended(engine, session)
+
+
+async def test_it_is_noticed_even_when_what_it_sent_fills_every_buffer_on_the_way(serving, engine, monkeypatch):
+    """Then its FIN waits behind the speech that nobody takes; our ping is answered by a reset."""
+    monkeypatch.setattr(app, "PING_S", 2.0)
+    async with serving(idle_session_s=1.0) as client:
+        session = await client.open_session()
+        socket = await client.http.ws_connect(session["speech"], params={"token": session["token"]}, autoping=False)
+        speech = Speech(socket, Encoding.MSGPACK)
+        await speech.send(SpeechStart("long", 8_000))
+        message = SpeechAudio("long", tone(60, 8_000))
+
+        async def flood():
+            while True:
+                await speech.send(message)
+
+        flooding = asyncio.create_task(flood())
+        await speech.receive_until(Started)
+        before = -1
+        while before != (before := socket._response.connection.transport.get_write_buffer_size()) or not before:
+            await asyncio.sleep(0.5)
+        socket._response.connection.transport.abort()
+        with contextlib.suppress(ConnectionError):
+            await flooding
+        await ended(engine, session)
+        async with asyncio.timeout(60):
+            while any("SpeechSocket" in task.get_coro().__qualname__ for task in asyncio.all_tasks()):
+                await asyncio.sleep(0.05)
+
+
+async def test_a_session_is_kept_for_its_viewers_when_the_speaker_vanishes(serving, engine):
+    async with serving(idle_session_s=1.0) as client:
+        session = await client.open_session()
+        async with viewer(client, session):
+            async with client.speech(session) as speech:
+                await speech.send(SpeechStart("a", 16_000))
+                await speech.receive()
+            await asyncio.sleep(1.5)
+            assert session["id"] in engine.sessions
+        await ended(engine, session)
+
+
+async def test_a_viewer_that_never_connects_is_given_up_and_then_its_session(serving, engine, monkeypatch):
+    async with serving(idle_session_s=1.0) as client:
+        session = await client.open_session()
+        async with viewer(client, session) as whep:
+            offer = whep.peer.localDescription.sdp
+            await frames(whep.tracks["video"], 1)
+        monkeypatch.setattr(viewer_module, "CONNECT_TIMEOUT_S", 0.5)
+        another = await client.open_session()
+        headers = {"Content-Type": "application/sdp"} | bearer(another)
+        async with client.http.post(another["whep"], data=offer, headers=headers) as reply:
+            assert reply.status == 201
+        await ended(engine, another)
+        async with client.http.get("/metrics") as reply:
+            page = await reply.text()
+        assert 'personastream_viewers_left_total{reason="timeout"} 1.0' in page
+
+
+async def test_a_viewer_whose_network_is_gone_is_reaped_with_its_session(serving, engine, monkeypatch):
+    monkeypatch.setattr(aioice.ice, "CONSENT_INTERVAL", 0.1)  # RFC 7675 has 5 s; six checks in a row have to fail
+    async with serving(idle_session_s=1.0) as client:
+        session = await client.open_session()
+        async with viewer(client, session) as whep:
+            await frames(whep.tracks["video"], 2)
+            for protocol in whep.peer.getTransceivers()[0].receiver.transport.transport._connection._protocols:
+                protocol.transport.abort()  # no RTCP BYE, no DTLS close
+            await ended(engine, session)
+        async with client.http.get("/metrics") as reply:
+            page = await reply.text()
+        # the path is given up and with it, in the same moment, the encryption over it: either is seen first
+        assert re.search(r'personastream_viewers_left_total\{reason="(failed|closed)"\} 1.0', page)

@@ -1,0 +1,1 @@
+"""Figures of each stage on people that training never saw."""
