@@ -34,8 +34,8 @@ class MarkedQueue(MediaQueue[MediaUnit]):
         await super().put(marked(item))
 
 
-def subscribe(session: Session, capacity: int = 4) -> MediaQueue[MediaUnit]:
-    queue = original(session, capacity)
+def subscribe(session: Session, capacity: int = 4, *, events_only: bool = False) -> MediaQueue[MediaUnit]:
+    queue = original(session, capacity, events_only=events_only)
     queue.__class__ = MarkedQueue
     return queue
 

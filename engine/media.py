@@ -1,4 +1,4 @@
-"""What flows through the engine: sound in chunks, frames with their sound, and integer media time.
+"""The unit that sessions emit, the playback events on it, and integer media time.
 
 Media time (`pts`) counts samples at 48 kHz; frame n starts at 1920 n.
 """
@@ -20,8 +20,28 @@ def frame_pts(index: int) -> int:
 
 
 @dataclass(frozen=True)
+class PlaybackStarted:
+    """The first sample of an utterance was played at media time `pts`."""
+
+    utterance: str
+    pts: int
+
+
+@dataclass(frozen=True)
+class PlaybackFinished:
+    """The utterance ended after `position_samples` of it were played, counted at its own sample rate."""
+
+    utterance: str
+    position_samples: int
+    interrupted: bool
+
+
+PlaybackEvent = PlaybackStarted | PlaybackFinished
+
+
+@dataclass(frozen=True)
 class MediaUnit:
-    """One frame and the 40 ms of sound that belong to it: the only thing that a session emits.
+    """One frame, its 40 ms of sound and the events that happen in it: the only output of a session.
 
     image: [H, W, 3] uint8 RGB.  samples: [1920] int16 mono, 48 kHz.
     """
@@ -32,27 +52,8 @@ class MediaUnit:
     epoch: int
     speaking: bool  # the sound is speech of an utterance
     fresh: bool  # a new picture; False where a late one repeats its predecessor
+    events: tuple[PlaybackEvent, ...] = ()  # in the order in which they happened
 
     @property
     def pts(self) -> int:
         return frame_pts(self.index)
-
-
-@dataclass(frozen=True)
-class PlaybackStarted:
-    """The first sample of an utterance was played at media time `pts`."""
-
-    utterance: str
-    pts: int
-
-
-@dataclass(frozen=True)
-class PlaybackFinished:
-    """`position_samples` of the utterance were played, counted at its own sample rate."""
-
-    utterance: str
-    position_samples: int
-    interrupted: bool
-
-
-PlaybackEvent = PlaybackStarted | PlaybackFinished

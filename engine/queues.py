@@ -1,4 +1,4 @@
-"""MediaQueue: the one hand-off between tasks. Bounded, closable, with a named policy for a full queue."""
+"""MediaQueue: the hand-off between tasks. Bounded, closable, with a named policy for a full queue."""
 
 from __future__ import annotations
 
@@ -21,18 +21,27 @@ class QueueClosed(Exception):
 
 
 class MediaQueue(Generic[Item]):
-    """A bounded queue on one event loop. `dropped` counts what DROP_OLDEST threw away.
+    """A bounded queue on one event loop. `dropped` counts the items that DROP_OLDEST removed.
 
-    `capacity` is the sum of the items' sizes, which are 1 where no `size` is given; an item that is larger than all of
-    it has the queue for itself.
+    capacity: the sum of the sizes of the items in the queue; a larger item is queued alone.
+    size: the size of an item; 1 by default.
+    inherit: makes the item that replaces `(dropped, next)`, where the reader must get a part of a dropped item; by
+    default it gets `next` as it is.
     """
 
-    def __init__(self, capacity: int, policy: Policy, size: Callable[[Item], int] = lambda item: 1):
+    def __init__(
+        self,
+        capacity: int,
+        policy: Policy,
+        size: Callable[[Item], int] = lambda item: 1,
+        inherit: Callable[[Item, Item], Item] = lambda dropped, following: following,
+    ):
         if capacity < 1:
             raise ValueError(f"capacity {capacity}; expected at least 1")
         self._items: deque[Item] = deque()
         self._capacity = capacity
         self._size = size
+        self._inherit = inherit
         self._used = 0
         self._policy = policy
         self._changed = asyncio.Condition()
@@ -58,8 +67,13 @@ class MediaQueue(Generic[Item]):
             if self._closed:
                 raise QueueClosed
             while not self._has_room(item):
-                self._used -= self._size(self._items.popleft())
+                oldest = self._items.popleft()
+                self._used -= self._size(oldest)
                 self.dropped += 1
+                if self._items:
+                    self._items[0] = self._inherit(oldest, self._items[0])
+                else:
+                    item = self._inherit(oldest, item)
             self._used += self._size(item)
             self._items.append(item)
             self._changed.notify_all()

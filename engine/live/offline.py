@@ -21,4 +21,4 @@ def speak(pipeline: AvatarPipeline, pcm: np.ndarray, config: SessionConfig | Non
         while (job := timeline.next_job(timeline.next_frame, 0)) is not None:
             job = timeline.take(job)
             finish(timeline, job, pipeline.perform(job), 0)
-        yield timeline.emit()[0]
+        yield timeline.emit()

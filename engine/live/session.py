@@ -15,10 +15,11 @@ from engine.config import SessionConfig
 from engine.errors import DrainingError, SessionClosedError
 from engine.live.pipeline import AvatarPipeline, Outcome, Work, finish, stage
 from engine.live.scheduler import Scheduler
+from engine.live.subscription import Subscriptions
 from engine.live.timeline import HearJob, Job, frames_late
-from engine.media import FPS, MediaUnit, PlaybackEvent
+from engine.media import FPS, MediaUnit
 from engine.metrics import StageTimes
-from engine.queues import Item, MediaQueue, Policy, QueueClosed
+from engine.queues import MediaQueue
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +63,11 @@ class Session:
         self.counters = SessionCounters()
         self._config, self._pipeline, self._scheduler = config, pipeline, scheduler
         self._timeline = pipeline.new_timeline(config)
-        self._viewers: list[MediaQueue[MediaUnit]] = []
-        self._listeners: list[MediaQueue[PlaybackEvent]] = []
+        self._subscriptions = Subscriptions()
         self._room = asyncio.Condition()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # of pushes to one utterance
         self._closed = asyncio.Event()
+        self._ended = asyncio.Event()
         self._clock: Callable[[], float] = time.monotonic  # the loop's, once it runs
         self._began = 0.0
         self._hear_s = 0.02
@@ -85,27 +86,21 @@ class Session:
     def epoch(self) -> int:
         return self._timeline.epoch
 
-    def subscribe(self, capacity: int = 4) -> MediaQueue[MediaUnit]:
-        """A queue of all units from now on; a slow reader loses the oldest."""
+    def subscribe(self, capacity: int = 4, *, events_only: bool = False) -> MediaQueue[MediaUnit]:
+        """A queue of all units from now on, or with `events_only` of those that carry events. It closes when the
+        session has ended. Raises SessionClosedError.
+
+        A slow reader loses the oldest units but no event: the next unit in the queue carries those of a dropped one.
+        """
         self._need_open()
-        queue: MediaQueue[MediaUnit] = MediaQueue(capacity, Policy.DROP_OLDEST)
-        self._viewers.append(queue)
-        return queue
+        return self._subscriptions.add(capacity, events_only=events_only)
 
     def unsubscribe(self, queue: MediaQueue[MediaUnit]) -> None:
-        if queue in self._viewers:
-            self._viewers.remove(queue)
+        self._subscriptions.remove(queue)
 
-    def subscribe_events(self, capacity: int = 256) -> MediaQueue[PlaybackEvent]:
-        """A queue of playback events, put there when the sound they speak of goes out; close it to leave."""
-        self._need_open()
-        queue: MediaQueue[PlaybackEvent] = MediaQueue(capacity, Policy.DROP_OLDEST)
-        self._listeners.append(queue)
-        return queue
-
-    def unsubscribe_events(self, queue: MediaQueue[PlaybackEvent]) -> None:
-        if queue in self._listeners:
-            self._listeners.remove(queue)
+    async def ended(self) -> None:
+        """Wait until the session has ended, by `close` or by a failure."""
+        await self._ended.wait()
 
     # ---- speech
 
@@ -171,7 +166,7 @@ class Session:
     @property
     def viewer_backlog(self) -> int:
         """Units that wait in the queues of all subscribers."""
-        return sum(len(queue) for queue in self._viewers)
+        return self._subscriptions.backlog
 
     async def drain(self) -> None:
         """Take no new utterance, and wait until those that were begun are played to their end."""
@@ -203,12 +198,10 @@ class Session:
         finally:
             self._scheduler.remove(self)
             self._closed.set()
-            for viewer in list(self._viewers):
-                await viewer.close()
-            for listener in list(self._listeners):
-                await listener.close()
+            await self._subscriptions.close()
             async with self._room:
                 self._room.notify_all()
+            self._ended.set()
         if self._failure is not None:
             raise self._failure
 
@@ -225,15 +218,13 @@ class Session:
             return False
 
     async def _emit(self) -> None:
-        unit, events = self._timeline.emit()
+        unit = self._timeline.emit()
         self.counters.units += 1
         self.counters.speaking += unit.speaking
         self._spoke = unit.index if unit.speaking else self._spoke
         self.counters.fresh_speaking += unit.speaking and unit.fresh
         self._measure(unit)
-        await _deliver(unit, self._viewers)
-        for event in events:
-            await _deliver(event, self._listeners)
+        await self._subscriptions.put(unit)
         async with self._room:
             self._room.notify_all()
         self._scheduler.wake()
@@ -288,12 +279,3 @@ class Session:
     def fail(self, error: Exception) -> None:
         self._failure = error
         self._closed.set()
-
-
-async def _deliver(item: Item, queues: list[MediaQueue[Item]]) -> None:
-    """Put `item` into all the queues; one that its reader has closed is forgotten."""
-    for queue in list(queues):
-        try:
-            await queue.put(item)
-        except QueueClosed:
-            queues.remove(queue)

@@ -306,8 +306,8 @@ class Timeline:
 
     # ---- frames out
 
-    def emit(self) -> tuple[MediaUnit, list[PlaybackEvent]]:
-        """The next frame, with the last picture again where its own is late."""
+    def emit(self) -> MediaUnit:
+        """The next unit, with the last picture again where its own is late."""
         n = self.next_frame
         segment = self._segment_at(n)
         samples, speaking = SILENCE, False
@@ -324,9 +324,10 @@ class Timeline:
             self._image, self._shown_lips = self._pictures.pop(late)
             self._shown_frame = late
         self._asked = {k for k in self._asked if k > self._shown_frame}  # late ones may still come
-        events, self._events = self._events, []
+        unit = MediaUnit(n, self._image, samples, self.epoch, speaking, bool(here), tuple(self._events))
+        self._events.clear()
         self.next_frame = n + 1
-        return MediaUnit(n, self._image, samples, self.epoch, speaking, bool(here)), events
+        return unit
 
 
 def frames_late(cost_s: float, slack_s: float, frame_s: float) -> int:

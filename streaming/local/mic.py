@@ -68,14 +68,14 @@ class Mic:
 
 async def speak_from(source: SoundSource, session: Session) -> None:
     """Say what the source hears until it ends and all of it was played. SoundDeviceError."""
-    events = session.subscribe_events()
+    units = session.subscribe(events_only=True)
     try:
         session.start_utterance(UTTERANCE, source.sample_rate_hz, source.channels)
         async for pcm in source.blocks():
             await session.push_audio(UTTERANCE, pcm)
         session.end_utterance(UTTERANCE)
-        async for event in events:
-            if isinstance(event, PlaybackFinished):
+        async for unit in units:
+            if any(isinstance(event, PlaybackFinished) for event in unit.events):
                 return
     finally:
-        session.unsubscribe_events(events)
+        session.unsubscribe(units)

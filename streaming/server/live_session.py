@@ -99,7 +99,6 @@ class LiveSession:
         self._used = asyncio.Event()
         self._unused = asyncio.Event()
         self._unused.set()
-        self._events = session.subscribe_events()  # its end is the session's
         self._tasks: asyncio.TaskGroup | None = None  # while the session lives
         self._running = asyncio.Event()
         self._closed = asyncio.Event()
@@ -135,8 +134,7 @@ class LiveSession:
                 limits = () if self._standing else (self._close_when_unused(), self._close_when_old())
                 keeping = [self._tasks.create_task(work) for work in (*limits, self.broadcast.run())]
                 self._running.set()
-                async for _ in self._events:
-                    pass
+                await self.session.ended()
                 self._tasks = None
                 for task in keeping:
                     task.cancel()

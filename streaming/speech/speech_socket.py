@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from aiohttp import WSMsgType, web
 
 from engine.errors import CapacityError, PersonaStreamError, ProtocolError, SessionClosedError
-from engine.media import FPS, PlaybackEvent, PlaybackStarted
+from engine.media import FPS, MediaUnit, PlaybackEvent, PlaybackStarted
 from engine.queues import MediaQueue, Policy, QueueClosed
 from streaming.server.live_session import Closing, LiveSession, SessionEvent
 from streaming.speech.protocol import (
@@ -69,14 +69,14 @@ class SpeechSocket:
 
         SessionClosedError before the websocket is there if the session has ended, so that it can be told over HTTP.
         """
-        events, changes = self._session.subscribe_events(), self._live_session.listen()
+        units, changes = self._session.subscribe(1, events_only=True), self._live_session.listen()
         avatar = self._session.avatar
         ready = SessionReady(self._session.id, self._avatar, avatar.width, avatar.height, FPS, tuple(self._voices))
         try:
             await self._socket.prepare(request)
             await self._send(ready)
             async with asyncio.TaskGroup() as tasks:
-                works = (self._report(events), self._announce(changes), self._speak_texts())
+                works = (self._report(units), self._announce(changes), self._speak_texts())
                 others = [tasks.create_task(work) for work in works]
                 obeying = tasks.create_task(self._obey_all())
                 await self._listen()
@@ -84,7 +84,7 @@ class SpeechSocket:
                 for task in others:
                     task.cancel()
         finally:
-            self._session.unsubscribe_events(events)
+            self._session.unsubscribe(units)
             self._live_session.forget(changes)
             for utterance in [name for name, epoch in self._open.items() if epoch == self._session.epoch]:
                 with contextlib.suppress(PersonaStreamError):  # the session may have ended it, or itself
@@ -200,18 +200,25 @@ class SpeechSocket:
                 with contextlib.suppress(SessionClosedError):
                     self._end(message.id)
 
-    async def _report(self, events: MediaQueue[PlaybackEvent]) -> None:
-        async for event in events:
-            if isinstance(event, PlaybackStarted):
-                await self._send(Started(event.utterance, event.pts))
-                continue
-            if event.interrupted:
-                self._interrupted(event.utterance)
-                self._stop_voice()
-            await self._send(Finished(event.utterance, event.position_samples, event.interrupted))
-            if event.interrupted and self._realtime.owns(event.utterance):
-                await self._send(truncation(event.utterance, event.position_samples))
+    async def _report(self, units: MediaQueue[MediaUnit]) -> None:
+        """Send the playback events until the session ends. No variable keeps a unit while its client is slow or the
+        session silent, so that no picture stays in memory for this connection."""
+        with contextlib.suppress(QueueClosed):
+            while True:
+                for event in (await units.get()).events:
+                    await self._report_event(event)
         await self._say_why()
+
+    async def _report_event(self, event: PlaybackEvent) -> None:
+        if isinstance(event, PlaybackStarted):
+            await self._send(Started(event.utterance, event.pts))
+            return
+        if event.interrupted:
+            self._interrupted(event.utterance)
+            self._stop_voice()
+        await self._send(Finished(event.utterance, event.position_samples, event.interrupted))
+        if event.interrupted and self._realtime.owns(event.utterance):
+            await self._send(truncation(event.utterance, event.position_samples))
 
     async def _say_why(self) -> None:
         ending = self._live_session.ending

@@ -34,6 +34,7 @@ class Puppet(AvatarPipeline):
         self.first = np.zeros((1, 1, 3), np.float32)
         self.times = StageTimes()
         self.hear_s, self.paint_s = hear_s, paint_s
+        self.idle_s = 0.0
         self.painted: list[PaintJob] = []
         self.level: float | None = None  # lips that do not depend on the sound
         self.failure: Exception | None = None
@@ -65,7 +66,7 @@ class Puppet(AvatarPipeline):
 
     def _picture(self, job: PaintJob) -> np.ndarray:
         self.painted.append(job)
-        self._spend(self.paint_s if job.lips is not None else 0.0)
+        self._spend(self.idle_s if job.lips is None else self.paint_s)
         level = -1.0 if job.lips is None else float(job.lips[0, 0])
         return np.array([[[job.base, level, len(self.painted)]]], np.float32)
 

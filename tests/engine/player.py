@@ -55,11 +55,11 @@ class Player:
     def emit(self, frames=1):
         for _ in range(frames):
             self.work()
-            unit, events = self.timeline.emit()
+            unit = self.timeline.emit()
             assert len(unit.samples) == SAMPLES_PER_FRAME and unit.samples.dtype == np.int16
             assert unit.index == len(self.units)
             self.units.append(unit)
-            self.events += events
+            self.events += unit.events
         return self.units[-1]
 
     def until_idle(self, limit=3000):

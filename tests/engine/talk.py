@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 
 import numpy as np
 
@@ -63,10 +64,25 @@ async def say(session, name, pcm, *, packet_s=None, real_time=False):
     session.end_utterance(name)
 
 
-async def events_until_finished(queue, name):
-    found = []
-    async for event in queue:
-        found.append(event)
-        if isinstance(event, PlaybackFinished) and event.utterance == name:
-            return found
-    raise AssertionError(f"{name} never finished: {found}")
+class Events:
+    """The playback events of a session from now on, one after the other."""
+
+    def __init__(self, session):
+        self.units, self.waiting = session.subscribe(events_only=True), deque()
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        while not self.waiting:
+            self.waiting.extend((await anext(self.units)).events)
+        return self.waiting.popleft()
+
+    async def until_finished(self, name):
+        """The events up to the end of the utterance."""
+        events = []
+        async for event in self:
+            events.append(event)
+            if isinstance(event, PlaybackFinished) and event.utterance == name:
+                return events
+        raise AssertionError(f"{name} never finished: {events}")

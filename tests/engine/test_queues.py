@@ -41,6 +41,17 @@ async def test_a_slow_reader_loses_the_oldest_and_the_writer_never_waits():
     assert queue.dropped == 3 and [await queue.get(), await queue.get()] == [3, 4]
 
 
+async def test_the_next_item_inherits_from_a_dropped_one():
+    queue = MediaQueue(2, Policy.DROP_OLDEST, inherit=lambda dropped, following: dropped + following)
+    for item in "abcd":
+        await queue.put(item)
+    assert [await queue.get(), await queue.get()] == ["abc", "d"]
+    narrow = MediaQueue(1, Policy.DROP_OLDEST, inherit=lambda dropped, following: dropped + following)
+    for item in "abc":
+        await narrow.put(item)
+    assert await narrow.get() == "abc" and narrow.dropped == 2
+
+
 async def test_a_closed_queue_gives_what_is_left_and_then_ends():
     queue = MediaQueue(4, Policy.WAIT)
     await queue.put(1)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from talk import say, speech
+from talk import Events, say, speech
 
 from engine.backends.cpu import CpuBackend
 from engine.errors import AvatarFileError, CapacityError, SessionClosedError, UnknownAvatarError
@@ -63,7 +63,7 @@ def test_a_failed_session_is_closed_and_the_host_goes_on(virtual, make_puppet, c
         engine.pipelines["good"] = good
         good.clock = loop
         failing, living = engine.open_session("puppet"), engine.open_session("good")
-        events, units = failing.subscribe_events(), living.subscribe(capacity=1000)
+        events, units = failing.subscribe(events_only=True), living.subscribe(capacity=1000)
         await asyncio.sleep(0.5)
         bad.failure = RuntimeError("no more paint")
         assert [event async for event in events] == []
@@ -102,16 +102,16 @@ async def test_a_real_avatar_speaks_and_is_interrupted(avatar_path, speech_wav):
     async with Engine({"speaker": avatar_path}) as engine:
         assert engine.pipelines["speaker"].times.stages == []  # warming up is not counted
         session = engine.open_session("speaker")
-        units, events = session.subscribe(capacity=1000), session.subscribe_events()
+        units, events = session.subscribe(capacity=1000), Events(session)
         session.start_utterance("a", 48_000, 1)
         await session.push_audio("a", pcm.tobytes())
-        started = await asyncio.wait_for(events.get(), 60)
+        started = await asyncio.wait_for(anext(events), 60)
         assert isinstance(started, PlaybackStarted)
         last = await units.get()
         while not last.speaking or last.pts < started.pts + 10 * 1920:
             last = await units.get()
         session.cancel()
-        finished = await asyncio.wait_for(events.get(), 60)
+        finished = await asyncio.wait_for(anext(events), 60)
         assert isinstance(finished, PlaybackFinished) and finished.interrupted
         assert 11 * 1920 <= finished.position_samples < len(pcm) and finished.position_samples % 1920 == 0
         await session.close()
@@ -144,21 +144,21 @@ def test_a_host_is_there_when_every_network_has_run(avatar_path):
     ran = []
 
     class Watched(CpuBackend):
-        def hear(self, windows):
-            ran.append("hear")
-            return super().hear(windows)
+        def encode_speech(self, windows):
+            ran.append("speech")
+            return super().encode_speech(windows)
 
-        def move(self, features, style, template, state):
-            ran.append("move")
-            return super().move(features, style, template, state)
+        def step_geometry(self, features, style, template, state):
+            ran.append("geometry")
+            return super().step_geometry(features, style, template, state)
 
         def render(self, *parts):
-            ran.append("render")
+            ran.append("renderer")
             return super().render(*parts)
 
     async def main():
         async with Engine({"speaker": avatar_path}, backend=Watched.embedded()) as engine:
-            assert set(ran) == {"hear", "move", "render"}
+            assert set(ran) == {"speech", "geometry", "renderer"}
             assert engine.pipelines["speaker"].times.stages == [], "compiling is no stage's time"
 
     asyncio.run(main())

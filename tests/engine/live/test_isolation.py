@@ -27,13 +27,13 @@ EQUAL_DB = 60.0
 class Watched(CpuBackend):
     """Notes how many rows its batches have, each of which takes 4 ms."""
 
-    heard = painted = ()
+    encoded = painted = ()
     spend = staticmethod(lambda seconds: None)
 
-    def hear(self, windows):
-        self.heard = [*self.heard, len(windows)]
+    def encode_speech(self, windows):
+        self.encoded = [*self.encoded, len(windows)]
         self.spend(0.004)
-        return super().hear(windows)
+        return super().encode_speech(windows)
 
     def render(self, pncc, *parts):
         self.painted = [*self.painted, len(pncc)]
@@ -90,7 +90,7 @@ def hearing(pipeline, pcm):
 def test_lips_in_one_batch_are_those_of_each_alone(people, voices, backend):
     work = [Work(person, hearing(person, pcm)) for person in people for pcm in voices]
     together = people[0].perform_all(work)
-    assert backend.heard[-1] == 4
+    assert backend.encoded[-1] == 4
     for one, made in zip(work, together, strict=True):
         alone = one.pipeline.perform(one.job)
         for field in ("keys", "values"):
@@ -124,9 +124,9 @@ def test_sessions_in_the_same_batches_show_and_say_what_they_would_alone(virtual
         return virtual(main)
 
     (first,), (second,) = conversations(0), conversations(1)
-    backend.heard, backend.painted = [], []
+    backend.encoded, backend.painted = [], []
     together = conversations(0, 1)
-    assert backend.heard.count(2) >= 2 and backend.painted.count(2) >= 10, (backend.heard, backend.painted)
+    assert backend.encoded.count(2) >= 2 and backend.painted.count(2) >= 10, (backend.encoded, backend.painted)
     for alone, beside in zip((first, second), together, strict=True):
         assert len(alone) == len(beside) >= 60
         speaking = [unit for unit in beside if unit.speaking]

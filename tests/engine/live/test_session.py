@@ -6,7 +6,7 @@ import asyncio
 
 import numpy as np
 import pytest
-from talk import RATE_HZ, events_until_finished, running, say, speech, watch
+from talk import RATE_HZ, Events, running, say, speech, watch
 
 from engine.config import SessionConfig
 from engine.errors import CapacityError, SessionClosedError, SpeechFormatError
@@ -61,12 +61,12 @@ def test_speech_in_real_time_is_heard_whole_and_seen_within_300_ms_of_its_first_
         puppet = make_puppet(hear_s=0.025, paint_s=0.03)
         async with running(loop, puppet) as (session,):
             await asyncio.sleep(0.517)
-            events = session.subscribe_events()
+            events = Events(session)
             began, pcm = loop.time(), speech(4.0)
             async with asyncio.TaskGroup() as tasks:
                 seen = tasks.create_task(watch(session, 6, loop))
                 tasks.create_task(say(session, "a", pcm, packet_s=0.02, real_time=True))
-            start, finish = await events_until_finished(events, "a")
+            start, finish = await events.until_finished("a")
             assert isinstance(start, PlaybackStarted) and finish == PlaybackFinished("a", len(pcm), False)
             sound = np.concatenate([unit.samples for _, unit in seen.result()])
             first = seen.result()[0][1].pts
@@ -116,7 +116,7 @@ def test_speech_begins_soon_though_the_last_picture_took_long(virtual, make_pupp
     async def main(loop):
         puppet = make_puppet(hear_s=0.01, paint_s=0.02)
         async with running(loop, puppet) as (session,):
-            events = session.subscribe_events()
+            events = Events(session)
             await say(session, "a", speech(5.0))
             await asyncio.sleep(1)
             puppet.paint_s = 5.0
@@ -126,7 +126,7 @@ def test_speech_begins_soon_though_the_last_picture_took_long(virtual, make_pupp
             await asyncio.sleep(5)
             began = loop.time()
             await say(session, "b", speech(1.0))
-            await events_until_finished(events, "b")
+            await events.until_finished("b")
             assert loop.time() - began < 1.0 + 0.6
 
     virtual(main)
@@ -139,7 +139,7 @@ def test_speech_begins_soon_though_the_last_picture_took_long(virtual, make_pupp
 def test_after_a_cancel_there_is_silence_and_a_closed_mouth_within_200_ms(virtual, make_puppet, opening_of, moment_s):
     async def main(loop):
         async with running(loop, make_puppet(hear_s=0.03, paint_s=0.03)) as (session,):
-            events = session.subscribe_events()
+            events = Events(session)
             async with asyncio.TaskGroup() as tasks:
                 seen = tasks.create_task(watch(session, 4, loop))
                 tasks.create_task(say(session, "a", speech(3.0)))
@@ -151,7 +151,7 @@ def test_after_a_cancel_there_is_silence_and_a_closed_mouth_within_200_ms(virtua
             assert not any(u.samples.any() for _, u in after)
             resting = [opening_of(u.image) < 0.2 for _, u in after]
             assert all(resting[7:])
-            (finish,) = [e for e in await events_until_finished(events, "a") if isinstance(e, PlaybackFinished)]
+            (finish,) = [e for e in await events.until_finished("a") if isinstance(e, PlaybackFinished)]
             played = sum(u.speaking for _, u in seen.result())
             assert finish == PlaybackFinished("a", played * RATE_HZ // 25, True)
 
@@ -198,7 +198,7 @@ def test_a_sender_that_is_held_back_is_released(virtual, make_puppet, how):
 def test_sound_behind_an_open_utterance_is_refused_where_waiting_would_not_help(virtual, make_puppet):
     async def main(loop):
         async with running(loop, make_puppet(), config=SessionConfig(buffered_speech_ms=2000)) as (session,):
-            events = session.subscribe_events()
+            events = Events(session)
             for name in "ab":
                 session.start_utterance(name, RATE_HZ, 1)
             await session.push_audio("a", speech(2.5).tobytes())
@@ -211,7 +211,7 @@ def test_sound_behind_an_open_utterance_is_refused_where_waiting_would_not_help(
             session.end_utterance("a")
             await session.push_audio("b", speech(1.0).tobytes())
             session.end_utterance("b")
-            finished = await events_until_finished(events, "b")
+            finished = await events.until_finished("b")
             assert finished[-1] == PlaybackFinished("b", 7 * RATE_HZ // 2, False)
 
     virtual(main)
@@ -276,7 +276,7 @@ def test_a_message_of_broken_samples_is_refused_whole(virtual, make_puppet):
 def test_a_push_that_a_cancel_cuts_short_adds_nothing_to_the_next_utterance_of_that_name(virtual, make_puppet):
     async def main(loop):
         async with running(loop, make_puppet(), config=SessionConfig(buffered_speech_ms=1000)) as (session,):
-            events = session.subscribe_events()
+            events = Events(session)
             session.start_utterance("a", RATE_HZ, 1)
             pushing = asyncio.ensure_future(session.push_audio("a", speech(20.0).tobytes()))
             await asyncio.sleep(1.0)
@@ -285,7 +285,7 @@ def test_a_push_that_a_cancel_cuts_short_adds_nothing_to_the_next_utterance_of_t
             await session.push_audio("a", speech(0.5).tobytes())
             session.end_utterance("a")
             await pushing
-            await events_until_finished(events, "a")
-            assert (await events_until_finished(events, "a"))[-1] == PlaybackFinished("a", RATE_HZ // 2, False)
+            await events.until_finished("a")
+            assert (await events.until_finished("a"))[-1] == PlaybackFinished("a", RATE_HZ // 2, False)
 
     virtual(main)

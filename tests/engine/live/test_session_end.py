@@ -7,13 +7,13 @@ import gc
 import weakref
 
 import pytest
-from talk import RATE_HZ, running, say, speech, watch
+from talk import RATE_HZ, Events, running, say, speech, watch
 
 from engine.config import SessionConfig
 from engine.errors import DrainingError, ProtocolError, SessionClosedError
 from engine.live.scheduler import Scheduler
 from engine.live.session import Session
-from engine.media import SAMPLES_PER_FRAME
+from engine.media import SAMPLES_PER_FRAME, PlaybackFinished, PlaybackStarted
 from engine.metrics import StageTimes
 
 # ---- viewers and the end
@@ -30,12 +30,60 @@ def test_a_slow_viewer_loses_the_oldest_units_and_hinders_nobody(virtual, make_p
     virtual(main)
 
 
+def test_a_slow_reader_loses_pictures_but_no_event(virtual, make_puppet):
+    async def main(loop):
+        async with running(loop, make_puppet()) as (session,):
+            quick, slow, only = Events(session), session.subscribe(capacity=2), session.subscribe(1, events_only=True)
+            for name in "abc":
+                await say(session, name, speech(0.3))
+            await say(session, "cut off", speech(9.0))
+            await asyncio.sleep(2)
+            session.cancel()
+            expected = await quick.until_finished("cut off")
+            assert len(expected) == 8 and expected[-1].interrupted
+            await session.close()
+            late = [unit async for unit in slow]
+            assert len(late) == 2 and slow.dropped > 40
+            assert [event for unit in late for event in unit.events] == expected
+            (unit,) = [unit async for unit in only]
+            assert list(unit.events) == expected, "one unit at most waits for a reader of events"
+
+    virtual(main)
+
+
+def test_a_reader_that_missed_a_picture_finds_the_next_unit_fresh(virtual, make_puppet):
+    async def main(loop):
+        puppet = make_puppet()
+        async with running(loop, puppet) as (session,):
+            await asyncio.sleep(1)
+            units = session.subscribe(capacity=1)
+            puppet.idle_s = 60.0  # no other picture is made meanwhile
+            await asyncio.sleep(2)
+            shown = await units.get()
+            assert shown.fresh and not (await units.get()).fresh
+
+    virtual(main)
+
+
+def test_events_travel_on_the_unit_whose_sound_they_speak_of(virtual, make_puppet):
+    async def main(loop):
+        async with running(loop, make_puppet()) as (session,):
+            async with asyncio.TaskGroup() as tasks:
+                seen = tasks.create_task(watch(session, 3, loop))
+                tasks.create_task(say(session, "a", speech(1.01)))
+            speaking = [unit for _, unit in seen.result() if unit.speaking]
+            assert speaking[0].events == (PlaybackStarted("a", speaking[0].pts),)
+            assert speaking[-1].events == (PlaybackFinished("a", len(speech(1.01)), False),)
+            assert sum(len(unit.events) for _, unit in seen.result()) == 2
+
+    virtual(main)
+
+
 def test_a_viewer_that_closes_its_queue_leaves_without_harm(virtual, make_puppet):
     async def main(loop):
         async with running(loop, make_puppet()) as (session,):
-            gone, events = session.subscribe(), session.subscribe_events()
+            gone = session.subscribe()
             await gone.close()
-            await events.close()
             await say(session, "a", speech(0.2))
             assert len(await watch(session, 2, loop)) >= 49
 
@@ -45,17 +93,19 @@ def test_a_viewer_that_closes_its_queue_leaves_without_harm(virtual, make_puppet
 def test_close_ends_queues_and_refuses_everything_afterwards(virtual, make_puppet):
     async def main(loop):
         async with running(loop, make_puppet()) as (session,):
-            units, events = session.subscribe(), session.subscribe_events()
+            units, events = session.subscribe(), session.subscribe(events_only=True)
+            ended = asyncio.ensure_future(session.ended())
             session.start_utterance("a", RATE_HZ, 1)
             await asyncio.sleep(0.1)
+            assert not ended.done()
             await session.close()
             await session.close()
+            await ended
             assert [u async for u in units] and [e async for e in events] == []
             for refused in (
                 lambda: session.start_utterance("b", RATE_HZ, 1),
                 lambda: session.end_utterance("a"),
                 session.subscribe,
-                session.subscribe_events,
             ):
                 with pytest.raises(SessionClosedError, match="closed"):
                     refused()
@@ -135,7 +185,7 @@ def test_the_failure_of_one_session_does_not_touch_the_other(virtual, make_puppe
         async with asyncio.TaskGroup() as tasks:
             for session in sessions:
                 tasks.create_task(supervised(session))
-            events = sessions[0].subscribe_events()
+            events = sessions[0].subscribe(events_only=True)
             await asyncio.sleep(0.5)
             bad.failure = RuntimeError("no more paint")
             seen = await watch(sessions[1], 2, loop)
@@ -183,7 +233,7 @@ def test_units_carry_1920_samples_each_at_their_media_time(virtual, make_puppet)
 def test_a_draining_session_finishes_what_was_begun_and_begins_nothing(virtual, make_puppet):
     async def main(loop):
         async with running(loop, make_puppet()) as (session,):
-            events = session.subscribe_events()
+            events = Events(session)
             await say(session, "begun", speech(2.0))
             session.start_utterance("open", RATE_HZ, 1)
             drained = asyncio.ensure_future(session.drain())
@@ -195,7 +245,7 @@ def test_a_draining_session_finishes_what_was_begun_and_begins_nothing(virtual, 
             assert not drained.done(), "an utterance is still open"
             session.end_utterance("open")
             await drained
-            finished = [(await events.get()) for _ in range(4)][1::2]
+            finished = [await anext(events) for _ in range(4)][1::2]
             assert [(e.utterance, e.interrupted) for e in finished] == [("begun", False), ("open", False)]
 
     virtual(main)

@@ -17,7 +17,6 @@ import pytest
 
 from benchmarks import chromium
 from engine.commands.doctor import examine
-from engine.media import PlaybackFinished
 from streaming.errors import SoundDeviceError
 from streaming.local.mic import speak_from
 from streaming.local.sound_devices import Microphone, RawSource, list_devices, play
@@ -81,21 +80,14 @@ async def test_a_source_that_is_not_there_is_a_typed_error(tmp_path):
 async def test_what_a_source_hears_is_said_to_its_last_sample(engine, raw):
     path, rate = raw
     session = engine.open_session("speaker")
-    events = session.subscribe_events()
+    units = session.subscribe(1000, events_only=True)
     async with asyncio.timeout(60):
         await speak_from(RawSource(str(path), rate), session)
-        ends = [event async for event in _until_finished(events)]
     await session.close()
+    ends = [event async for unit in units for event in unit.events]
     assert ends[-1].position_samples == len(path.read_bytes()) // 2 and not ends[-1].interrupted
     while engine.sessions:
         await asyncio.sleep(0.01)
-
-
-async def _until_finished(events):
-    async for event in events:
-        yield event
-        if isinstance(event, PlaybackFinished):
-            return
 
 
 def test_the_command_speaks_from_a_pipe_and_shows_the_avatar_on_a_page(avatar_path, raw):

@@ -1,15 +1,27 @@
-"""The units websocket ends with its session, and is not kept for clients that are gone."""
+"""The units websocket: events around their units, the end of the session, and clients that are gone."""
 
 from __future__ import annotations
 
 import asyncio
 
 import aiohttp
+import numpy as np
 import pytest
-from speaking import ended
+from speaking import ended, tone
 from whep_client import bearer
 
+from engine.media import MediaUnit, PlaybackFinished, PlaybackStarted
 from streaming.server import app
+from streaming.speech.protocol import (
+    Finished,
+    SpeechAudio,
+    SpeechEnd,
+    SpeechStart,
+    Started,
+    Unit,
+    decode_server,
+)
+from streaming.speech.unit_socket import messages_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -26,6 +38,34 @@ async def last(socket):
         while (message := await socket.receive()).type is aiohttp.WSMsgType.BINARY:
             pass
     return message
+
+
+async def test_starts_stand_before_their_unit_and_ends_behind_it():
+    events = (PlaybackFinished("a", 7, True), PlaybackStarted("b", 1930), PlaybackFinished("b", 5, False))
+    samples = np.arange(1920, dtype=np.int16)
+    unit = MediaUnit(1, np.full((2, 2, 3), 9, np.uint8), samples, 0, True, True, events)
+    sent = Unit(1920, True, samples.tobytes(), bytes([9]) * 12)
+    expected = [Started("b", 1930), sent, Finished("a", 7, True), Finished("b", 5, False)]
+    assert list(messages_of(unit, whole=True)) == expected
+    (alone,) = (message for message in messages_of(unit, whole=False) if isinstance(message, Unit))
+    assert alone.picture is None and alone.samples == sent.samples
+
+
+async def test_the_events_of_an_utterance_enclose_its_units(serving):
+    async with serving() as client:
+        session = await client.open_session()
+        async with units(client, session) as socket, client.speech(session) as speech:
+            await speech.send(SpeechStart("one", 16_000))
+            await speech.send(SpeechAudio("one", tone(0.5)))
+            await speech.send(SpeechEnd("one"))
+            messages = []
+            async with asyncio.timeout(60):
+                while not any(isinstance(message, Finished) for message in messages):
+                    messages.append(decode_server((await socket.receive()).data))
+        began = next(i for i, message in enumerate(messages) if isinstance(message, Started))
+        assert messages[began].pts == messages[began + 1].pts and messages[-1] == Finished("one", 8_000, False)
+        spoken = [i for i, message in enumerate(messages) if isinstance(message, Unit) and message.speaking]
+        assert spoken[0] == began + 1 and spoken[-1] == len(messages) - 2
 
 
 async def test_it_closes_with_what_ended_the_session(serving):
