@@ -33,8 +33,8 @@ from engine.backends.tensorrt.runner import TensorRTBackend
 from engine.commands.bench import speech_of
 from engine.commands.capacity import ramp
 from engine.errors import DeviceError, ExportError, PlanError
+from engine.live.job import PaintJob
 from engine.live.pipeline import AvatarPipeline, Work
-from engine.live.timeline import PaintJob
 from engine.models.weights import load_face_model
 from engine.paint.gpu.batch import Runner
 

@@ -1,4 +1,4 @@
-"""Sound: PCM and float samples, reading sound files, and changing the sample rate of a stream."""
+"""Sound: PCM and float samples, sound files, and streams of samples resampled."""
 
 from __future__ import annotations
 
@@ -13,22 +13,12 @@ import numpy as np
 from engine.errors import SpeechFormatError
 from engine.media import FPS, SAMPLE_RATE_HZ
 
-SPEECH_RATE_HZ = 16_000
-
-
+SPEECH_RATE_HZ = 16_000  # of the networks' input
 SOURCE_RATES_HZ = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
-
-
 SPEECH_SAMPLES_PER_FRAME = SPEECH_RATE_HZ // FPS
-
-
 ZERO_CROSSINGS = 48  # of the sinc on each side: flat up to 0.9 of the lower rate's Nyquist frequency
-
-
 STOPBAND_DB = 80.0
-
-
-BLOCK_SAMPLES = 1_024  # output made at once: what it reads stays in the cache
+BLOCK_SAMPLES = 1_024  # output made at once: its input stays in the cache
 
 
 @lru_cache
@@ -48,11 +38,13 @@ def _polyphase(up: int, down: int) -> tuple[np.ndarray, int]:
 
 
 class PcmResampler:
-    """One utterance's PCM to another rate; the same samples come out however the input is cut.
+    """Resamples one utterance as a stream; the output does not depend on how the input is cut.
 
-    Every output sample is one dot product around its own time, so its value cannot depend on the sender's packets,
-    and only 48 samples of the lower rate (2 ms at 24 kHz, 3 ms at 16 kHz, 6 ms at 8 kHz) have to come before it. A
-    library's filter by Fourier blocks was measured to hold back 37 ms at 24 kHz and 175 ms at 8 kHz.
+    Raises SpeechFormatError for a rate that is not in SOURCE_RATES_HZ.
+
+    Every output sample is one dot product around its own time, so that its value cannot depend on the sender's packets,
+    and the delay is 48 samples of the lower rate (2 ms at 24 kHz, 3 ms at 16 kHz, 6 ms at 8 kHz). A library's filter by
+    Fourier blocks was measured to delay by 37 ms at 24 kHz and 175 ms at 8 kHz.
     """
 
     def __init__(self, source_hz: int, target_hz: int):
@@ -69,7 +61,7 @@ class PcmResampler:
 
     @property
     def delay_samples(self) -> int:
-        """How many source samples have to follow one before what is made of it is complete."""
+        """How many source samples have to follow a sample before its output is complete."""
         return -(-self._half // self._up)
 
     def ready(self, count: int, *, last: bool = False) -> int:
@@ -81,7 +73,7 @@ class PcmResampler:
         return max(0, -(-(received * self._up - behind) // self._down) - self._made)
 
     def push(self, samples: np.ndarray, *, last: bool = False) -> np.ndarray:
-        """Continue with float32 [N]; returns what is ready at the target rate, all of it when `last`."""
+        """Continue with float32 [N]; returns the output samples that are complete, with `last` all of them."""
         if self._up == self._down:
             return samples
         ready = self._made + self.ready(len(samples), last=last)
@@ -103,7 +95,7 @@ class PcmResampler:
 
 
 class SampleQueue:
-    """Float32 samples in order: pieces come in at the end, any number is taken from the front, nothing is moved."""
+    """Float32 samples in order: pieces are appended at the end, any number of samples is taken from the front."""
 
     def __init__(self) -> None:
         self._pieces: deque[np.ndarray] = deque()
@@ -118,7 +110,7 @@ class SampleQueue:
             self._count += len(samples)
 
     def take(self, count: int | None = None) -> np.ndarray:
-        """The first `count` samples, or all of them; `count` of them have to be there."""
+        """The first `count` samples, or all of them; at least `count` have to be there."""
         missing = self._count if count is None else count
         self._count -= missing
         parts = [np.zeros(0, np.float32)]
@@ -143,8 +135,22 @@ def pcm_to_float(pcm: bytes, channels: int) -> np.ndarray:
 
 
 def float_to_pcm(samples: np.ndarray) -> np.ndarray:
-    """Float32 in [-1, 1] to int16, clipped."""
+    """Float32 [N] in [-1, 1] to int16 [N], clipped."""
     return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
+
+
+def speech_samples(speech: str | Path | np.ndarray) -> np.ndarray:
+    """A sound file, or mono samples [N] at 48 kHz, int16 or float32 in [-1, 1], as int16 [N] at 48 kHz.
+
+    Raises SpeechFormatError."""
+    if not isinstance(speech, np.ndarray):
+        return read_speech(Path(speech))
+    if speech.ndim != 1 or speech.dtype not in (np.int16, np.float32):
+        raise SpeechFormatError(
+            f"samples {speech.dtype} {list(speech.shape)}; expected mono int16 or float32 [N] at 48 kHz: "
+            "mix and convert them first"
+        )
+    return speech if speech.dtype == np.int16 else float_to_pcm(speech)
 
 
 def read_speech(path: Path) -> np.ndarray:

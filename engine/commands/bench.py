@@ -25,9 +25,8 @@ from engine.backends.select import backend_for, describe
 from engine.commands.capacity import Ramp, check_chart, draw_ramp, ramp
 from engine.config import ComputeConfig, SessionConfig
 from engine.errors import SettingError
-from engine.live.offline import speak
-from engine.live.pipeline import AvatarPipeline, finish
-from engine.live.timeline import PaintJob
+from engine.live.job import PaintJob
+from engine.live.pipeline import AvatarPipeline
 from engine.media import FPS, SAMPLE_RATE_HZ
 from engine.metrics import StageTimes
 from engine.models.weights import load_face_model
@@ -75,7 +74,7 @@ def bench(avatar: Path, speech: Path | None, seconds: float, backend: Backend | 
     session_mb = _session_mb(pipeline, pcm)
     pipeline.times = StageTimes()
     began = time.perf_counter()
-    frames = sum(1 for _ in speak(pipeline, pcm))
+    frames = sum(1 for _ in pipeline.speak(pcm))
     fps = frames / (time.perf_counter() - began)
     times, latency_ms = pipeline.times, backend.speech_config.algorithmic_latency_ms
     first_s = [_first_frame_s(pipeline, pcm, latency_ms) for _ in range(TRIALS)]
@@ -123,9 +122,8 @@ def _session_mb(pipeline: AvatarPipeline, pcm: np.ndarray) -> float:
     for timeline in timelines:
         timeline.start_utterance("speech", SAMPLE_RATE_HZ, 1)
         timeline.push_audio("speech", pcm.tobytes())
-        while (job := timeline.next_job(timeline.next_frame, 0)) is not None:
-            job = timeline.take(job)
-            finish(timeline, job, pipeline.perform(job), 0)
+        while (job := timeline.take(timeline.next_frame, lead=0)) is not None:
+            timeline.finish(job, pipeline.perform(job), lead=0)
     return (resident_mb() - before) / len(timelines)
 
 
@@ -148,15 +146,13 @@ def _first_frame_s(pipeline: AvatarPipeline, pcm: np.ndarray, latency_ms: int) -
     began = time.perf_counter()
     timeline.push_audio("speech", pcm[: needed_ms * SAMPLE_RATE_HZ // 1000].tobytes())
     while True:
-        job = timeline.next_job(timeline.next_frame, 0)
+        job = timeline.take(timeline.next_frame, lead=0)
         if job is None:
             timeline.emit()
             continue
-        job = timeline.take(job)
-        finish(timeline, job, pipeline.perform(job), 0)
-        if isinstance(job, PaintJob) and job.lips is not None:
-            break
-    return time.perf_counter() - began
+        timeline.finish(job, pipeline.perform(job), lead=0)
+        if job.stage == "picture":
+            return time.perf_counter() - began
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Offline: a sound file through the same timeline and pipeline as a live session, into a video file."""
+"""The command `personastream dub`: an avatar says a sound file, offline, into a video file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from engine.backends.cpu import CpuBackend
 from engine.backends.select import backend_for
 from engine.config import ComputeConfig
 from engine.errors import OutputError
-from engine.live.offline import speak
 from engine.live.pipeline import AvatarPipeline
 from engine.media import FPS, SAMPLE_RATE_HZ
 from engine.models.weights import load_face_model
@@ -30,12 +29,15 @@ CRF = "17"
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv")  # containers that hold H.264 and AAC
 
 
-def dub(avatar: Path, speech: Path, output: Path, backend: Backend | None = None) -> int:
-    """Write `output` (H.264 and AAC) with the avatar saying `speech`; the number of frames.
+def dub(avatar: str | Path, speech: str | Path, output: str | Path, backend: Backend | None = None) -> int:
+    """Write `output`, H.264 and AAC, with the avatar saying the sound file `speech`; the number of frames at 25 fps.
 
-    Raises OutputError for an output that cannot be written, or that is one of the inputs. On any failure an older
-    `output` stays as it was and nothing else is left behind.
+    backend: the CPU by default; `engine.backends.select.backend_for("auto")` takes a GPU where there is one.
+
+    Raises OutputError for an output that cannot be written, or that is one of the inputs; AvatarFileError,
+    SpeechFormatError, WeightsError. After a failure an older `output` is as it was and nothing else is left behind.
     """
+    avatar, speech, output = Path(avatar), Path(speech), Path(output)
     _check_output(output, avatar, speech)
     pcm = read_speech(speech)
     backend = backend or CpuBackend.embedded()
@@ -56,7 +58,7 @@ def dub(avatar: Path, speech: Path, output: Path, backend: Backend | None = None
 
 
 def _check_output(output: Path, avatar: Path, speech: Path) -> None:
-    """Minutes of work must not end at a folder that cannot be written to, nor what is read under what is written."""
+    """Checked before minutes of work: the output can be written, and is none of the inputs."""
     for path, what in ((avatar, "avatar"), (speech, "speech")):
         if output.exists() and path.exists() and output.samefile(path):
             raise OutputError(f"{output}: is the {what} itself; choose another -o")
@@ -75,7 +77,7 @@ def _write(path: Path, pipeline: AvatarPipeline, pcm: np.ndarray) -> int:
         video = container.add_stream("libx264", rate=FPS, options={"crf": CRF, "preset": "veryfast"})
         video.width, video.height, video.pix_fmt = pipeline.avatar.width, pipeline.avatar.height, "yuv420p"
         audio = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono")
-        for unit in speak(pipeline, pcm):
+        for unit in pipeline.speak(pcm):
             picture = av.VideoFrame.from_ndarray(unit.image, format="rgb24")
             picture.pts, picture.time_base = frames, Fraction(1, FPS)
             container.mux(video.encode(picture))
@@ -90,7 +92,7 @@ def _write(path: Path, pipeline: AvatarPipeline, pcm: np.ndarray) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Dub:
-    """Speak a sound file with an avatar, offline: the engine and the pictures are those of a live session."""
+    """Make a video of an avatar saying a sound file; the pictures are those of a live session."""
 
     avatar: tyro.conf.Positional[Path]
     speech: tyro.conf.Positional[Path]

@@ -14,6 +14,8 @@ SIZES = (1, 2, 4, 8, 16, 32)
 PAYS = 0.9  # of the time that the next smaller size takes for each piece of work: less gain is in the measuring
 LONGEST_S = 0.5 / FPS  # nothing is interrupted: what comes up during a batch waits for its end
 TRIALS = 5
+SMOOTHING = 0.2  # the weight of the latest batch
+UNMEASURED_S = 0.02  # of a stage that has not run yet
 
 C = TypeVar("C")
 
@@ -29,12 +31,27 @@ class Pending(Generic[C]):
     served_s: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class BatchTimes:
-    """What batches take on this device: seconds by stage and size, of the sizes that pay, 1 always among them. A stage
-    that is not there is done one by one and costs nothing that is known."""
+    """How long batches take on this device: the only measured costs by which anything is decided.
+
+    seconds: by stage and size, measured before the first session, of the sizes that pay, always with 1. They decide
+    which batches are made and how many sessions are admitted: a slow moment turns nobody away. The work of a stage that
+    is missing is done one by one, at no known cost.
+    """
 
     seconds: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    _recent_s: dict[str, float] = field(default_factory=dict, init=False, repr=False)
+
+    def observe(self, stage: str, seconds: float) -> None:
+        """A batch of `stage`, of any size, has just taken so long."""
+        recent_s = self.recent_s(stage)
+        self._recent_s[stage] = recent_s + SMOOTHING * (seconds - recent_s)
+
+    def recent_s(self, stage: str) -> float:
+        """Smoothed seconds of the latest batches of `stage`, of whatever size: this machine's present speed, by which
+        sessions choose their lead and the pictures that they skip."""
+        return self._recent_s.get(stage, self.seconds.get(stage, {1: UNMEASURED_S})[1])
 
     def sizes(self, stage: str) -> list[int]:
         return sorted(self.seconds.get(stage, {1: 0.0}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,8 @@ from engine.backends.cpu import CpuBackend
 from engine.config import MAX_LOAD, SessionConfig
 from engine.errors import CapacityError, UnknownAvatarError
 from engine.live.batching import BatchTimes
-from engine.live.pipeline import AvatarPipeline
+from engine.live.job import Job, Outcome
+from engine.live.pipeline import AvatarPipeline, Work
 from engine.live.scheduler import Scheduler
 from engine.live.session import Session, SessionCounters
 from engine.media import FPS
@@ -28,27 +30,30 @@ IDLE_HZ = {"idle": FPS}
 
 
 class Engine:
-    """Use as `async with Engine(...) as host`. Sessions live in its TaskGroup and end with it.
+    """Use it as `async with Engine({"anna": "anna.avatar"}) as engine`. Its sessions end when the block is left.
 
-    max_load: the share of the device's time that sessions may need when all that talk do so at once; what they need
-    comes from `costs`, which are measured at the start.
+    avatars: paths of avatar files by name.  backend: the CPU by default; `backend_for("auto")` of
+    `engine.backends.select` takes a GPU where there is one.  max_load: the share of the device's time that sessions may
+    need when all that talk do so at once, by the `costs` that are measured at the start.
+
+    Entering it opens the avatars and runs every network. Raises AvatarFileError, WeightsError.
     """
 
     def __init__(
         self,
-        avatars: dict[str, Path],
+        avatars: Mapping[str, str | Path],
         config: SessionConfig | None = None,
         max_sessions: int = 4,
         backend: Backend | None = None,
         max_load: float = MAX_LOAD,
     ):
-        self._paths = avatars
+        self._paths = {name: Path(path) for name, path in avatars.items()}
         self._config = config or SessionConfig()
         self._max_sessions = max_sessions
         self._backend = backend
         self._max_load = max_load
         self.costs = BatchTimes()
-        self.talking_hz: dict[str, float] = {}  # how often a session that talks has work, by stage
+        self.talking_hz: dict[str, float] = {}  # how many jobs a session that talks has, by stage
         self._pipelines: dict[str, AvatarPipeline] = {}
         self._tasks = asyncio.TaskGroup()
         self.sessions: dict[str, Session] = {}
@@ -57,7 +62,7 @@ class Engine:
 
     @property
     def backend(self) -> Backend:
-        """What computes; there once the host is entered."""
+        """The networks on their device, once the engine is entered."""
         assert self._backend is not None
         return self._backend
 
@@ -67,12 +72,12 @@ class Engine:
 
     @property
     def pipelines(self) -> dict[str, AvatarPipeline]:
-        """By avatar name; their `times` say how long the stages take."""
+        """By avatar name; their `times` hold the durations of the stages."""
         return self._pipelines
 
     @property
     def counters(self) -> SessionCounters:
-        """What happened in all sessions since the start."""
+        """The counters of all sessions since the start, added up."""
         return sum((session.counters for session in self.sessions.values()), self._past)
 
     async def __aenter__(self) -> Engine:
@@ -82,9 +87,9 @@ class Engine:
             pipeline = AvatarPipeline(backend, Avatar.open(path, quality=backend.quality), model)
             self.costs = self.costs.slower(pipeline.warm())
             self._pipelines[name] = pipeline
-            self.talking_hz = {"picture": FPS, "hear": FPS / backend.speech_config.step_frames}
+            self.talking_hz = {"picture": FPS, "lips": FPS / backend.speech_config.step_frames}
             log.info("avatar %s from %s", name, path)
-        self._scheduler = Scheduler(self.costs)
+        self._scheduler = Scheduler(_perform, self.costs)
         await self._tasks.__aenter__()
         return self
 
@@ -99,20 +104,21 @@ class Engine:
             await self._scheduler.close()
 
     def load(self, more: int = 0) -> float:
-        """The share of the device's time that the sessions that talk need, and `more` like them; above 1, some miss."""
+        """The share of the device's time that all sessions need, and `more` that talk; above 1, frames are late."""
         talking = sum(session.talks for session in self.sessions.values())
         idle = len(self.sessions) - talking
         return self.costs.load(talking + more, self.talking_hz) + self.costs.load(idle, IDLE_HZ)
 
     @property
     def room(self) -> int:
-        """How many sessions more it admits. One alone is always admitted, however slow the machine."""
+        """How many more sessions it admits. One alone is always admitted, however slow the machine."""
         left = max(0, self._max_sessions - len(self.sessions))
         fits = sum(1 for _ in takewhile(lambda more: self.load(more) <= self._max_load, range(1, left + 1)))
         return fits if self.sessions else max(fits, min(1, left))
 
     def open_session(self, avatar: str, session_id: str | None = None) -> Session:
-        """A new session, already running, with that id or a random one. Raises UnknownAvatarError, CapacityError."""
+        """A new session of the avatar, already running. Its id is random by default. Raises UnknownAvatarError,
+        CapacityError."""
         if avatar not in self._pipelines:
             raise UnknownAvatarError(f"no avatar {avatar!r}; this server has {', '.join(sorted(self._pipelines))}")
         live = len(self.sessions)
@@ -130,7 +136,7 @@ class Engine:
         return session
 
     async def _supervise(self, session: Session) -> None:
-        """One session's failure must not touch the others."""
+        """Run the session; its failure is logged and ends it alone."""
         try:
             await session.run()
         except Exception:
@@ -138,3 +144,7 @@ class Engine:
         finally:
             self.sessions.pop(session.id, None)
             self._past += session.counters
+
+
+def _perform(batch: Sequence[Work[Job]]) -> Sequence[Outcome]:
+    return batch[0].pipeline.perform_all(batch)  # any pipeline of the batch does: they share the backend

@@ -1,24 +1,39 @@
-"""Offline speech: one utterance through the same timeline and pipeline as a live session, as fast as it goes."""
+"""Offline speech: the units of an avatar that says a whole recording, as fast as they can be made."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
+from engine.audio import speech_samples
+from engine.avatar.avatar import Avatar
+from engine.backends.backend import Backend
+from engine.backends.cpu import CpuBackend
 from engine.config import SessionConfig
-from engine.live.pipeline import AvatarPipeline, finish
-from engine.media import SAMPLE_RATE_HZ, MediaUnit
+from engine.live.pipeline import AvatarPipeline
+from engine.media import MediaUnit
+from engine.models.weights import load_face_model
 
 
-def speak(pipeline: AvatarPipeline, pcm: np.ndarray, config: SessionConfig | None = None) -> Iterator[MediaUnit]:
-    """The units of a session that says pcm [N] int16 (48 kHz) from its first frame until the mouth has closed."""
-    timeline = pipeline.new_timeline(config or SessionConfig())
-    timeline.start_utterance("speech", SAMPLE_RATE_HZ, 1)
-    timeline.push_audio("speech", pcm.tobytes())
-    timeline.end_utterance("speech")
-    while not timeline.idle:
-        while (job := timeline.next_job(timeline.next_frame, 0)) is not None:
-            job = timeline.take(job)
-            finish(timeline, job, pipeline.perform(job), 0)
-        yield timeline.emit()
+def speak(
+    avatar: str | Path | Avatar,
+    speech: str | Path | np.ndarray,
+    *,
+    config: SessionConfig | None = None,
+    backend: Backend | None = None,
+) -> Iterator[MediaUnit]:
+    """The units of `avatar` saying `speech`, from its first sample until the mouth has closed: 25 a second of speech.
+
+    speech: a sound file, or mono samples [N] at 48 kHz, int16 or float32 in [-1, 1].  backend: the CPU by default;
+    `engine.backends.select.backend_for("auto")` takes a GPU where there is one.
+
+    The units are those of a live session. Files are read at once; units are made as they are asked for. Raises
+    AvatarFileError, SpeechFormatError, WeightsError.
+    """
+    pcm = speech_samples(speech)
+    backend = backend or CpuBackend.embedded()
+    if not isinstance(avatar, Avatar):
+        avatar = Avatar.open(Path(avatar), quality=backend.quality)
+    return AvatarPipeline(backend, avatar, load_face_model()).speak(pcm, config)

@@ -1,5 +1,7 @@
-"""Does the jobs of timelines: speech to lips, lips to pictures, of one avatar or of several in one batch. Stateless
-between jobs but for caches, so all sessions of an avatar share a AvatarPipeline; it belongs to the inference thread."""
+"""Does the jobs of timelines: speech to lips, and lips to pictures, of one avatar or of several in one batch.
+
+A pipeline keeps nothing between jobs but caches, so that all sessions of an avatar share one. Use it on one thread.
+"""
 
 from __future__ import annotations
 
@@ -19,50 +21,34 @@ from engine.backends.backend import Backend
 from engine.config import SessionConfig
 from engine.errors import AvatarFileError
 from engine.live.batching import SIZES, BatchTimes, measure
+from engine.live.job import Job, Lips, LipsJob, Outcome, PaintJob
 from engine.live.segment import SpeechSegment
-from engine.live.timeline import HearJob, Job, PaintJob, Timeline
+from engine.live.timeline import Timeline
+from engine.media import SAMPLE_RATE_HZ, MediaUnit
 from engine.metrics import StageTimes
-from engine.models.geometry import GeometryState
+from engine.models import state as states
 from engine.models.morphable import MorphableModel
-from engine.models.speech import SpeechState, cut, init_state
+from engine.models.speech import cut, init_state
 from engine.paint.gpu.painter import GpuPainter
 from engine.paint.gpu.painter import paint as paint_on_device
 from engine.paint.painter import Painter, paint
-
-
-@dataclass(frozen=True)
-class Lips:
-    """What a HearJob gives: lips [step, V_low, 3] and the states to go on from."""
-
-    speech: SpeechState
-    geometry: GeometryState
-    lips: Tensor
-
-
-Outcome = Lips | np.ndarray
-
 
 J = TypeVar("J", bound=Job, covariant=True)
 
 
 @dataclass(frozen=True)
 class Work(Generic[J]):
-    """A job, and who knows the avatar that it is for."""
+    """A job, and the pipeline of the avatar that it is for."""
 
     pipeline: AvatarPipeline
     job: J
 
 
-def stage(job: Job) -> str:
-    """Work of one stage can be done in one batch."""
-    if isinstance(job, HearJob):
-        return "hear"
-    return "idle" if job.lips is None else "picture"
-
-
 class AvatarPipeline:
-    """The networks, set up for one avatar. `rest` [V_low, 3]: its closed, quiet lips; `first` [H, W, 3] uint8: what a
-    session shows before its first picture. Raises AvatarFileError for a style that is not these networks'."""
+    """The networks, set up for one avatar. Raises AvatarFileError for a style of other networks.
+
+    rest: [V_low, 3], its closed, quiet lips.  first: [H, W, 3] uint8, shown before the first picture of a session.
+    """
 
     def __init__(self, backend: Backend, avatar: Avatar, model: MorphableModel):
         width = backend.initial_state(1).keys.shape[-1]
@@ -74,7 +60,7 @@ class AvatarPipeline:
         self.avatar = avatar
         self._backend = backend
         self._painter: Any
-        self._together: Callable[[Any], list[np.ndarray]]  # paints what painters like this one are asked for
+        self._together: Callable[[Any], list[np.ndarray]]  # paints for any painters of this kind
         if backend.canvas is None:
             self._painter, self._together = Painter.of(backend, avatar, model), paint
         else:
@@ -88,14 +74,14 @@ class AvatarPipeline:
         self.times = StageTimes()
 
     def warm(self) -> BatchTimes:
-        """Run every network in all batches that pay, and say what those take: what compiles and allocates does it
-        before anybody waits."""
+        """Run every network in batches of all sizes that pay, and return their times. Compiling and allocating happen
+        here, before the first session."""
         segment, frames = self.new_segment(), map(self.avatar.loop.frame_at, itertools.count())
         segment.close(segment.step_frames)
-        heard = HearJob(segment, segment.hear(), 0)
+        lips = LipsJob(segment, segment.begin_step(), 0)
         costs = BatchTimes(
             {
-                "hear": measure(lambda size: self.perform_all([Work(self, heard)] * size)),
+                "lips": measure(lambda size: self.perform_all([Work(self, lips)] * size)),
                 "picture": measure(
                     lambda size: self.perform_all([self._example(next(frames), self.rest) for _ in range(size)]),
                     SIZES if self._backend.windows else SIZES[:1],
@@ -103,14 +89,14 @@ class AvatarPipeline:
                 "idle": measure(lambda size: self.perform_all([self._example(next(frames), None)]), SIZES[:1]),
             }
         )
-        self.times = StageTimes()  # compiling is no stage's time
+        self.times = StageTimes()  # without the time of compiling
         return costs
 
     def _example(self, base: int, lips: Tensor | None) -> Work[PaintJob]:
         return Work(self, PaintJob(base, lips, 0, 0))
 
     def new_segment(self) -> SpeechSegment:
-        """A segment that has heard nothing yet."""
+        """A segment without sound."""
         config = self._backend.speech_config
         return SpeechSegment(
             init_state(config), self._backend.initial_state(1), config.step_frames, config.lookahead_frames
@@ -119,18 +105,29 @@ class AvatarPipeline:
     def new_timeline(self, config: SessionConfig) -> Timeline:
         return Timeline(config, self.avatar.loop, self.rest, self.new_segment, self.first)
 
+    def speak(self, pcm: np.ndarray, config: SessionConfig | None = None) -> Iterator[MediaUnit]:
+        """The units of a session that says pcm [N] int16 at 48 kHz from its first frame until the mouth has closed, as
+        fast as they can be made."""
+        timeline = self.new_timeline(config or SessionConfig())
+        timeline.start_utterance("speech", SAMPLE_RATE_HZ, 1)
+        timeline.push_audio("speech", pcm.tobytes())
+        timeline.end_utterance("speech")
+        while not timeline.idle:
+            while (job := timeline.take(timeline.next_frame, lead=0)) is not None:
+                timeline.finish(job, self.perform(job), lead=0)
+            yield timeline.emit()
+
     def perform(self, job: Job) -> Outcome:
-        """Do `job`: lips for a HearJob, a picture [H, W, 3] uint8 for a PaintJob."""
+        """Do `job`: lips for a LipsJob, a picture [H, W, 3] uint8 for a PaintJob."""
         return self.perform_all([Work(self, job)])[0]
 
     def perform_all(self, batch: Sequence[Work[Job]]) -> Sequence[Outcome]:
-        """Do a batch: work of one stage, this pipeline's and that of others with the same backend."""
-        if isinstance(batch[0].job, HearJob):
-            return self._hear(cast(Sequence[Work[HearJob]], batch))
+        """Do a batch: work of one stage, for this pipeline and others with the same backend."""
+        if isinstance(batch[0].job, LipsJob):
+            return self._compute_lips(cast(Sequence[Work[LipsJob]], batch))
         return self._paint(cast(Sequence[Work[PaintJob]], batch))
 
-    def _hear(self, batch: Sequence[Work[HearJob]]) -> list[Lips]:
-        segments = [work.job.segment for work in batch]
+    def _compute_lips(self, batch: Sequence[Work[LipsJob]]) -> list[Lips]:
         with _shared(batch, "speech"):
             cuts = [cut(work.job.pcm, work.job.segment.speech, self._backend.speech_config) for work in batch]
             features = self._backend.encode_speech(torch.from_numpy(np.concatenate([window for window, _ in cuts])))
@@ -139,18 +136,14 @@ class AvatarPipeline:
                 features,
                 torch.cat([work.pipeline._style for work in batch]),
                 torch.cat([work.pipeline._template for work in batch]),
-                GeometryState(
-                    torch.cat([segment.geometry.keys for segment in segments]),
-                    torch.cat([segment.geometry.values for segment in segments]),
-                ),
+                states.batch([work.job.segment.geometry for work in batch]),
             )
-        states = zip(after.keys.split(1), after.values.split(1), strict=True)
-        # Copies: a view would keep what belongs to all of the batch for as long as one of them speaks.
-        geometry = [GeometryState(keys.clone(), values.clone()) for keys, values in states]
+        geometry = states.unbatch(after, len(batch))
+        # Copies: a view would keep the lips of the whole batch in memory.
         return [Lips(speech, g, frames.clone()) for (_, speech), g, frames in zip(cuts, geometry, lips, strict=True)]
 
     def _paint(self, batch: Sequence[Work[PaintJob]]) -> list[np.ndarray]:
-        with _shared(batch, stage(batch[0].job)):
+        with _shared(batch, batch[0].job.stage):
             if batch[0].job.lips is None:
                 return [work.pipeline._idle.read(work.job.base) for work in batch]
             return self._together([(w.pipeline._painter, w.job.base, w.job.lips) for w in batch])
@@ -158,19 +151,9 @@ class AvatarPipeline:
 
 @contextmanager
 def _shared(batch: Sequence[Work[Job]], stage: str) -> Iterator[None]:
-    """The time that passes is shared evenly among the work of the batch."""
+    """Divide the time of the block evenly among the work of the batch, in the times of `stage`."""
     began = time.perf_counter()
     yield
     seconds = (time.perf_counter() - began) / len(batch)
     for work in batch:
         work.pipeline.times.observe(stage, seconds)
-
-
-def finish(timeline: Timeline, job: Job, outcome: Outcome, lead: int) -> None:
-    """Give a job's outcome back to the timeline that it came from."""
-    if isinstance(job, HearJob):
-        assert isinstance(outcome, Lips)
-        timeline.heard(job, outcome.speech, outcome.geometry, outcome.lips, lead)
-    else:
-        assert isinstance(outcome, np.ndarray)
-        timeline.painted(job, outcome)

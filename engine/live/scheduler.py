@@ -1,4 +1,4 @@
-"""The one inference thread, which owns the device, and around it as little as can be: `next_batch` decides."""
+"""The one inference thread, which owns the device: runs one batch after the other; `next_batch` chooses them."""
 
 from __future__ import annotations
 
@@ -6,66 +6,97 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from engine.live.batching import BatchTimes, Pending, next_batch
 
-T = TypeVar("T")
+Answer = TypeVar("Answer")
+Work = TypeVar("Work")
+Outcome = TypeVar("Outcome")
+Outcome_contra = TypeVar("Outcome_contra", contravariant=True)
 
 
-class Client(Protocol):
-    """A session, seen from the scheduler. All but `perform` is called on the event loop."""
+class Client(Protocol[Work, Outcome_contra]):
+    """A session, as the scheduler sees it. All methods are called on the event loop."""
 
     def due(self) -> tuple[str, float] | None:
-        """The stage of its most urgent work, and the loop time at which that is due; None when it has none."""
+        """The stage of its most urgent work, and the loop time at which that is due; None without work."""
 
-    def begin(self) -> Any:
-        """Take that work."""
+    def begin(self) -> Work:
+        """Take the work that `due` named."""
 
-    def perform(self, batch: Sequence[Any]) -> Sequence[Any]:
-        """The outcomes of its work and of other clients' of that stage, on the inference thread. What fails must leave
-        nothing behind: it is done again."""
-
-    def finish(self, work: Any, outcome: Any) -> None: ...
+    def finish(self, work: Work, outcome: Outcome_contra) -> None:
+        """Take the outcome of `work`."""
 
     def fail(self, error: Exception) -> None:
-        """Its work or one of the calls above raised this."""
+        """Its work or one of the calls above raised `error`."""
 
 
-class Scheduler:
-    """Runs one batch after the other for any number of clients. `wake` whenever there may be new work."""
+class Scheduler(Generic[Work, Outcome]):
+    """Runs one batch after the other for any number of clients. Call `wake` whenever there may be new work.
 
-    def __init__(self, costs: BatchTimes | None = None) -> None:
-        self._costs = costs or BatchTimes()
-        self._clients: dict[Client, float] = {}  # and when each was last served
+    run: does a batch of one stage on the inference thread and returns the outcomes in order. A batch that raises is run
+    again piece by piece, so that `run` must leave nothing behind when it raises.
+    costs: by which batches are chosen; the time of every run goes into it.
+    """
+
+    def __init__(self, run: Callable[[Sequence[Work]], Sequence[Outcome]], costs: BatchTimes | None = None) -> None:
+        self.costs = costs or BatchTimes()
+        self._run = run
+        self._clients: dict[Client[Work, Outcome], float] = {}  # and when each was last served
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._busy = False
 
-    def add(self, client: Client) -> None:
+    def add(self, client: Client[Work, Outcome]) -> None:
         self._clients[client] = asyncio.get_running_loop().time()
         self.wake()
 
-    def remove(self, client: Client) -> None:
+    def remove(self, client: Client[Work, Outcome]) -> None:
         del self._clients[client]
 
     def wake(self) -> None:
+        """Begin the next batch, unless one is running or there is no work."""
         if self._busy:
             return
         loop = asyncio.get_running_loop()
         asked = [(client, _ask(client, client.due), served_s) for client, served_s in self._clients.items()]
         waiting = [Pending(client, *due, served_s) for client, due, served_s in asked if due is not None]
-        chosen = [due.client for due in next_batch(waiting, self._costs, loop.time())]
-        begun = [(client, _ask(client, client.begin)) for client in chosen]
+        chosen = next_batch(waiting, self.costs, loop.time())
+        begun = [(pending.client, _ask(pending.client, pending.client.begin)) for pending in chosen]
         batch = [(client, work) for client, work in begun if work is not None]
         if not batch:
             return
         self._busy = True
         self._clients.update((client, loop.time()) for client, _ in batch)
-        future = loop.run_in_executor(self._thread, _perform, batch)
-        future.add_done_callback(lambda done: self._done(batch, done))
+        stage, took_s = chosen[0].stage, list[float]()
+        future = loop.run_in_executor(self._thread, self._perform, [work for _, work in batch], loop.time, took_s)
+        future.add_done_callback(lambda done: self._done(batch, stage, took_s, done))
 
-    def _done(self, batch: list[tuple[Client, Any]], done: asyncio.Future[list[Any]]) -> None:
+    def _perform(
+        self, batch: Sequence[Work], clock: Callable[[], float], took_s: list[float]
+    ) -> list[Outcome | Exception]:
+        """On the inference thread: the outcome of each piece of work, or the error that it raised. The seconds of every
+        run that succeeds are appended to `took_s`."""
+        began_s = clock()
+        try:
+            outcomes: list[Outcome | Exception] = list(self._run(batch))
+        except Exception as error:
+            if len(batch) == 1:
+                return [error]
+            return [outcome for work in batch for outcome in self._perform([work], clock, took_s)]
+        took_s.append(clock() - began_s)
+        return outcomes
+
+    def _done(
+        self,
+        batch: list[tuple[Client[Work, Outcome], Work]],
+        stage: str,
+        took_s: list[float],
+        done: asyncio.Future[list[Outcome | Exception]],
+    ) -> None:
         self._busy = False
+        for seconds in took_s:
+            self.costs.observe(stage, seconds)
         outcomes = [] if done.cancelled() else done.result()
         for (client, work), outcome in zip(batch, outcomes, strict=False):
             if client not in self._clients:
@@ -77,21 +108,13 @@ class Scheduler:
         self.wake()
 
     async def close(self) -> None:
-        """Let the work in progress end; nothing is begun any more."""
+        """Wait for the batch that runs; no other is begun."""
         self._clients.clear()
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
 
 
-def _perform(batch: list[tuple[Client, Any]]) -> list[Any]:
-    """What comes of each piece of work, or the error it raised: a batch that breaks is done again one by one."""
-    try:
-        return list(batch[0][0].perform([work for _, work in batch]))
-    except Exception as error:
-        return [error] if len(batch) == 1 else [outcome for one in batch for outcome in _perform([one])]
-
-
-def _ask(client: Client, question: Callable[[], T]) -> T | None:
-    """The answer; None from a client that breaks over it, which fails alone."""
+def _ask(client: Client[Work, Outcome], question: Callable[[], Answer]) -> Answer | None:
+    """The client's answer; None if it raises, which fails that client alone."""
     try:
         return question()
     except Exception as error:

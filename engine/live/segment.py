@@ -1,4 +1,4 @@
-"""segment: consecutive frames of speech, from the first sound after silence until the mouth has closed again."""
+"""A speech segment: consecutive frames of speech, from the first sound after silence until the mouth has closed."""
 
 from __future__ import annotations
 
@@ -61,18 +61,18 @@ class SpeechSegment:
     wanted: int | None = None  # output frame by which its first picture could be shown
     start: int | None = None  # output frame of the first frame, once anchored
     length: int | None = None  # frames in all, once closed
-    hearing: bool = False  # a step is being computed
+    step_begun: bool = False  # the lips of a step are being computed
     led_in: bool = True  # its first frames are blended from rest
 
     def __post_init__(self) -> None:
         self._sound = SampleQueue()
         self._pieces: deque[_Piece] = deque()
-        # Brought to the networks' rate step by step, as it is heard: thirty seconds may come at once, when what they
-        # waited behind ends, and to resample those at once would hold up the frames of every session.
+        # Resampled for the networks step by step: when an utterance ends, thirty seconds that waited behind it may
+        # come at once, and resampling them at once would hold up the frames of every session.
         self._to_speech_rate = PcmResampler(SAMPLE_RATE_HZ, SPEECH_RATE_HZ)
-        self._unheard = SampleQueue()  # at 48 kHz
+        self._to_resample = SampleQueue()  # at 48 kHz
         self._resampled = SampleQueue()  # at 16 kHz
-        self._heard_samples = 0
+        self._used_samples = 0  # at 16 kHz, by the steps so far
 
     @property
     def utterances(self) -> list[Utterance]:
@@ -103,7 +103,7 @@ class SpeechSegment:
 
     def _extend(self, sound: np.ndarray) -> None:
         self._sound.append(sound)
-        self._unheard.append(sound)
+        self._to_resample.append(sound)
 
     def close(self, release_frames: int) -> None:
         """No more speech: silence until the mouth has closed, and behind it what the last step looks ahead to."""
@@ -111,33 +111,33 @@ class SpeechSegment:
         self._extend(np.zeros(tail, np.float32))
         self.length = self.emitted + len(self._sound) // SAMPLES_PER_FRAME
         spare = 2 * self.step_frames + self.lookahead_frames
-        self._unheard.append(np.zeros(spare * SAMPLES_PER_FRAME + self._to_speech_rate.delay_samples, np.float32))
+        self._to_resample.append(np.zeros(spare * SAMPLES_PER_FRAME + self._to_speech_rate.delay_samples, np.float32))
 
     @property
-    def can_hear(self) -> bool:
-        """Enough sound has come for the next step."""
+    def step_ready(self) -> bool:
+        """The sound of the next step and its lookahead is there, and no step is being computed."""
         complete = self.length is not None and self.made >= self.length
-        there = len(self._resampled) + self._to_speech_rate.ready(len(self._unheard))
-        return not self.hearing and not complete and there >= self._needed
+        there = len(self._resampled) + self._to_speech_rate.ready(len(self._to_resample))
+        return not self.step_begun and not complete and there >= self._needed
 
     @property
     def _needed(self) -> int:
         frames = self.made + self.step_frames + self.lookahead_frames
-        return frames * SPEECH_SAMPLES_PER_FRAME - self._heard_samples
+        return frames * SPEECH_SAMPLES_PER_FRAME - self._used_samples
 
-    def hear(self) -> np.ndarray:
-        """The pcm [n] at 16 kHz that completes exactly one step."""
+    def begin_step(self) -> np.ndarray:
+        """Begin a step: the pcm [n] float32 at 16 kHz that completes its window. `step_ready` has to be true."""
         while len(self._resampled) < self._needed:
-            sound = self._unheard.take(min(SAMPLES_PER_FRAME, len(self._unheard)))
+            sound = self._to_resample.take(min(SAMPLES_PER_FRAME, len(self._to_resample)))
             self._resampled.append(self._to_speech_rate.push(sound))
         pcm = self._resampled.take(self._needed)
-        self._heard_samples += len(pcm)
-        self.hearing = True
+        self._used_samples += len(pcm)
+        self.step_begun = True
         return pcm
 
-    def heard(self, speech: SpeechState, geometry: GeometryState, lips: Tensor) -> None:
-        """The step's outcome: lips [step, V_low, 3]. Those of frames that went out without them are not kept."""
-        self.speech, self.geometry, self.hearing = speech, geometry, False
+    def finish_step(self, speech: SpeechState, geometry: GeometryState, lips: Tensor) -> None:
+        """Take the lips [step, V_low, 3] of the step that was begun. Lips of frames that went out are not kept."""
+        self.speech, self.geometry, self.step_begun = speech, geometry, False
         self.lips.update((m, frame) for m, frame in enumerate(lips, self.made) if m >= self.emitted)
         self.made += len(lips)
 

@@ -3,48 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import math
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from weakref import WeakValueDictionary
 
 from engine.avatar.avatar import Avatar
 from engine.config import SessionConfig
 from engine.errors import DrainingError, SessionClosedError
-from engine.live.pipeline import AvatarPipeline, Outcome, Work, finish, stage
+from engine.live.client import SessionClient
+from engine.live.frame_clock import FRAME_S, FrameClock
+from engine.live.job import Job, Outcome
+from engine.live.pipeline import AvatarPipeline, Work
 from engine.live.scheduler import Scheduler
 from engine.live.subscription import Subscriptions
-from engine.live.timeline import HearJob, Job, frames_late
 from engine.media import FPS, MediaUnit
 from engine.metrics import StageTimes
 from engine.queues import MediaQueue
 
-log = logging.getLogger(__name__)
-
-FRAME_S = 1 / FPS
 RESYNC_S = 1.0  # a machine that slept does not replay what it missed
-COST_SMOOTHING = 0.2
-COST_MARGIN = 1.2
-TALK_FRAMES = 10 * FPS  # who spoke so recently, or came only then, will go on: its place on the device is kept
+TALK_FRAMES = 10 * FPS  # a session that spoke or was opened so recently keeps its place on the device
 
 
 @dataclass
 class SessionCounters:
-    """What happened so far."""
+    """What has happened so far."""
 
     units: int = 0
     speaking: int = 0
     fresh_speaking: int = 0  # new pictures while speaking
-    late: int = 0  # ticks that came more than half a frame after their time
+    late: int = 0  # units that went out more than half a frame after their time
 
     def __add__(self, other: SessionCounters) -> SessionCounters:
         return SessionCounters(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 class Session:
-    """Create through `Engine.open_session`. Every method is for the event loop.
+    """Create it through `Engine.open_session`. Call every method on the event loop.
 
     Two latencies go into `latencies`: `first_frame`, from the first sound after silence to its first new picture going
     out with it, and `interrupt_tail`, from a barge-in to the first silent frame.
@@ -54,36 +47,35 @@ class Session:
         self,
         name: str,
         pipeline: AvatarPipeline,
-        scheduler: Scheduler,
+        scheduler: Scheduler[Work[Job], Outcome],
         config: SessionConfig,
         latencies: StageTimes | None = None,
     ):
         self.id = name
         self.avatar: Avatar = pipeline.avatar
         self.counters = SessionCounters()
-        self._config, self._pipeline, self._scheduler = config, pipeline, scheduler
+        self._config, self._scheduler = config, scheduler
         self._timeline = pipeline.new_timeline(config)
+        self._clock = FrameClock()
+        self._closed = asyncio.Event()  # it is to end
+        self._ended = asyncio.Event()
+        self._client = SessionClient(
+            pipeline, self._timeline, self._clock, scheduler.costs, config.lead_frames, self._closed
+        )
         self._subscriptions = Subscriptions()
         self._room = asyncio.Condition()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # of pushes to one utterance
-        self._closed = asyncio.Event()
-        self._ended = asyncio.Event()
-        self._clock: Callable[[], float] = time.monotonic  # the loop's, once it runs
-        self._began = 0.0
-        self._hear_s = 0.02
-        self._paint_s = 0.03
-        self._latencies = latencies or StageTimes()
-        self._heard_s: float | None = None  # when sound came after silence, until its first picture goes out
-        self._cancelled_s: float | None = None
         self._draining = False
-        self._job: Job | None = None
         self._spoke = 0  # the last frame with speech
-        self._failure: Exception | None = None
+        self._latencies = latencies or StageTimes()
+        self._sound_came_s: float | None = None  # after silence, until its first picture goes out
+        self._cancelled_s: float | None = None  # until the first silent frame
 
-    # ---- viewers
+    # ---- units out
 
     @property
     def epoch(self) -> int:
+        """How often it was interrupted."""
         return self._timeline.epoch
 
     def subscribe(self, capacity: int = 4, *, events_only: bool = False) -> MediaQueue[MediaUnit]:
@@ -98,14 +90,16 @@ class Session:
     def unsubscribe(self, queue: MediaQueue[MediaUnit]) -> None:
         self._subscriptions.remove(queue)
 
-    async def ended(self) -> None:
-        """Wait until the session has ended, by `close` or by a failure."""
-        await self._ended.wait()
+    @property
+    def viewer_backlog(self) -> int:
+        """The number of units that wait in the queues of all subscribers."""
+        return self._subscriptions.backlog
 
-    # ---- speech
+    # ---- speech in
 
     def start_utterance(self, utterance: str, sample_rate_hz: int, channels: int) -> None:
-        """Raises ProtocolError (id in use), SpeechFormatError, CapacityError, DrainingError, SessionClosedError."""
+        """Begin speech under a new id. Raises ProtocolError for an id in use, SpeechFormatError for an unknown rate or
+        channel count, CapacityError, DrainingError, SessionClosedError."""
         self._need_open()
         if self._draining:
             raise DrainingError(f"session {self.id} finishes what was begun and then closes; open one elsewhere")
@@ -114,7 +108,8 @@ class Session:
     async def push_audio(self, utterance: str, pcm: bytes) -> None:
         """Continue with s16le; waits while `buffered_speech_ms` are buffered. Ignored after a barge-in.
 
-        Raises CapacityError where as much already waits behind an utterance that is still open.
+        Raises CapacityError where as much already waits behind an utterance that is still open; ProtocolError,
+        SpeechFormatError, SessionClosedError.
         """
         self._need_open()
         epoch = self.epoch
@@ -130,7 +125,7 @@ class Session:
                 if self.epoch != epoch:
                     return
                 if self._timeline.buffered_ms == 0:
-                    self._heard_s = self._clock()
+                    self._sound_came_s = self._clock.now_s
                 self._timeline.push_audio(utterance, piece)
                 self._scheduler.wake()
                 await asyncio.sleep(0)  # resampling a long message at once would hold up every session's frames
@@ -141,6 +136,7 @@ class Session:
         return self._timeline.has_room(utterance, self._config.buffered_speech_ms)
 
     def end_utterance(self, utterance: str) -> None:
+        """No more sound follows. Raises ProtocolError, SessionClosedError."""
         self._need_open()
         self._timeline.end_utterance(utterance)
         self._scheduler.wake()
@@ -148,8 +144,8 @@ class Session:
     def cancel(self) -> None:
         """Barge-in: from the next frame on there is silence and the mouth closes."""
         if self._timeline.buffered_ms:
-            self._cancelled_s = self._clock()
-        self._heard_s = None
+            self._cancelled_s = self._clock.now_s
+        self._sound_came_s = None
         self._timeline.cancel()
         self._scheduler.wake()
 
@@ -163,56 +159,54 @@ class Session:
         """It speaks, is about to, or has just been opened: it needs the device at every frame."""
         return not self._timeline.idle or self._timeline.next_frame - self._spoke < TALK_FRAMES
 
-    @property
-    def viewer_backlog(self) -> int:
-        """Units that wait in the queues of all subscribers."""
-        return self._subscriptions.backlog
+    # ---- its end
 
     async def drain(self) -> None:
-        """Take no new utterance, and wait until those that were begun are played to their end."""
+        """Refuse new utterances, and wait until those that were begun are played to their end."""
         self._draining = True
         async with self._room:
             await self._room.wait_for(lambda: self._closed.is_set() or self._timeline.idle)
+
+    async def close(self) -> None:
+        """Let the session end; idempotent. `ended` waits for it."""
+        self._closed.set()
+
+    async def ended(self) -> None:
+        """Wait until the session has ended, by `close` or by a failure."""
+        await self._ended.wait()
 
     def _need_open(self) -> None:
         if self._closed.is_set():
             raise SessionClosedError(f"session {self.id} is closed; open a new one")
 
-    # ---- the clock
+    # ---- frame by frame
 
     async def run(self) -> None:
         """Emit units until `close`. Raises what made the session fail."""
-        loop = asyncio.get_running_loop()
-        self._clock = loop.time
-        self._began = loop.time()
-        # All sessions of an avatar move alike: the base frame that one decodes and cuts is what the others need too.
-        self._timeline.phase = round(self._began * FPS)
-        self._scheduler.add(self)
+        # All sessions of an avatar move alike, so that a base frame that one decodes and cuts serves the others too.
+        self._timeline.phase = round(self._clock.start() * FPS)
+        self._scheduler.add(self._client)
         try:
-            while not await self._closed_before(self._due(self._timeline.next_frame)):
-                late_s = loop.time() - self._due(self._timeline.next_frame)
+            while not await self._closed_before(self._clock.due_s(self._timeline.next_frame)):
+                late_s = self._clock.late_s(self._timeline.next_frame)
                 self.counters.late += late_s > FRAME_S / 2
                 if late_s > RESYNC_S:
-                    self._began += late_s
+                    self._clock.skip(late_s)
                 await self._emit()
         finally:
-            self._scheduler.remove(self)
+            self._scheduler.remove(self._client)
             self._closed.set()
             await self._subscriptions.close()
             async with self._room:
                 self._room.notify_all()
             self._ended.set()
-        if self._failure is not None:
-            raise self._failure
+        if self._client.failure is not None:
+            raise self._client.failure
 
-    def _due(self, frame: int) -> float:
-        """Loop time at which a frame is emitted."""
-        return self._began + (frame + 1) * FRAME_S
-
-    async def _closed_before(self, moment: float) -> bool:
+    async def _closed_before(self, moment_s: float) -> bool:
         """Wait for that loop time, or until the session is closed."""
         try:
-            async with asyncio.timeout_at(moment):
+            async with asyncio.timeout_at(moment_s):
                 return await self._closed.wait()
         except TimeoutError:
             return False
@@ -230,52 +224,10 @@ class Session:
         self._scheduler.wake()
 
     def _measure(self, unit: MediaUnit) -> None:
-        now = self._clock()
-        if self._heard_s is not None and unit.speaking and unit.fresh:
-            self._latencies.observe("first_frame", now - self._heard_s)
-            self._heard_s = None
+        now_s = self._clock.now_s
+        if self._sound_came_s is not None and unit.speaking and unit.fresh:
+            self._latencies.observe("first_frame", now_s - self._sound_came_s)
+            self._sound_came_s = None
         if self._cancelled_s is not None and not unit.speaking:
-            self._latencies.observe("interrupt_tail", now - self._cancelled_s)
+            self._latencies.observe("interrupt_tail", now_s - self._cancelled_s)
             self._cancelled_s = None
-
-    async def close(self) -> None:
-        """Stop; idempotent. Queues close when `run` has ended."""
-        self._closed.set()
-
-    # ---- the scheduler's client
-
-    @property
-    def _lead(self) -> int:
-        """Frames from speech being there to its first picture being shown."""
-        return 1 + min(self._config.lead_frames, math.ceil((self._hear_s + self._paint_s) * COST_MARGIN / FRAME_S))
-
-    def due(self) -> tuple[str, float] | None:
-        if self._closed.is_set():
-            return None
-        frame = self._timeline.next_frame
-        slack = self._due(frame) - self._clock()
-        first = frame + frames_late(self._paint_s * COST_MARGIN, slack, FRAME_S)
-        self._job = self._timeline.next_job(first, self._lead)
-        return None if self._job is None else (stage(self._job), self._due(self._job.due))
-
-    def begin(self) -> Work[Job]:
-        assert self._job is not None
-        return Work(self._pipeline, self._timeline.take(self._job))
-
-    def perform(self, batch: Sequence[Work[Job]]) -> list[tuple[Outcome, float]]:
-        began = self._clock()
-        outcomes = self._pipeline.perform_all(batch)
-        seconds = self._clock() - began
-        return [(outcome, seconds) for outcome in outcomes]
-
-    def finish(self, work: Work[Job], outcome: tuple[Outcome, float]) -> None:
-        result, seconds = outcome
-        if isinstance(work.job, HearJob):
-            self._hear_s += COST_SMOOTHING * (seconds - self._hear_s)
-        elif work.job.lips is not None:
-            self._paint_s += COST_SMOOTHING * (seconds - self._paint_s)
-        finish(self._timeline, work.job, result, self._lead)
-
-    def fail(self, error: Exception) -> None:
-        self._failure = error
-        self._closed.set()

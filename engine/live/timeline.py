@@ -1,16 +1,15 @@
-"""What is said and shown at every frame: the pure part of a session. No clock, no thread and no network here.
+"""Speech, lips and pictures of a session, frame by frame: its pure part, without a clock, thread or network.
 
 Speech forms segments. A segment is anchored to an output frame once its first lips are known; until then, and between
 segments, the avatar idles. A sender that falls behind is no special case: the segment is closed with silence, so that
-the mouth closes, and what arrives later begins a new segment.
+the mouth closes, and sound that arrives later begins a new segment.
 """
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
@@ -19,46 +18,34 @@ from engine.audio import PcmResampler, float_to_pcm, pcm_to_float
 from engine.avatar.loop import Loop
 from engine.config import SessionConfig
 from engine.errors import CapacityError, ProtocolError, SpeechFormatError
+from engine.live.job import Job, Lips, LipsJob, Outcome, PaintJob, Stage
 from engine.live.segment import SpeechSegment, Utterance
 from engine.media import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, MediaUnit, PlaybackEvent, frame_pts
-from engine.models.geometry import GeometryState
-from engine.models.speech import SpeechState
 
 SILENCE = np.zeros(SAMPLES_PER_FRAME, np.int16)
 JITTER_FRAMES = 2  # how late a sender in real time may be before the mouth closes for want of speech
-IDLE_LEAD_FRAMES = 3
+IDLE_LEAD_FRAMES = 3  # idle pictures made ahead
 MAX_UTTERANCES = 64  # begun and not played to their end
 PIECES_A_SECOND = 2  # half a second of sound is resampled in a few milliseconds, well within a frame
 
 
 @dataclass(frozen=True)
-class HearJob:
-    """Compute the lips of the next step of `segment` from pcm [n] at 16 kHz; wanted by output frame `due`."""
+class _Choice:
+    """The work to do next: the lips of `segment`, or the picture of frame `due`, which lies in `segment` or idles."""
 
-    segment: SpeechSegment
-    pcm: np.ndarray
+    stage: Stage
     due: int
-
-
-@dataclass(frozen=True)
-class PaintJob:
-    """Make the picture of output frame `due`: base frame `base` with lips [V_low, 3], or its idle picture."""
-
-    base: int
-    lips: Tensor | None
-    due: int
-    epoch: int
-
-
-Job = HearJob | PaintJob
+    segment: SpeechSegment | None
 
 
 class Timeline:
     """One session's speech, lips and pictures.
 
-    rest: the quiet lips [V_low, 3].  new_segment: makes an empty one.  first: what is shown until a picture was made.
-    Where a method takes `lead`, it is the number of frames that pass from speech being there to its first picture
-    being shown: what hearing and painting cost; 0 offline, where time waits.
+    rest: the quiet lips [V_low, 3].  new_segment: makes an empty segment.  first: [H, W, 3] uint8, shown until the
+    first picture is made.  Where a method takes `lead`, it is the number of frames from speech being there to its first
+    picture being shown, which computing the lips and painting take; 0 offline, where time waits.
+
+    The work of a session is done by `while (job := timeline.take(…)) is not None: timeline.finish(job, …)`.
     """
 
     def __init__(
@@ -69,7 +56,7 @@ class Timeline:
         new_segment: Callable[[], SpeechSegment],
         first: np.ndarray,
     ):
-        self._config, self._loop, self._rest, self._new_line = config, loop, rest, new_segment
+        self._config, self._loop, self._rest, self._new_segment = config, loop, rest, new_segment
         self._utterances: dict[str, Utterance] = {}  # open or waiting, in order of their start
         # Their sound may still be on its way. One cancel is at most MAX_UTTERANCES of them, so that the one being
         # played, the first of them, is never pushed out by the others.
@@ -103,15 +90,16 @@ class Timeline:
 
     @property
     def _unplayed(self) -> list[Utterance]:
-        """Those that are not played to their end, in order."""
+        """The utterances that are not played to their end, in order."""
         spoken = [u for segment in self._segments for u in segment.utterances]
         return list(dict.fromkeys([*spoken, *self._utterances.values()]))
 
     def cut(self, name: str, pcm: bytes, limit_ms: int) -> list[bytes]:
         """`pcm` in pieces of at most half a second for `push_audio`; none for a cancelled utterance.
 
-        Raises CapacityError where `limit_ms` wait behind an utterance that is still open: that makes room only when it
-        ends, which its sender may be about to say on the very connection that would wait here.
+        Raises CapacityError where `limit_ms` wait behind an utterance that is still open: there is room only when that
+        ends, and its sender may be about to end it on the very connection that would wait here. Raises ProtocolError
+        for an utterance that is not open, SpeechFormatError for half a sample.
         """
         utterance = self._utterance(name)
         if utterance is None:
@@ -132,13 +120,13 @@ class Timeline:
         return [pcm[start : start + size] for start in range(0, len(pcm), size)]
 
     def has_room(self, name: str, limit_ms: int) -> bool:
-        """False while `limit_ms` wait to be played and `name` is what follows them; others wait in their own place."""
+        """False while `limit_ms` wait to be played and `name` follows them; later ones wait in their own place."""
         if name != next(iter(self._utterances), name):
             return True
         return sum(segment.buffered_samples for segment in self._segments) * 1000 < limit_ms * SAMPLE_RATE_HZ
 
     def push_audio(self, name: str, pcm: bytes) -> None:
-        """Continue an utterance with s16le; silently nothing if it was cancelled. Raises ProtocolError otherwise."""
+        """Continue an utterance with s16le; ignored if it was cancelled. Raises ProtocolError if it is not open."""
         utterance = self._utterance(name)
         if utterance is not None:
             samples = pcm_to_float(pcm, utterance.channels)
@@ -147,6 +135,7 @@ class Timeline:
             self._feed()
 
     def end_utterance(self, name: str) -> None:
+        """No more sound follows; ignored if it was cancelled. Raises ProtocolError if it is not open."""
         utterance = self._utterance(name)
         if utterance is not None:
             utterance.sound.append(utterance.to_playback_rate.push(np.zeros(0, np.float32), last=True))
@@ -174,7 +163,7 @@ class Timeline:
 
     def _open_segment(self) -> SpeechSegment:
         if not self._segments or self._segments[-1].length is not None:
-            self._segments.append(self._new_line())
+            self._segments.append(self._new_segment())
         return self._segments[-1]
 
     def cancel(self) -> None:
@@ -191,9 +180,9 @@ class Timeline:
             self._segments.append(self._closing(self._shown_lips))
 
     def _closing(self, lips: Tensor) -> SpeechSegment:
-        """A silent segment that holds `lips`, already made: its way out leads them to rest."""
+        """A silent segment whose frames all have `lips`, already made: they are led out to rest."""
         frames = self._config.crossfade_frames
-        segment = self._new_line()
+        segment = self._new_segment()
         segment.close(frames)
         segment.lips = dict.fromkeys(range(frames), lips)
         segment.made, segment.start, segment.led_in = frames, self.next_frame, False
@@ -207,45 +196,65 @@ class Timeline:
 
     @property
     def idle(self) -> bool:
-        """Nothing is being said and nothing waits to be."""
+        """Nothing is being said and nothing waits to be said."""
         return not self._segments and not self._utterances
 
     # ---- work to do
 
-    def next_job(self, first_paint: int, lead: int) -> Job | None:
-        """The most urgent work, or None; `take` it before doing it. Frames before `first_paint` could not be painted
-        in time and are skipped where a later one can be."""
+    def peek(self, first_paint: int, lead: int) -> tuple[Stage, int] | None:
+        """The stage of the job that `take` would return, and the output frame by which it is due; None without work."""
+        choice = self._choose(first_paint, lead)
+        return None if choice is None else (choice.stage, choice.due)
+
+    def take(self, first_paint: int, lead: int) -> Job | None:
+        """Begin the most urgent job and return it; its outcome goes to `finish`. None without work.
+
+        Frames before `first_paint` are due too soon to be painted: they are skipped where a later one can be painted.
+        """
+        choice = self._choose(first_paint, lead)
+        if choice is None:
+            return None
+        due, segment = choice.due, choice.segment
+        if choice.stage == "lips":
+            assert segment is not None
+            return LipsJob(segment, segment.begin_step(), due)
+        self._asked.add(due)
+        lips = None if segment is None else self._blended(segment, due)
+        return PaintJob(self._loop.frame_at(due + self.phase), lips, due, self.epoch)
+
+    def finish(self, job: Job, outcome: Outcome, lead: int) -> None:
+        """Take the outcome of a job, with the same `lead` as for the next one."""
+        if isinstance(job, LipsJob):
+            assert isinstance(outcome, Lips)
+            self._finish_lips(job.segment, outcome, lead)
+        elif job.epoch == self.epoch and job.due in self._asked:  # else cancelled, or a later one is shown
+            assert isinstance(outcome, np.ndarray)
+            self._pictures[job.due] = (outcome, job.lips)
+
+    def _choose(self, first_paint: int, lead: int) -> _Choice | None:
         for segment in self._segments:
             self._close_if_starved(segment, lead)
-        hear = self._hear_job(lead)
-        paint = self._paint_job(first_paint)
-        return paint if hear is None or (paint is not None and paint.due < hear.due) else hear
-
-    def take(self, job: Job) -> Job:
-        """Begin a job; its outcome goes to `heard` or `painted`."""
-        if isinstance(job, HearJob):
-            return replace(job, pcm=job.segment.hear())
-        self._asked.add(job.due)
-        return job
+        lips, picture = self._next_lips(lead), self._next_picture(first_paint)
+        return picture if lips is None or (picture is not None and picture.due < lips.due) else lips
 
     def _close_if_starved(self, segment: SpeechSegment, lead: int) -> None:
-        """Close a segment that has no sound for another step, just in time to make one more of silence."""
-        if segment.length is not None or segment.can_hear or segment.hearing:
+        """Close a segment that has no sound for another step, just in time to compute one more of silence."""
+        if segment.length is not None or segment.step_ready or segment.step_begun:
             return
         if not segment.awaits_more if segment.start is None else segment.start + segment.made - self.next_frame <= lead:
             segment.close(self._config.release_frames)
 
-    def _hear_job(self, lead: int) -> HearJob | None:
+    def _next_lips(self, lead: int) -> _Choice | None:
         for segment in self._segments:
-            if segment.can_hear and segment.made - segment.emitted < self._config.lead_frames:
+            if segment.step_ready and segment.made - segment.emitted < self._config.lead_frames:
                 if segment.wanted is None:  # fixed once: a moving one would let other sessions go first for ever
                     segment.wanted = self.next_frame + lead
                 due = segment.wanted if segment.start is None else segment.start + segment.made
-                return HearJob(segment, np.zeros(0, np.float32), due)
+                return _Choice("lips", due, segment)
         return None
 
-    def _paint_job(self, first_paint: int) -> PaintJob | None:
-        late: PaintJob | None = None
+    def _next_picture(self, first_paint: int) -> _Choice | None:
+        late: _Choice | None = None
         for n in range(self.next_frame, self.next_frame + self._config.lead_frames):
             if n in self._asked:
                 late = None  # a later picture is there
@@ -253,17 +262,14 @@ class Timeline:
             segment = self._segment_at(n)
             if segment is None:
                 if n < self.next_frame + IDLE_LEAD_FRAMES:
-                    return PaintJob(self._loop.frame_at(n + self.phase), None, n, self.epoch)
+                    return _Choice("idle", n, None)
                 continue
             assert segment.start is not None
             if n - segment.start >= segment.made:
                 break
-            job = PaintJob(
-                self._loop.frame_at(n + self.phase), self._blended(segment, n - segment.start), n, self.epoch
-            )
             if n >= first_paint:
-                return job
-            late = job
+                return _Choice("picture", n, segment)
+            late = _Choice("picture", n, segment)
         return late  # better late than frozen
 
     def _segment_at(self, n: int) -> SpeechSegment | None:
@@ -276,29 +282,25 @@ class Timeline:
                 return segment
         return None
 
-    def _blended(self, segment: SpeechSegment, m: int) -> Tensor:
-        """Lips of frame m of a segment, led in from rest and out to it."""
+    def _blended(self, segment: SpeechSegment, n: int) -> Tensor:
+        """Lips [V_low, 3] of output frame n in a segment, led in from rest and out to it."""
+        assert segment.start is not None
+        m = n - segment.start
         share = min(1.0, (m + 1) / (self._config.attack_frames + 1)) if segment.led_in else 1.0
         if segment.length is not None:
             share = min(share, (segment.length - m) / (self._config.crossfade_frames + 1))
         return self._rest.lerp(segment.lips[m], share) if share < 1 else segment.lips[m]
 
-    def heard(self, job: HearJob, speech: SpeechState, geometry: GeometryState, lips: Tensor, lead: int) -> None:
-        """A HearJob's outcome; lips [step, V_low, 3]. The first one anchors the segment: as early as can be if its next
-        step is there too, else with some room for a sender that is not quite in time."""
-        segment = job.segment
-        segment.heard(speech, geometry, lips)
+    def _finish_lips(self, segment: SpeechSegment, outcome: Lips, lead: int) -> None:
+        """The first lips of a segment anchor it: as early as possible if its next step is there too, else with some
+        room for a sender that is not quite in time."""
+        segment.finish_step(outcome.speech, outcome.geometry, outcome.lips)
         if segment.start is None and segment in self._segments:
             before = self._segments[self._segments.index(segment) - 1] if segment is not self._segments[0] else None
             free = 0 if before is None or before.start is None else before.start + (before.length or 0)
-            margin = 0 if segment.can_hear or segment.length is not None else JITTER_FRAMES
+            margin = 0 if segment.step_ready or segment.length is not None else JITTER_FRAMES
             segment.start = max(self.next_frame + lead + margin, free)
             self._forget_pictures(segment.start)
-
-    def painted(self, job: PaintJob, image: np.ndarray) -> None:
-        """A PaintJob's outcome; dropped if it was made for speech that has been cancelled, or a later one is shown."""
-        if job.epoch == self.epoch and job.due in self._asked:
-            self._pictures[job.due] = (image, job.lips)
 
     def _forget_pictures(self, start: int) -> None:
         self._asked = {n for n in self._asked if n < start}
@@ -328,9 +330,3 @@ class Timeline:
         self._events.clear()
         self.next_frame = n + 1
         return unit
-
-
-def frames_late(cost_s: float, slack_s: float, frame_s: float) -> int:
-    """How many of the coming frames are due too soon for work that takes `cost_s`, the next one being due in
-    `slack_s`."""
-    return max(0, math.ceil((cost_s - slack_s) / frame_s))

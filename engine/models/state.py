@@ -1,14 +1,13 @@
-"""The streaming contract: `step(x, state) -> (y, state)`, and what can be done with states from outside.
+"""The states of streaming modules, `step(x, state) -> (y, state)`, batched and taken apart again.
 
-A state is a frozen dataclass of tensors of fixed shape whose first axis is the batch. A step leaves the state that it
-was given untouched, so a cancelled step loses nothing and one copy of the weights serves every session. Sessions are
-batched by putting their states side by side.
+A state is a frozen dataclass of tensors of fixed shape whose first axis is the batch. A step does not change the state
+that it gets, so that a cancelled step loses nothing and one copy of the weights serves every session.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -18,7 +17,7 @@ State = TypeVar("State", bound=Any)  # a frozen dataclass whose fields are tenso
 
 
 def _merge(parts: Sequence[Any], join: Callable[[Sequence[Tensor]], Tensor]) -> Any:
-    """Apply `join` to the tensors that stand at the same place in all `parts`."""
+    """Apply `join` to the tensors at the same place in all `parts`."""
     first = parts[0]
     if isinstance(first, Tensor):
         return join(parts)
@@ -29,32 +28,16 @@ def _merge(parts: Sequence[Any], join: Callable[[Sequence[Tensor]], Tensor]) -> 
 
 
 def batch(states: Sequence[State]) -> State:
-    """One state of all the sessions, in order, along the first axis."""
+    """One state of all sessions, in order along the first axis."""
     merged: State = _merge(states, lambda tensors: torch.cat(list(tensors)))
     return merged
 
 
 def unbatch(state: State, sessions: int) -> list[State]:
-    """The states of `sessions` sessions that `batch` had put together, one row each."""
+    """The states of the sessions in a state that `batch` made, one row each. They are copies: a view would keep the
+    tensors of the whole batch in memory for as long as one of the sessions speaks."""
 
     def row(session: int) -> Callable[[Sequence[Tensor]], Tensor]:
-        return lambda tensors: tensors[0][session : session + 1]
+        return lambda tensors: tensors[0][session : session + 1].clone()
 
     return [_merge([state], row(session)) for session in range(sessions)]
-
-
-def run_chunked(
-    step: Callable[[Tensor, State], tuple[Tensor, State]],
-    x: Tensor,
-    state: State,
-    frames: Iterable[int],
-) -> Tensor:
-    """Feed x [B, T, ...] through `step` in chunks of so many frames each and join the outputs along time.
-
-    `frames` has to add up to T.
-    """
-    outputs = []
-    for part in torch.split(x, list(frames), dim=1):
-        y, state = step(part, state)
-        outputs.append(y)
-    return torch.cat(outputs, dim=1)

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from engine.avatar.loop import Loop
-from engine.live.pipeline import AvatarPipeline, Lips
+from engine.live.job import Lips, LipsJob, PaintJob
+from engine.live.pipeline import AvatarPipeline
 from engine.live.segment import SpeechSegment
-from engine.live.timeline import HearJob, PaintJob
 from engine.metrics import StageTimes
 from engine.models.geometry import GeometryState
 from engine.models.speech import FRAME_SAMPLES, SpeechConfig, cut, init_state
@@ -24,16 +24,16 @@ sys.path.insert(0, str(Path(__file__).parent))  # for player.py and talk.py, whi
 
 
 class Puppet(AvatarPipeline):
-    """Stands in for the networks and the footage: lips [1, 3] are loudness, a picture is (base, lips, serial)."""
+    """Stands in for the networks and the videos: lips [1, 3] are loudness, a picture is (base, lips, serial)."""
 
     config = SpeechConfig()
 
-    def __init__(self, *, hear_s: float = 0.0, paint_s: float = 0.0) -> None:
+    def __init__(self, *, lips_s: float = 0.0, paint_s: float = 0.0) -> None:
         self.avatar = SimpleNamespace(name="puppet", loop=Loop("wrap", 0, 50))
         self.rest = torch.zeros(1, 3)
         self.first = np.zeros((1, 1, 3), np.float32)
         self.times = StageTimes()
-        self.hear_s, self.paint_s = hear_s, paint_s
+        self.lips_s, self.paint_s = lips_s, paint_s
         self.idle_s = 0.0
         self.painted: list[PaintJob] = []
         self.level: float | None = None  # lips that do not depend on the sound
@@ -46,14 +46,14 @@ class Puppet(AvatarPipeline):
             init_state(self.config), GeometryState(empty, empty), self.config.step_frames, self.config.lookahead_frames
         )
 
-    def _hear(self, batch: Any) -> list[Lips]:
-        return [work.pipeline._heard(work.job) for work in batch]
+    def perform_all(self, batch: Any) -> list[Any]:
+        return [work.pipeline.outcome_of(work.job) for work in batch]
 
-    def _paint(self, batch: Any) -> list[np.ndarray]:
-        return [work.pipeline._picture(work.job) for work in batch]
+    def outcome_of(self, job: Any) -> Any:
+        return self._lips(job) if isinstance(job, LipsJob) else self._picture(job)
 
-    def _heard(self, job: HearJob) -> Lips:
-        self._spend(self.hear_s)
+    def _lips(self, job: LipsJob) -> Lips:
+        self._spend(self.lips_s)
         windows, speech = cut(job.pcm, job.segment.speech, self.config)
         assert len(windows) == 1
         loud = np.sqrt((windows[0].astype(np.float64).reshape(-1, FRAME_SAMPLES) ** 2).mean(1))
@@ -79,7 +79,7 @@ class Puppet(AvatarPipeline):
 
 @pytest.fixture
 def make_puppet() -> type[Puppet]:
-    """`make_puppet(hear_s=..., paint_s=...)`; `opening_of(unit.image)` tells what it painted."""
+    """`make_puppet(lips_s=..., paint_s=...)`; `opening_of(unit.image)` tells what it painted."""
     return Puppet
 
 

@@ -6,8 +6,7 @@ import numpy as np
 
 from engine.audio import PcmResampler, float_to_pcm, pcm_to_float
 from engine.config import SessionConfig
-from engine.live.pipeline import finish
-from engine.live.timeline import HearJob
+from engine.live.job import LipsJob
 from engine.media import SAMPLES_PER_FRAME
 
 CONFIG = SessionConfig()
@@ -36,21 +35,28 @@ class Player:
 
     def work(self, jobs=None):
         for _ in range(self.jobs_a_frame if jobs is None else jobs):
-            job = self.timeline.next_job(self.timeline.next_frame + self.first_paint, self.lead)
+            job = self.timeline.take(self.timeline.next_frame + self.first_paint, self.lead)
             if job is None:
                 return
-            job = self.timeline.take(job)
-            finish(self.timeline, job, self.puppet.perform(job), self.lead)
+            self.finish(job)
 
     def take(self, kind):
-        """Begin the next job of that kind, with all others done before it."""
-        while True:
-            job = self.timeline.next_job(self.timeline.next_frame, self.lead)
-            assert job is not None, f"no {kind.__name__} to do"
-            job = self.timeline.take(job)
-            if isinstance(job, kind) and (kind is HearJob or job.lips is not None):
+        """Begin the next job of that kind, with all others done before it; None if there is none."""
+        while (job := self.timeline.take(self.timeline.next_frame, self.lead)) is not None:
+            if isinstance(job, kind) and (kind is LipsJob or job.lips is not None):
                 return job
-            finish(self.timeline, job, self.puppet.perform(job), self.lead)
+            self.finish(job)
+        return None
+
+    def finish(self, job):
+        """Do a job that was taken."""
+        self.timeline.finish(job, self.puppet.perform(job), self.lead)
+
+    def until_late(self):
+        """Do no more work, and emit until a picture is missing."""
+        self.jobs_a_frame = 0
+        while self.emit().fresh:
+            pass
 
     def emit(self, frames=1):
         for _ in range(frames):

@@ -24,10 +24,15 @@ def speech(seconds, seed=0):
     )
 
 
+def scheduler_of(costs=None):
+    """A scheduler that runs the batches of puppets, or of real pipelines."""
+    return Scheduler(lambda batch: batch[0].pipeline.perform_all(batch), costs)
+
+
 @contextlib.asynccontextmanager
 async def running(loop, *puppets, config=None, costs=None):
     """Sessions of these puppets on one scheduler, closed at the end."""
-    scheduler = Scheduler(costs)
+    scheduler = scheduler_of(costs)
     async with asyncio.TaskGroup() as tasks:
         sessions = []
         for i, puppet in enumerate(puppets):

@@ -19,9 +19,8 @@ from engine.backends.cpu import CpuBackend
 from engine.commands.dub import dub
 from engine.config import SessionConfig
 from engine.errors import AvatarFileError, OutputError, SpeechFormatError
-from engine.live.offline import speak
-from engine.live.pipeline import AvatarPipeline, finish
-from engine.live.timeline import PaintJob
+from engine.live.job import PaintJob
+from engine.live.pipeline import AvatarPipeline
 from engine.media import SAMPLES_PER_FRAME
 from engine.models.morphable import load_face_model
 
@@ -49,7 +48,7 @@ def pipeline(avatar_path):
 
 @pytest.fixture(scope="module")
 def units(pipeline, pcm):
-    return list(speak(pipeline, pcm))
+    return list(pipeline.speak(pcm))
 
 
 def test_the_units_hold_the_speech_sample_for_sample_from_the_first_frame(units, pcm):
@@ -65,11 +64,10 @@ def test_the_mouth_moves_and_ends_at_rest(pipeline, pcm):
     timeline.push_audio("a", pcm.tobytes())
     timeline.end_utterance("a")
     while not timeline.idle:
-        while (job := timeline.next_job(timeline.next_frame, 0)) is not None:
-            job = timeline.take(job)
+        while (job := timeline.take(timeline.next_frame, lead=0)) is not None:
             if isinstance(job, PaintJob) and job.lips is not None:
                 openings.append(float((job.lips - pipeline.rest).abs().max()))
-            finish(timeline, job, pipeline.first if isinstance(job, PaintJob) else pipeline.perform(job), 0)
+            timeline.finish(job, pipeline.first if isinstance(job, PaintJob) else pipeline.perform(job), lead=0)
         timeline.emit()
     assert max(openings) > 0.03 and openings[-1] < 0.2 * max(openings)
 
@@ -82,9 +80,8 @@ def test_any_packets_give_the_same_pictures(pipeline, units, pcm):
         timeline.push_audio("a", part.tobytes())
     made = []
     for _ in range(12):
-        while (job := timeline.next_job(timeline.next_frame, 0)) is not None:
-            job = timeline.take(job)
-            finish(timeline, job, pipeline.perform(job), 0)
+        while (job := timeline.take(timeline.next_frame, lead=0)) is not None:
+            timeline.finish(job, pipeline.perform(job), lead=0)
         made.append(timeline.emit())
     for mine, whole in zip(made, units, strict=False):
         assert np.array_equal(mine.image, whole.image) and np.array_equal(mine.samples, whole.samples)

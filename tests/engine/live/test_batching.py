@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from engine.live.batching import LONGEST_S, SIZES, BatchTimes, Pending, measure, next_batch
 
-STAGES = ("hear", "picture")
+STAGES = ("lips", "picture")
 
 
 def simulate(waiting, costs, now_s):
@@ -102,7 +102,7 @@ def test_work_of_one_stage_joins_where_that_takes_less_time_for_each():
     cheap = BatchTimes({"picture": {1: 0.010, 2: 0.012, 4: 0.016}})
     assert chosen(waiting(1.0, 1.1, 1.2, 1.3, 1.4), cheap) == [0, 1, 2, 3]
     assert chosen(waiting(1.0, 1.1, 1.2), cheap) == [0, 1, 2], "a batch of four takes three as well"
-    mixed = [*waiting(1.0), Pending("ear", "hear", 1.1, 0.0), Pending("late", "picture", 1.2, 0.0)]
+    mixed = [*waiting(1.0), Pending("ear", "lips", 1.1, 0.0), Pending("late", "picture", 1.2, 0.0)]
     assert chosen(mixed, cheap) == [0, "late"]
     assert chosen(waiting(1.0, 1.1), BatchTimes({"picture": {1: 0.010, 2: 0.021}})) == [0]
 
@@ -112,10 +112,10 @@ def test_a_batch_gives_way_to_a_deadline_that_it_would_miss():
     assert chosen(waiting(0.011, 1.0, 1.1, 1.2), costs) == [0], "it waits for no other"
     assert chosen(waiting(0.016, 1.0, 1.1, 1.2), costs) == [0, 1]
     assert chosen(waiting(0.009, 1.0, 1.1, 1.2), costs) == [0, 1, 2, 3], "it is late in any case"
-    urgent = [*waiting(0.5, 0.6), Pending("ear", "hear", 0.012, 0.6)]
-    assert chosen(urgent, BatchTimes({**costs.seconds, "hear": {1: 0.002}})) == [0, 1]
-    urgent = [Pending(0, "picture", 0.5, -0.6), Pending(1, "picture", 0.6, 0.0), Pending("ear", "hear", 0.0121, 0.0)]
-    assert chosen(urgent, BatchTimes({**costs.seconds, "hear": {1: 0.002}})) == [0]
+    urgent = [*waiting(0.5, 0.6), Pending("ear", "lips", 0.012, 0.6)]
+    assert chosen(urgent, BatchTimes({**costs.seconds, "lips": {1: 0.002}})) == [0, 1]
+    urgent = [Pending(0, "picture", 0.5, -0.6), Pending(1, "picture", 0.6, 0.0), Pending("ear", "lips", 0.0121, 0.0)]
+    assert chosen(urgent, BatchTimes({**costs.seconds, "lips": {1: 0.002}})) == [0]
 
 
 @pytest.mark.parametrize(
@@ -140,12 +140,23 @@ def test_sizes_that_pay_are_measured(monkeypatch, seconds, sizes):
 
 
 def test_the_load_counts_what_sessions_need_at_the_batches_that_they_fill():
-    costs = BatchTimes({"picture": {1: 0.010, 4: 0.020}, "hear": {1: 0.008}})
-    rates = {"picture": 25.0, "hear": 6.25}
+    costs = BatchTimes({"picture": {1: 0.010, 4: 0.020}, "lips": {1: 0.008}})
+    rates = {"picture": 25.0, "lips": 6.25}
     assert costs.load(0, rates) == 0
     assert costs.load(1, rates) == pytest.approx(0.30)
     assert costs.load(4, rates) == pytest.approx(4 * (25 * 0.005 + 0.05))
     assert BatchTimes().load(100, rates) == 0
+
+
+def test_the_present_speed_follows_what_was_measured_last():
+    costs = BatchTimes({"picture": {1: 0.010, 4: 0.020}})
+    assert costs.recent_s("picture") == 0.010 and costs.recent_s("lips") > 0
+    costs.observe("picture", 1.0)
+    assert 0.1 < costs.recent_s("picture") < 0.3, "one slow moment is not the speed of the machine"
+    for _ in range(50):
+        costs.observe("picture", 0.030)
+    assert costs.recent_s("picture") == pytest.approx(0.030, rel=0.01)
+    assert costs.load(1, {"picture": 25}) == pytest.approx(0.25), "a slow moment turns nobody away"
 
 
 def test_of_two_avatars_the_slower_one_counts():

@@ -16,7 +16,7 @@ from engine.live.engine import Engine
 
 
 async def opened(loop, puppet, **settings):
-    """A engine whose only avatar is this puppet."""
+    """An engine whose only avatar is this puppet."""
     engine = await Engine({}, backend=object(), **settings).__aenter__()
     puppet.clock = loop
     engine.pipelines["puppet"] = puppet
@@ -43,7 +43,7 @@ def test_a_session_runs_until_it_is_closed_and_frees_its_place(virtual, make_pup
     virtual(main)
 
 
-def test_leaving_the_host_ends_its_sessions_and_queues(virtual, make_puppet):
+def test_leaving_the_engine_ends_its_sessions_and_queues(virtual, make_puppet):
     async def main(loop):
         engine = await opened(loop, make_puppet())
         queues = [engine.open_session("puppet").subscribe() for _ in range(3)]
@@ -56,7 +56,7 @@ def test_leaving_the_host_ends_its_sessions_and_queues(virtual, make_puppet):
     virtual(main)
 
 
-def test_a_failed_session_is_closed_and_the_host_goes_on(virtual, make_puppet, caplog):
+def test_a_failed_session_is_closed_and_the_engine_goes_on(virtual, make_puppet, caplog):
     async def main(loop):
         bad, good = make_puppet(), make_puppet()
         engine = await opened(loop, bad)
@@ -140,7 +140,7 @@ def test_counters_outlive_their_sessions(virtual, make_puppet):
     virtual(main)
 
 
-def test_a_host_is_there_when_every_network_has_run(avatar_path):
+def test_an_engine_is_there_when_every_network_has_run(avatar_path):
     ran = []
 
     class Watched(CpuBackend):
@@ -218,7 +218,7 @@ def test_one_session_is_admitted_however_slow_the_machine(virtual, make_puppet):
 
 async def test_what_batches_take_is_measured_at_the_start(avatar_path):
     async with Engine({"speaker": avatar_path}) as engine:
-        assert engine.costs.seconds.keys() == {"hear", "picture", "idle"}
+        assert engine.costs.seconds.keys() == {"lips", "picture", "idle"}
         assert engine.costs.sizes("picture") == [1], "small windows gain more on a CPU than batches do"
         assert engine.costs.batch_s("idle", 1) > 0 and engine.costs.batch_s("picture", 1) > 0
         assert engine.load() == 0 and engine.load(1) > 25 * engine.costs.batch_s("picture", 1)

@@ -9,17 +9,18 @@ import pytest
 import torch
 from talk import running, say, watch
 
-from engine.audio import read_speech
+from engine.audio import PcmResampler, read_speech
 from engine.avatar.avatar import Avatar
 from engine.backends.cpu import CpuBackend
 from engine.live.batching import BatchTimes
+from engine.live.job import LipsJob, PaintJob
 from engine.live.pipeline import AvatarPipeline, Work
-from engine.live.timeline import HearJob, PaintJob
+from engine.live.segment import Utterance
 from engine.models.renderer import RendererConfig
 from engine.models.weights import load_face_model
 
 FREE = {1: 0.0, 2: -1.0, 4: -2.0}  # the more the better, whatever the machine makes of it
-COSTS = BatchTimes({"hear": FREE, "picture": FREE})
+COSTS = BatchTimes({"lips": FREE, "picture": FREE})
 EXCERPT_FRAMES = 75
 EQUAL_DB = 60.0
 
@@ -81,23 +82,25 @@ def psnr_db(one, other):
     return 10 * np.log10(255**2 / max(error, 1e-12))
 
 
-def hearing(pipeline, pcm):
-    segment = pipeline.new_segment()
-    segment._extend(np.repeat(pcm, 3).astype(np.float32) / 32768)
-    return HearJob(segment, segment.hear(), 0)
+def lips_job(pipeline, pcm):
+    segment, utterance = pipeline.new_segment(), Utterance("a", 48_000, 1, PcmResampler(48_000, 48_000))
+    segment.append(utterance, np.repeat(pcm, 3).astype(np.float32) / 32768, last=True)
+    return LipsJob(segment, segment.begin_step(), 0)
 
 
 def test_lips_in_one_batch_are_those_of_each_alone(people, voices, backend):
-    work = [Work(person, hearing(person, pcm)) for person in people for pcm in voices]
+    work = [Work(person, lips_job(person, pcm)) for person in people for pcm in voices]
     together = people[0].perform_all(work)
     assert backend.encoded[-1] == 4
-    for one, made in zip(work, together, strict=True):
+    for one, outcome in zip(work, together, strict=True):
         alone = one.pipeline.perform(one.job)
         for field in ("keys", "values"):
-            torch.testing.assert_close(getattr(made.geometry, field), getattr(alone.geometry, field), atol=1e-4, rtol=0)
-        np.testing.assert_array_equal(made.speech.pcm, alone.speech.pcm)
-        torch.testing.assert_close(made.lips, alone.lips, atol=1e-5, rtol=0)
-    lips = [made.lips for made in together]
+            torch.testing.assert_close(
+                getattr(outcome.geometry, field), getattr(alone.geometry, field), atol=1e-4, rtol=0
+            )
+        np.testing.assert_array_equal(outcome.speech.pcm, alone.speech.pcm)
+        torch.testing.assert_close(outcome.lips, alone.lips, atol=1e-5, rtol=0)
+    lips = [outcome.lips for outcome in together]
     pairs = [(i, j) for i in range(4) for j in range(i)]
     assert all((lips[i] - lips[j]).abs().max() > 1e-3 for i, j in pairs), "all four differ, or this would show nothing"
 
@@ -106,8 +109,8 @@ def test_pictures_in_one_batch_are_those_of_each_alone(people, backend):
     work = [Work(person, PaintJob(base, person.rest, 0, 0)) for base in (5, 30) for person in people]
     together = people[1].perform_all(work)
     assert backend.painted[-1] == 4
-    for one, made in zip(work, together, strict=True):
-        assert psnr_db(made, one.pipeline.perform(one.job)) >= EQUAL_DB
+    for one, outcome in zip(work, together, strict=True):
+        assert psnr_db(outcome, one.pipeline.perform(one.job)) >= EQUAL_DB
     assert psnr_db(together[0], together[1]) < 30
 
 

@@ -14,31 +14,33 @@ from engine.live.scheduler import Scheduler
 class Client:
     """Has pieces of work, each with its deadline, and notes what becomes of them."""
 
-    def __init__(self, name, deadlines, log, perform=None):
-        self.name, self.deadlines, self.log = name, list(deadlines), log
-        self._perform = perform or (lambda work: work)
+    def __init__(self, name, deadlines, log, perform=lambda work: work):
+        self.name, self.deadlines, self.log, self.perform = name, list(deadlines), log, perform
         self.errors = []
 
     def due(self):
         return ("work", self.deadlines[0]) if self.deadlines else None
 
     def begin(self):
-        return self.name, self.deadlines.pop(0)
-
-    def perform(self, batch):
-        return [self._perform(work) for work in batch]
+        return self, self.deadlines.pop(0)
 
     def finish(self, work, outcome):
-        assert outcome == work
-        self.log.append(work)
+        client, deadline = work
+        assert client is self and outcome == (self.name, deadline)
+        self.log.append(outcome)
 
     def fail(self, error):
         self.errors.append(error)
 
 
+def run(batch):
+    """The pieces of work of a batch, each done as its client says."""
+    return [client.perform((client.name, deadline)) for client, deadline in batch]
+
+
 def test_work_is_done_in_the_order_of_its_deadlines(virtual):
     async def main(loop):
-        scheduler, log = Scheduler(), []
+        scheduler, log = Scheduler(run), []
         scheduler.add(Client("idle", [], log))
         scheduler.add(Client("a", [1, 4, 5], log, lambda work: loop.spend(0.01) or work))
         scheduler.add(Client("b", [2, 3, 6], log))
@@ -54,7 +56,7 @@ def test_a_failure_is_told_to_its_client_and_the_others_go_on(virtual):
         def explode(work):
             raise ValueError("out of paint")
 
-        scheduler, log = Scheduler(), []
+        scheduler, log = Scheduler(run), []
         bad, good = Client("bad", [1], log, explode), Client("good", [2, 3], log)
         scheduler.add(bad)
         scheduler.add(good)
@@ -74,7 +76,7 @@ def test_what_breaks_a_batch_fails_alone_and_the_rest_of_the_batch_is_done_again
             return work
 
         tried, log = [], []
-        scheduler = Scheduler(BatchTimes({"work": {1: 0.01, 4: 0.01}}))
+        scheduler = Scheduler(run, BatchTimes({"work": {1: 0.01, 4: 0.01}}))
         clients = [Client(name, [deadline], log, perform) for deadline, name in enumerate(("first", "bad", "last"), 5)]
         blocker = Client("blocker", [1], log, lambda work: loop.spend(0.1) or work)
         for client in (blocker, *clients):
@@ -88,9 +90,24 @@ def test_what_breaks_a_batch_fails_alone_and_the_rest_of_the_batch_is_done_again
     virtual(main)
 
 
+def test_the_time_of_every_batch_is_measured(virtual):
+    async def main(loop):
+        scheduler, log = Scheduler(run, BatchTimes({"work": {1: 0.1, 4: 0.1}})), []
+        scheduler.add(Client("blocker", [1], log, lambda work: loop.spend(0.1) or work))
+        for name in "abc":
+            scheduler.add(Client(name, [5], log, lambda work: loop.spend(0.1) or work))
+        assert scheduler.costs.recent_s("work") == 0.1, "that of the table, until work was done"
+        await asyncio.sleep(1)
+        assert len(log) == 4 and scheduler.costs.recent_s("work") == pytest.approx(0.1 + 0.2 * (0.3 - 0.1))
+        assert scheduler.costs.batch_s("work", 3) == 0.1, "the table stays"
+        await scheduler.close()
+
+    virtual(main)
+
+
 def test_the_outcome_for_a_client_that_left_is_dropped(virtual):
     async def main(loop):
-        scheduler, log = Scheduler(), []
+        scheduler, log = Scheduler(run), []
         leaver, stayer = Client("leaver", [1], log, lambda w: loop.spend(0.1) or w), Client("stayer", [2], log)
         scheduler.add(leaver)
         scheduler.add(stayer)
@@ -104,7 +121,7 @@ def test_the_outcome_for_a_client_that_left_is_dropped(virtual):
 
 async def test_all_work_runs_on_one_thread_that_ends_with_the_scheduler():
     threads, log = set(), []
-    scheduler = Scheduler()
+    scheduler = Scheduler(run)
     for name in "ab":
         scheduler.add(Client(name, [1, 2, 3], log, lambda work: threads.add(threading.current_thread()) or work))
     async with asyncio.timeout(30):
@@ -117,8 +134,8 @@ async def test_all_work_runs_on_one_thread_that_ends_with_the_scheduler():
 
 async def test_closing_waits_for_the_work_in_progress():
     entered, leave, log = threading.Event(), threading.Event(), []
-    scheduler = Scheduler()
-    scheduler.add(Client("a", [1, 2], log, lambda work: entered.set() or leave.wait(60)))
+    scheduler = Scheduler(run)
+    scheduler.add(Client("a", [1, 2], log, lambda work: entered.set() or (leave.wait(60) and work)))
     while not entered.is_set():
         await asyncio.sleep(0.001)
     closing = asyncio.create_task(scheduler.close())
@@ -133,7 +150,7 @@ async def test_closing_waits_for_the_work_in_progress():
 @pytest.mark.parametrize("broken", ["due", "begin", "finish"])
 def test_a_client_that_breaks_on_the_loop_fails_alone(virtual, broken):
     async def main(loop):
-        scheduler, log = Scheduler(), []
+        scheduler, log = Scheduler(run), []
         bad, good = Client("bad", [1], log), Client("good", [2, 3], log)
 
         def explode(*args):

@@ -1,4 +1,4 @@
-"""SpeechSegment: what is heard of it, what its sound is, and what begins and ends in which frame."""
+"""SpeechSegment: its steps, its sound, and the utterances that begin and end in each frame."""
 
 from __future__ import annotations
 
@@ -25,42 +25,42 @@ def segment(make_puppet):
     return make_puppet().new_segment()
 
 
-def hear(segment):
-    pcm = segment.hear()
-    segment.heard(segment.speech, segment.geometry, torch.zeros(4, 1, 3))
+def step(segment):
+    pcm = segment.begin_step()
+    segment.finish_step(segment.speech, segment.geometry, torch.zeros(4, 1, 3))
     return pcm
 
 
-def test_a_step_is_heard_as_soon_as_its_lookahead_is_there(segment):
+def test_a_step_is_ready_as_soon_as_its_lookahead_is_there(segment):
     segment.append(utterance(), frames(7), last=False)
-    assert not segment.can_hear  # the resampler holds back 3 ms
+    assert not segment.step_ready  # the resampler holds back 3 ms
     segment.append(utterance(), np.zeros(144, np.float32), last=False)
-    assert segment.can_hear
-    assert len(hear(segment)) == 7 * FRAME_SAMPLES
-    assert not segment.can_hear and segment.made == 4
+    assert segment.step_ready
+    assert len(step(segment)) == 7 * FRAME_SAMPLES
+    assert not segment.step_ready and segment.made == 4
     segment.append(utterance(), frames(4), last=False)
-    assert segment.can_hear and len(hear(segment)) == 4 * FRAME_SAMPLES
+    assert segment.step_ready and len(step(segment)) == 4 * FRAME_SAMPLES
 
 
-def test_one_step_at_a_time_is_heard(segment):
+def test_one_step_is_computed_at_a_time(segment):
     segment.append(utterance(), frames(30), last=False)
-    segment.hear()
-    assert not segment.can_hear
+    segment.begin_step()
+    assert not segment.step_ready
 
 
 @pytest.mark.parametrize("samples", [1, 1919, 1920, 7 * 1920, 20 * 1920 + 5])
-def test_a_closed_line_hears_until_its_last_frame_and_no_further(segment, samples):
+def test_a_closed_segment_has_steps_until_its_last_frame_and_no_further(segment, samples):
     segment.append(utterance(), np.full(samples, 0.1, np.float32), last=True)
     segment.close(8)
     assert segment.length == -(-samples // 1920) + 8
-    while segment.can_hear:
-        hear(segment)
+    while segment.step_ready:
+        step(segment)
     assert segment.length <= segment.made < segment.length + 4
 
 
-def test_a_line_that_is_closed_while_it_plays_keeps_its_place(segment):
+def test_a_segment_that_is_closed_while_it_plays_keeps_its_place(segment):
     segment.append(utterance(), frames(12), last=False)
-    hear(segment)
+    step(segment)
     for n in range(5):
         segment.take(n * 1920)
     segment.close(8)
@@ -71,10 +71,10 @@ def test_a_line_that_is_closed_while_it_plays_keeps_its_place(segment):
 
 def test_lips_of_frames_that_are_gone_are_not_kept(segment):
     segment.append(utterance(), frames(20), last=False)
-    hear(segment)
+    step(segment)
     for n in range(6):
         segment.take(n * 1920)
-    hear(segment)
+    step(segment)
     assert sorted(segment.lips) == [6, 7]
 
 

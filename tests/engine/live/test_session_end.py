@@ -7,11 +7,10 @@ import gc
 import weakref
 
 import pytest
-from talk import RATE_HZ, Events, running, say, speech, watch
+from talk import RATE_HZ, Events, running, say, scheduler_of, speech, watch
 
 from engine.config import SessionConfig
 from engine.errors import DrainingError, ProtocolError, SessionClosedError
-from engine.live.scheduler import Scheduler
 from engine.live.session import Session
 from engine.media import SAMPLES_PER_FRAME, PlaybackFinished, PlaybackStarted
 from engine.metrics import StageTimes
@@ -129,7 +128,7 @@ def test_a_refused_message_does_not_end_the_session(virtual, make_puppet):
 
 def test_a_closed_session_leaves_nothing_behind(virtual, make_puppet):
     async def main(loop):
-        scheduler, puppet = Scheduler(), make_puppet()
+        scheduler, puppet = scheduler_of(), make_puppet()
         puppet.clock = loop
         session = Session("a", puppet, scheduler, SessionConfig())
         running = asyncio.ensure_future(session.run())
@@ -154,7 +153,7 @@ def test_a_closed_session_leaves_nothing_behind(virtual, make_puppet):
 def test_two_sessions_do_not_meet(virtual, make_puppet):
     def alone(seed, other):
         async def main(loop):
-            puppets = [make_puppet(hear_s=0.005, paint_s=0.005) for _ in range(2 if other else 1)]
+            puppets = [make_puppet(lips_s=0.005, paint_s=0.005) for _ in range(2 if other else 1)]
             async with running(loop, *puppets) as sessions, asyncio.TaskGroup() as tasks:
                 watching = tasks.create_task(watch(sessions[0], 4, loop))
                 tasks.create_task(say(sessions[0], "a", speech(1.5, seed), real_time=True))
@@ -180,7 +179,7 @@ def test_the_failure_of_one_session_does_not_touch_the_other(virtual, make_puppe
             except Exception as error:
                 failed.append(str(error))
 
-        scheduler = Scheduler()
+        scheduler = scheduler_of()
         sessions = [Session(str(i), puppet, scheduler, SessionConfig()) for i, puppet in enumerate((bad, good))]
         async with asyncio.TaskGroup() as tasks:
             for session in sessions:
@@ -201,7 +200,7 @@ def test_the_failure_of_one_session_does_not_touch_the_other(virtual, make_puppe
 
 def test_an_overloaded_machine_lets_every_session_speak(virtual, make_puppet):
     async def main(loop):
-        puppets = [make_puppet(hear_s=0.005, paint_s=0.06) for _ in range(4)]
+        puppets = [make_puppet(lips_s=0.005, paint_s=0.06) for _ in range(4)]
         async with running(loop, *puppets) as sessions, asyncio.TaskGroup() as tasks:
             seen = [tasks.create_task(watch(session, 12, loop)) for session in sessions]
             for i, session in enumerate(sessions):
@@ -265,7 +264,7 @@ def test_draining_ends_with_the_session(virtual, make_puppet):
 
 def test_first_frame_and_interrupt_tail_are_measured(virtual, make_puppet):
     async def main(loop):
-        puppet, scheduler, latencies = make_puppet(hear_s=0.02, paint_s=0.03), Scheduler(), StageTimes()
+        puppet, scheduler, latencies = make_puppet(lips_s=0.02, paint_s=0.03), scheduler_of(), StageTimes()
         puppet.clock = loop
         session = Session("a", puppet, scheduler, SessionConfig(), latencies)
         async with asyncio.TaskGroup() as tasks:
@@ -292,7 +291,7 @@ def test_first_frame_and_interrupt_tail_are_measured(virtual, make_puppet):
 
 def test_sessions_of_an_avatar_stand_at_the_same_place_of_its_loop(virtual, make_puppet):
     async def main(loop):
-        puppet, scheduler = make_puppet(), Scheduler()
+        puppet, scheduler = make_puppet(), scheduler_of()
         puppet.clock = loop
         first, second = (Session(name, puppet, scheduler, SessionConfig()) for name in "ab")
         async with asyncio.TaskGroup() as tasks:

@@ -8,7 +8,6 @@ from player import LEAD, Player, at_48k, openings, speech
 
 from engine.audio import PcmResampler
 from engine.errors import ProtocolError, SpeechFormatError
-from engine.live.pipeline import finish
 from engine.media import SAMPLES_PER_FRAME, PlaybackFinished, PlaybackStarted
 
 # ---- sound
@@ -173,7 +172,7 @@ def test_sound_goes_on_unchanged_while_the_machine_does_nothing(player):
     assert player.events[-1] == PlaybackFinished("a", len(pcm), False)
 
 
-def test_a_line_that_runs_dry_in_the_middle_of_a_frame_is_filled_with_silence(player):
+def test_a_segment_that_runs_dry_in_the_middle_of_a_frame_is_filled_with_silence(player):
     pcm = np.full(20 * 1920 + 77, 3000, np.int16)
     player.say("a", pcm, end=False)
     player.emit(6)
@@ -265,12 +264,11 @@ def test_speech_that_waited_is_resampled_step_by_step_when_its_turn_comes(player
     assert sum(resampled) <= SAMPLES_PER_FRAME, "nothing yet: the networks have not asked for it"
     most = 0
     while not player.timeline.idle:
-        while job := player.timeline.next_job(player.timeline.next_frame, player.lead):
-            resampled.clear()
-            job = player.timeline.take(job)
-            most = max(most, sum(resampled))
-            finish(player.timeline, job, player.puppet.perform(job), player.lead)
         resampled.clear()
+        while job := player.timeline.take(player.timeline.next_frame, player.lead):
+            most = max(most, sum(resampled))
+            player.finish(job)
+            resampled.clear()
         player.timeline.emit()
         most = max(most, sum(resampled))
     steps_at_most = 9  # frames: one step and its lookahead, and what the filter holds back

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 
 import numpy as np
 import pytest
 from player import CONFIG, LEAD, Player, at_48k, openings, speech
 
 from engine.errors import CapacityError
-from engine.live.pipeline import finish
-from engine.live.timeline import MAX_UTTERANCES, HearJob, PaintJob
+from engine.live.job import LipsJob, PaintJob
+from engine.live.timeline import MAX_UTTERANCES
 from engine.media import SAMPLES_PER_FRAME, PlaybackFinished
 
 # ---- barge-in
@@ -43,7 +44,7 @@ def bring_to(player, moment):
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("times", [1, 2])
-@pytest.mark.parametrize("in_flight", [None, HearJob, PaintJob])
+@pytest.mark.parametrize("in_flight", [None, LipsJob, PaintJob])
 def test_a_cancel_silences_the_very_next_frame_and_closes_the_mouth(make_puppet, opening_of, moment, times, in_flight):
     player = Player(make_puppet())
     bring_to(player, moment)
@@ -52,12 +53,12 @@ def test_a_cancel_silences_the_very_next_frame_and_closes_the_mouth(make_puppet,
     names = {e.utterance for e in player.events if isinstance(e, PlaybackFinished)}
     job = None
     if in_flight is not None and moment in ("arrived", "anchored", "mid-word", "late-in-speech"):
-        job = _begin(player, in_flight)
+        job = player.take(in_flight)
     played = sum(u.samples.any() for u in player.units)
     for _ in range(times):
         player.timeline.cancel()
     if job is not None:
-        finish(player.timeline, job, player.puppet.perform(job), LEAD)
+        player.finish(job)
     epoch = player.timeline.epoch
     player.emit(30)
     after = player.units[before:]
@@ -78,19 +79,6 @@ def test_a_cancel_silences_the_very_next_frame_and_closes_the_mouth(make_puppet,
     assert player.timeline.buffered_ms == 0 and player.timeline.idle
 
 
-def _begin(player, kind):
-    """Begin a job of that kind if there is one."""
-    for _ in range(1000):
-        job = player.timeline.next_job(player.timeline.next_frame, LEAD)
-        if job is None:
-            return None
-        job = player.timeline.take(job)
-        if isinstance(job, kind):
-            return job
-        finish(player.timeline, job, player.puppet.perform(job), LEAD)
-    return None
-
-
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_new_speech_right_after_a_cancel_is_said_whole(player, moment):
     bring_to(player, moment)
@@ -109,12 +97,10 @@ def test_no_picture_of_cancelled_speech_is_shown_afterwards(make_puppet):
     player = Player(make_puppet())
     player.say("a", speech(1.0))
     player.emit(LEAD + 4)
-    player.jobs_a_frame = 0
-    while player.timeline.next_frame in player.timeline._pictures:
-        player.emit()
+    player.until_late()
     job = player.take(PaintJob)
     shown = player.emit().image  # the picture of this frame is late
-    finish(player.timeline, job, player.puppet.perform(job), LEAD)
+    player.finish(job)
     player.timeline.cancel()
     assert player.emit().image is shown  # a closing picture could not be painted yet
 
@@ -123,14 +109,12 @@ def test_a_picture_of_cancelled_speech_is_dropped_though_its_frame_was_asked_for
     player = Player(make_puppet())
     player.say("a", speech(1.0))
     player.emit(LEAD + 4)
-    player.jobs_a_frame = 0
-    while player.timeline.next_frame in player.timeline._pictures:
-        player.emit()
+    player.until_late()
     old = player.take(PaintJob)
     player.timeline.cancel()
     new = player.take(PaintJob)
     assert new.due == old.due
-    finish(player.timeline, old, player.puppet.perform(old), LEAD)
+    player.finish(old)
     assert not player.emit().fresh
 
 
@@ -195,9 +179,8 @@ def test_a_skipped_frame_repeats_the_last_picture_and_says_so(make_puppet):
     player.say("a", speech(1.0))
     player.work(50)
     for _ in range(12):
-        fresh_expected = player.timeline.next_frame in player.timeline._pictures
         unit = player.emit()
-        assert unit.fresh is fresh_expected
+        assert unit.fresh is (unit.index in {job.due for job in player.puppet.painted})
         if not unit.fresh and unit.index:
             assert unit.image is player.units[-2].image
 
@@ -206,18 +189,16 @@ def test_pictures_never_go_back_in_time(make_puppet):
     player = Player(make_puppet())
     player.say("a", speech(2.0))
     player.emit(LEAD + 4)
-    player.jobs_a_frame = 0
-    while player.timeline.next_frame in player.timeline._pictures:
-        player.emit()
+    player.until_late()
     slow = player.take(PaintJob)
     player.emit()
     quick = player.take(PaintJob)
     assert quick.due > slow.due
-    finish(player.timeline, quick, player.puppet.perform(quick), LEAD)
+    player.finish(quick)
     while player.timeline.next_frame <= quick.due:
         player.emit()
     assert player.emit().image[0, 0, 0] == quick.base
-    finish(player.timeline, slow, player.puppet.perform(slow), LEAD)
+    player.finish(slow)
     assert player.emit().image[0, 0, 0] == quick.base
 
 
@@ -231,12 +212,11 @@ def test_a_slow_painter_still_shows_pictures_at_its_own_rate(make_puppet, frames
         player.push("a", pcm[n * 960 : (n + 1) * 960])
         while job is None or not left:
             if job is not None:
-                finish(player.timeline, job, player.puppet.perform(job), player.lead)
-            job = player.timeline.next_job(player.timeline.next_frame + frames_a_picture - 1, player.lead)
+                player.finish(job)
+            job = player.timeline.take(player.timeline.next_frame + frames_a_picture - 1, player.lead)
             if job is None:
                 break
-            job = player.timeline.take(job)
-            left = frames_a_picture if isinstance(job, PaintJob) and job.lips is not None else 0
+            left = frames_a_picture if job.stage == "picture" else 0
         left = max(0, left - 1)
         player.emit()
     first, last = [next(u.index for u in order if u.speaking) for order in (player.units, player.units[::-1])]
@@ -255,15 +235,26 @@ def test_the_avatar_idles_through_its_loop_before_and_after_speech(player):
     assert all(u.fresh for u in player.units)
 
 
-def test_memory_stays_bounded_over_a_long_utterance(player):
+def test_memory_stays_bounded_over_a_long_utterance(make_puppet):
+    pictures, segments = [], set()
+
+    class Watched(make_puppet):
+        def outcome_of(self, job):
+            outcome = super().outcome_of(job)
+            if isinstance(job, LipsJob):
+                segments.add(job.segment)
+            else:
+                pictures.append(weakref.ref(outcome))
+            self.painted.clear()
+            return outcome
+
+    player = Player(Watched())
     player.timeline.start_utterance("a", 16_000, 1)
     packet = speech(0.04, 16_000)
     for _ in range(1500):
         player.push("a", packet)
         player.emit()
         player.units[:-1] = [None] * (len(player.units) - 1)
-    (segment,) = player.timeline._segments
+    (segment,) = segments
     assert len(segment.lips) <= CONFIG.lead_frames + 4 and segment.buffered_samples < 48_000
-    assert (
-        len(player.timeline._pictures) <= CONFIG.lead_frames and len(player.timeline._asked) <= 3 * CONFIG.lead_frames
-    )
+    assert len(pictures) > 1000 and sum(picture() is not None for picture in pictures) <= CONFIG.lead_frames + 2

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from chunked import run_chunked
 from torch import Tensor
 
-from engine.models.state import batch, run_chunked, unbatch
+from engine.models.state import batch, unbatch
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ def test_batched_states_come_apart_again() -> None:
     ]
     first, second = unbatch(together, 2)
     assert torch.equal(second.count, _outer(10).count) and torch.equal(first.parts[0].total, _outer(0).parts[0].total)
+    assert first.count.untyped_storage().nbytes() == first.count.nbytes, "it keeps none of the batch in memory"
 
 
 def test_run_chunked_hands_the_state_on() -> None:

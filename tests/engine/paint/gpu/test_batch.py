@@ -19,9 +19,8 @@ from engine.avatar.avatar import Avatar
 from engine.backends import graphs
 from engine.backends.cpu import CpuBackend
 from engine.errors import AvatarFileError, SettingError
-from engine.live.offline import speak
+from engine.live.job import PaintJob
 from engine.live.pipeline import AvatarPipeline
-from engine.live.timeline import PaintJob
 from engine.models.morphable import load_face_model
 from engine.models.renderer import RendererConfig
 from engine.paint.align import triangles
@@ -189,11 +188,11 @@ def test_a_frame_that_cannot_be_read_fails_its_picture_and_no_other(backend, ava
 
 def test_the_performer_measures_its_batches_on_a_canvas(backend, avatar, model):
     costs = AvatarPipeline(backend, avatar, model).warm()
-    assert costs.seconds.keys() == {"hear", "picture", "idle"} and costs.seconds["picture"][1] > 0
+    assert costs.seconds.keys() == {"lips", "picture", "idle"} and costs.seconds["picture"][1] > 0
 
 
 def test_speech_looks_the_same_through_a_canvas(backend, reference, avatar, model, speech_wav):
     pcm = read_speech(speech_wav)[24_000:48_000]
-    spoken = [list(speak(AvatarPipeline(b, avatar, model), pcm)) for b in (backend, reference)]
+    spoken = [list(AvatarPipeline(b, avatar, model).speak(pcm)) for b in (backend, reference)]
     assert len(spoken[0]) == len(spoken[1]) > 12
     assert all(psnr(unit.image, expected.image) > ALIKE_DB for unit, expected in zip(*spoken, strict=True))

@@ -15,8 +15,8 @@ from engine.avatar.avatar import Avatar
 from engine.backends.cpu import CpuBackend
 from engine.backends.cuda import CudaBackend, cuda_device
 from engine.backends.tensorrt.runner import open_backend
+from engine.live.job import PaintJob
 from engine.live.pipeline import AvatarPipeline
-from engine.live.timeline import PaintJob
 from engine.models.morphable import load_face_model
 from engine.models.renderer import RendererConfig
 from engine.paint.gpu.painter import GpuPainter, paint

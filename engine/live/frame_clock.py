@@ -1,0 +1,44 @@
+"""When the frames of a session go out: 25 a second from its start, on the event loop's clock."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+from engine.media import FPS
+
+FRAME_S = 1 / FPS
+
+
+class FrameClock:
+    """Create it on the event loop; frames count from the last `start`."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._began_s = 0.0
+
+    def start(self) -> float:
+        """Let frame 0 begin now; the loop time of that."""
+        self._began_s = self.now_s
+        return self._began_s
+
+    @property
+    def now_s(self) -> float:
+        """Loop time."""
+        return self._loop.time()
+
+    def due_s(self, frame: int) -> float:
+        """Loop time at which a frame is complete and goes out."""
+        return self._began_s + (frame + 1) * FRAME_S
+
+    def late_s(self, frame: int) -> float:
+        """By how much a frame that has not gone out is late; negative before its time."""
+        return self.now_s - self.due_s(frame)
+
+    def skip(self, seconds: float) -> None:
+        """Let all frames that have not gone out be due so much later."""
+        self._began_s += seconds
+
+    def frames_too_soon(self, next_frame: int, cost_s: float) -> int:
+        """How many frames from `next_frame` on are due too soon for work that takes `cost_s`."""
+        return max(0, math.ceil((cost_s + self.late_s(next_frame)) / FRAME_S))
