@@ -1,9 +1,11 @@
-"""The engine: speech in, pictures with their sound out. No network.
+"""The engine: speech in, pictures with their sound out. It uses no network.
 
 from engine import speak
 
 for unit in speak("anna.avatar", "speech.wav"):
     show(unit.image, unit.samples)
+
+docs/python.md shows the public names, which are those of `__all__`, at work.
 """
 
 from __future__ import annotations
@@ -14,17 +16,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engine.avatar.avatar import Avatar
     from engine.commands.dub import dub
+    from engine.errors import PersonaStreamError
     from engine.live.engine import Engine
     from engine.live.offline import speak
     from engine.live.session import Session
-    from engine.media import MediaUnit
+    from engine.media import MediaUnit, PlaybackFinished, PlaybackStarted
 
-__all__ = ["Avatar", "Engine", "MediaUnit", "Session", "dub", "speak"]
+__all__ = [
+    "Avatar",
+    "Engine",
+    "MediaUnit",
+    "PersonaStreamError",
+    "PlaybackFinished",
+    "PlaybackStarted",
+    "Session",
+    "dub",
+    "speak",
+]
 
 _MODULES = {
     "Avatar": "engine.avatar.avatar",
     "Engine": "engine.live.engine",
     "MediaUnit": "engine.media",
+    "PersonaStreamError": "engine.errors",
+    "PlaybackFinished": "engine.media",
+    "PlaybackStarted": "engine.media",
     "Session": "engine.live.session",
     "dub": "engine.commands.dub",
     "speak": "engine.live.offline",
@@ -32,7 +48,11 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: `import engine.errors` alone does not load torch (PEP 562)."""
+    """Import a public name when it is first used, so that `import engine.errors` does not load torch (PEP 562)."""
     if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; its names are {', '.join(__all__)}")
     return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,19 +1,18 @@
-"""Every default of the runtime, once. The command lines are made from these dataclasses."""
+"""The settings of the engine and their defaults. Command lines are made from these dataclasses."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-MAX_LOAD = 0.9  # of the device's time; the rest is for what comes up while a batch is under way
-
+MAX_LOAD = 0.9  # of the device's time; the rest is for work that comes up while a batch runs
 
 Quality = Literal["best", "fast"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """What the networks run on, and how finely they paint."""
+    """The device of the networks, and the resolution of their pictures."""
 
     device: str = "auto"  # auto, cpu, cuda or cuda:N; auto: the first GPU that works and has room, else the CPU
     quality: Quality | None = None  # best: large faces at 512 px; fast: all at 256 px; None: best on the CPU alone
@@ -21,7 +20,7 @@ class ComputeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowConfig:
-    """How speech is cut into windows on the 25 Hz grid (frames of 40 ms). Trained weights carry their own."""
+    """The windows of the speech encoder, in frames of 40 ms. Trained weights carry their own."""
 
     left_frames: int = 25  # 1 s of context, enough for a syllable's neighbourhood and the speaker's level
     step_frames: int = 4
@@ -30,10 +29,10 @@ class WindowConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SessionConfig:
-    """One conversation."""
+    """Speech, mouth and buffers of a session."""
 
     attack_frames: int = 3  # idle -> speech, in geometry: short, or the first syllable is lost
     crossfade_frames: int = 5  # speech -> idle, in geometry
-    release_frames: int = 8  # silence played through the network after the last word, so that it closes the mouth
+    release_frames: int = 8  # silence through the networks after the last word, which closes the mouth
     lead_frames: int = 8  # pictures made ahead of the frame that is due; bounds memory and the cost of a barge-in
-    buffered_speech_ms: int = 30_000  # beyond this, push_audio waits
+    buffered_speech_ms: int = 30_000  # push_audio waits while so much is buffered

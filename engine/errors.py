@@ -1,20 +1,44 @@
-"""Every exception that the project raises on purpose.
+"""The errors that the engine raises on purpose. Each message says what was found, what was expected and the remedy.
 
-A message says what was found, what was expected and what to do about it.
+    PersonaStreamError          root of the tree
+    ├── MediaError              a video or sound file cannot be used
+    │   ├── NotAVideoError      it is no video
+    │   ├── CorruptVideoError   it is a video that does not decode
+    │   ├── ClipTooShortError   it is too short to enrol a speaker
+    │   ├── SpeechFormatError   a sample rate, channel count or encoding that the engine does not take
+    │   └── FaceError           the clip shows no face that an avatar can be made from
+    │       ├── NoFaceError         no face
+    │       ├── SeveralFacesError   more than one
+    │       ├── FaceTooSmallError   too few pixels
+    │       └── YawTooLargeError    turned away too far
+    ├── AvatarFileError         an `.avatar` file is missing, damaged, of an unknown format, or of other weights
+    ├── WeightsError            a weights file is missing, damaged, or of another network
+    ├── OutputError             an output file cannot be written
+    ├── ExportError             a network cannot be written as ONNX, or the file does not answer as torch does
+    ├── PlanError               a TensorRT plan cannot be built, loaded or run on this machine
+    ├── DeviceError             the device is missing or cannot run the networks
+    ├── SettingError            a setting on the command line is out of its range
+    ├── UnknownAvatarError      no avatar has that name
+    ├── SessionClosedError      the session has ended
+    ├── CapacityError           the machine is full; retryable
+    │   └── DrainingError       the server shuts down and begins nothing new; retryable
+    └── ProtocolError           a client sent something that the speech protocol does not allow
+
+The errors of the server alone are in `streaming/errors.py`.
 """
 
 from __future__ import annotations
 
 
 class PersonaStreamError(Exception):
-    """Root of the tree; `code` is the stable name used in HTTP problems and websocket errors."""
+    """Root of the tree; `code` is its stable name in HTTP problems and websocket errors."""
 
     code = "internal"
     retryable = False  # whether the same request may succeed later, unchanged
 
 
 class MediaError(PersonaStreamError):
-    """A video or sound file cannot be used. `at_s` is the place in the file, where there is one."""
+    """A video or sound file cannot be used. `at_s`: the place of the fault in the file, if it has one."""
 
     code = "media"
 
@@ -70,19 +94,19 @@ class AvatarFileError(PersonaStreamError):
 
 
 class WeightsError(PersonaStreamError):
-    """A weights file is missing, damaged, or does not fit the network it was loaded into."""
+    """A weights file is missing, damaged, or does not fit its network."""
 
     code = "weights"
 
 
 class OutputError(PersonaStreamError):
-    """A file that was asked for cannot be written."""
+    """An output file cannot be written."""
 
     code = "output"
 
 
 class ExportError(PersonaStreamError):
-    """A network cannot be written as ONNX, or what was written does not answer as torch does."""
+    """A network cannot be written as ONNX, or the file does not answer as torch does."""
 
     code = "export"
 
@@ -94,13 +118,13 @@ class PlanError(PersonaStreamError):
 
 
 class DeviceError(PersonaStreamError):
-    """The device that was asked for is not there, or does not take what it is to run."""
+    """The device is missing, or cannot run the networks."""
 
     code = "device"
 
 
 class SettingError(PersonaStreamError):
-    """A number on the command line is out of its range."""
+    """A setting on the command line is out of its range."""
 
     code = "setting"
 

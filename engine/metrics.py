@@ -1,4 +1,4 @@
-"""How long the stages take: counts and recent durations, cheap enough for every frame."""
+"""Durations of stages for reports: counts, totals and recent percentiles, cheap enough for every frame."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RECENT = 512
 
 
 class StageTimes:
-    """Durations by stage name; percentiles are over the last 512 of each. `observers` are told every one of them."""
+    """Durations by stage name; percentiles are over the last 512 of each. Every duration goes to the `observers`."""
 
     def __init__(self) -> None:
         self.observers: list[Callable[[str, float], None]] = []
@@ -23,6 +23,7 @@ class StageTimes:
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
+        """Observe the duration of the block, unless it raises."""
         began = time.perf_counter()
         yield
         self.observe(stage, time.perf_counter() - began)
@@ -39,7 +40,7 @@ class StageTimes:
         return sorted(self._recent.copy())  # the inference thread may add one meanwhile
 
     def percentile_ms(self, stage: str, percent: float) -> float:
-        """0 for a stage that has not run."""
+        """A percentile of the recent durations; 0 for a stage that has not run."""
         recent = list(self._recent[stage].copy()) if stage in self._recent else []
         return float(np.percentile(recent, percent)) * 1000 if recent else 0.0
 

@@ -17,7 +17,7 @@ class Policy(Enum):
 
 
 class QueueClosed(Exception):
-    """The queue was closed and, for a reader, nothing is left in it."""
+    """The queue is closed; readers get it when nothing is left in the queue."""
 
 
 class MediaQueue(Generic[Item]):
@@ -61,6 +61,7 @@ class MediaQueue(Generic[Item]):
             raise StopAsyncIteration from None
 
     async def put(self, item: Item) -> None:
+        """Append `item`, by the policy of a full queue. Raises QueueClosed."""
         async with self._changed:
             if self._policy is Policy.WAIT:
                 await self._changed.wait_for(lambda: self._closed or self._has_room(item))
@@ -79,6 +80,7 @@ class MediaQueue(Generic[Item]):
             self._changed.notify_all()
 
     async def get(self) -> Item:
+        """Wait for the oldest item and remove it. Raises QueueClosed."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._closed or bool(self._items))
             if not self._items:
@@ -92,7 +94,7 @@ class MediaQueue(Generic[Item]):
         return not self._items or self._used + self._size(item) <= self._capacity
 
     async def close(self) -> None:
-        """Readers still get what is queued, then QueueClosed; writers get it at once. Idempotent."""
+        """Readers still get the queued items, then QueueClosed; writers get QueueClosed at once. Idempotent."""
         async with self._changed:
             self._closed = True
             self._changed.notify_all()
