@@ -1,4 +1,4 @@
-"""Measures the engine on this machine: what each stage costs, and what that allows."""
+"""The command `personastream bench`: the cost of every stage on this machine, and the speed of all of them."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from engine.metrics import StageTimes
 from engine.models.weights import load_face_model
 
 TRIALS = 10
-MIN_S, MAX_S = 2.0, 3600.0  # less holds too few windows to speak of percentiles; more only fills the memory
-WEIGHED = 4  # sessions opened to see what one takes
+MIN_S, MAX_S = 2.0, 3600.0  # less has too few windows for percentiles; more only fills the memory
+WEIGHED = 4  # sessions opened to measure the memory of one
 PAGE_BYTES = resource.getpagesize()
 
 
 class Figures(TypedDict):
-    """`fps`: new pictures a second with all stages counted; `first_frame_ms`: from the arrival of the speech that
-    the first frame needs (`algorithmic_ms` of it) to its picture, p95; `stage_ms`: p50 and p99 of each stage.
+    """fps: new pictures a second through all stages.  first_frame_ms: from the arrival of the speech that the first
+    frame needs, `algorithmic_ms` of it, to its picture, p95.  stage_ms: p50 and p99 of each stage.
 
-    `memory_mb`: the most that the process ever had. `avatar_mb`, `session_mb`: what one avatar more and one session
-    more that talks add to it, and `device_mb`, `device_avatar_mb` the same on the GPU (0 on a CPU), where sessions
-    have nothing of their own. `fallback`: why it is no faster device that the machine seems to offer."""
+    memory_mb: the peak of the process.  avatar_mb, session_mb: of one more avatar, and of one more session that talks.
+    device_mb, device_avatar_mb: the same on the GPU, 0 on a CPU; sessions take none there.  fallback: why a faster
+    device that the machine seems to offer is not used."""
 
     device: str
     fallback: str
@@ -61,12 +61,12 @@ class Figures(TypedDict):
 
 
 def bench(avatar: Path, speech: Path | None, seconds: float, backend: Backend | None = None) -> Figures:
-    """Drive `avatar` with `speech` (or noise: the cost does not depend on what is said) as fast as it goes.
+    """Let `avatar` say `speech` for so long as fast as it goes. Without speech it says noise, which costs the same.
 
-    Raises SettingError for `seconds` outside 2 to 3600."""
+    Raises SettingError for `seconds` outside 2 to 3600; AvatarFileError, SpeechFormatError, WeightsError."""
     pcm = speech_of(speech, seconds)
     backend = backend or CpuBackend.embedded()
-    first = _ready(backend, avatar)  # brings libraries, compiles and warms, which is not an avatar's
+    first = _ready(backend, avatar)  # loads libraries, compiles and warms up, which a second avatar does not
     before = resident_mb(), _device_mb(backend)
     pipeline = _ready(backend, avatar)
     avatar_mb, device_avatar_mb = resident_mb() - before[0], _device_mb(backend) - before[1]
@@ -96,14 +96,14 @@ def bench(avatar: Path, speech: Path | None, seconds: float, backend: Backend | 
 
 
 def _ready(backend: Backend, avatar: Path) -> AvatarPipeline:
-    """A pipeline that has painted."""
+    """A pipeline that has painted a picture."""
     pipeline = AvatarPipeline(backend, Avatar.open(avatar, quality=backend.quality), load_face_model())
     pipeline.perform(PaintJob(pipeline.avatar.loop.start, pipeline.rest, 0, 0))
     return pipeline
 
 
 def resident_mb() -> float:
-    """What of this process is in memory now, on Linux; what the C library keeps free is given back first."""
+    """The resident memory of this process, on Linux, after the C library has returned what it keeps free."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
         trim(0)
@@ -111,12 +111,12 @@ def resident_mb() -> float:
 
 
 def _device_mb(backend: Backend) -> float:
-    """What tensors take on the GPU."""
+    """The memory of tensors on the GPU."""
     return torch.cuda.memory_allocated(backend.device) / 2**20 if backend.device.type == "cuda" else 0.0
 
 
 def _session_mb(pipeline: AvatarPipeline, pcm: np.ndarray) -> float:
-    """What a session that talks takes, with all the pictures that it makes ahead."""
+    """The memory of a session that talks, with all the pictures that it makes ahead."""
     before = resident_mb()
     timelines = [pipeline.new_timeline(SessionConfig()) for _ in range(WEIGHED)]
     for timeline in timelines:
@@ -128,8 +128,8 @@ def _session_mb(pipeline: AvatarPipeline, pcm: np.ndarray) -> float:
 
 
 def speech_of(path: Path | None, seconds: float) -> np.ndarray:
-    """The sound file, or noise, as long as that: int16 [N] at 48 kHz. Raises SettingError for less than 2 s or more
-    than 3600, SpeechFormatError."""
+    """The sound file, or noise, cut or repeated to that length: int16 [N] at 48 kHz. Raises SettingError for less than
+    2 s or more than 3600 s, SpeechFormatError."""
     if not MIN_S <= seconds <= MAX_S:
         raise SettingError(f"--seconds {seconds:g}: expected {MIN_S:g} to {MAX_S:g}; the default is 10")
     samples = round(seconds * SAMPLE_RATE_HZ)
@@ -139,10 +139,10 @@ def speech_of(path: Path | None, seconds: float) -> np.ndarray:
 
 
 def _first_frame_s(pipeline: AvatarPipeline, pcm: np.ndarray, latency_ms: int) -> float:
-    """Seconds from pushing the first latency_ms of speech to the first picture with moving lips."""
+    """Seconds from pushing the first `latency_ms` of speech to the first picture with moving lips."""
     timeline = pipeline.new_timeline(SessionConfig())
     timeline.start_utterance("speech", SAMPLE_RATE_HZ, 1)
-    needed_ms = latency_ms + 10  # and the resampler's own delay
+    needed_ms = latency_ms + 10  # and the delay of the resampler
     began = time.perf_counter()
     timeline.push_audio("speech", pcm[: needed_ms * SAMPLE_RATE_HZ // 1000].tobytes())
     while True:
@@ -157,18 +157,19 @@ def _first_frame_s(pipeline: AvatarPipeline, pcm: np.ndarray, latency_ms: int) -
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Measure what every stage costs on this machine with this avatar."""
+    """Measure the cost of every stage on this machine with this avatar."""
 
     avatar: tyro.conf.Positional[Path]
     speech: Path | None = None
-    """Speech to drive it with; noise where none is given."""
+    """A sound file for the avatar to say; noise by default, which costs the same."""
     seconds: float = 10.0
+    """Length of the speech: 2 to 3600."""
     sessions: bool = False
-    """Let more and more sessions speak at once as well, until 1 % of their pictures come too late."""
+    """Also let more and more sessions speak at once, until 1 % of their pictures are late."""
     json: bool = False
     """Print one JSON object instead of tables."""
     plot: Path | None = None
-    """Draw load and lateness against sessions into this picture (.png, .svg, .pdf); means --sessions."""
+    """Draw load and lateness against sessions into this picture (.png, .svg, .pdf); implies --sessions."""
     compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
 
     def run(self) -> int:
@@ -176,23 +177,22 @@ class Bench:
             check_chart(self.plot)
         backend = backend_for(self.compute.device, self.compute.quality)
         figures = bench(self.avatar, self.speech, self.seconds, backend)
-        found = self._ramp(backend) if self.sessions or self.plot else None
-        if self.plot and found:
-            draw_ramp(found, figures["device"], self.plot)
+        capacity: Ramp | None = None
+        if self.sessions or self.plot:
+            capacity = asyncio.run(ramp(self.avatar, speech_of(self.speech, self.seconds), backend))
+        if self.plot and capacity:
+            draw_ramp(capacity, figures["device"], self.plot)
         if self.json:
-            steps = {} if found is None else found | {"steps": [asdict(step) for step in found["steps"]]}
+            steps = {} if capacity is None else capacity | {"steps": [asdict(step) for step in capacity["steps"]]}
             print(json.dumps(figures | steps, indent=2))
             return 0
-        _tell(figures)
-        if found is not None:
-            _tell_ramp(found)
+        _print_figures(figures)
+        if capacity is not None:
+            _print_ramp(capacity)
         return 0
 
-    def _ramp(self, backend: Backend) -> Ramp:
-        return asyncio.run(ramp(self.avatar, speech_of(self.speech, self.seconds), backend))
 
-
-def _tell(figures: Figures) -> None:
+def _print_figures(figures: Figures) -> None:
     table = Table("stage", "p50 ms", "p99 ms", title=f"{figures['device']}, {figures['threads']} threads")
     for stage, (median, worst) in figures["stage_ms"].items():
         table.add_row(stage, f"{median:.1f}", f"{worst:.1f}")
@@ -205,9 +205,9 @@ def _tell(figures: Figures) -> None:
     print(f"first frame {figures['first_frame_ms']:.0f} ms (p95) {latency}")
 
 
-def _tell_ramp(found: Ramp) -> None:
+def _print_ramp(capacity: Ramp) -> None:
     table = Table("sessions", "load", "p50 late ms", "p99 late ms")
-    for step in found["steps"]:
+    for step in capacity["steps"]:
         table.add_row(f"{step.sessions}", f"{step.load:.0%}", f"{step.p50_late_ms:.1f}", f"{step.p99_late_ms:.1f}")
     Console().print(table)
-    print(f"{found['sessions']} sessions with a p99 below {found['deadline_ms']:.0f} ms")
+    print(f"{capacity['sessions']} sessions with a p99 below {capacity['deadline_ms']:.0f} ms")

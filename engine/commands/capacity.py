@@ -1,4 +1,4 @@
-"""How many sessions one device carries: more and more of them speak, until their pictures come too late."""
+"""The number of sessions that one device carries: more and more of them speak, until their pictures are late."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from engine.metrics import StageTimes
 
 DEADLINE_MS = 1000 / FPS
 MOST_SESSIONS = 1024
-SPREAD_S = 1.0  # they do not begin all at once: neither do people
+SPREAD_S = 1.0  # sessions begin to speak over this time, not all at once
+SUFFIXES = (".png", ".svg", ".pdf")  # of a chart
 
 
 @dataclass(frozen=True)
 class Step:
-    """So many sessions spoke beside each other, which should have taken `load` of the device's time by what its batches
-    took at the start.
+    """One number of sessions that spoke beside each other.
 
-    How late their pictures were, over all frames with speech: a frame that shows the picture of n frames before it is
-    n times 40 ms late, and a frame may go out late itself. Stage times are one picture's or speech step's share of its
-    batch, p50 and p99.
+    load: the share of the device's time that they need by the times of its batches at the start.  p50_late_ms,
+    p99_late_ms: of their pictures, over all frames with speech. A frame that shows the picture of n frames before it is
+    n times 40 ms late, besides going out late itself.  stage_ms: p50 and p99 of each stage; the time of a batch is
+    divided among its pictures or speech steps.
     """
 
     sessions: int
@@ -42,7 +43,7 @@ class Step:
 
 
 class Ramp(TypedDict):
-    """`sessions`: the most of them with a p99 below `deadline_ms`; `batch_ms`: by stage and size."""
+    """sessions: the most of them with a p99 below `deadline_ms`.  batch_ms: by stage and size."""
 
     sessions: int
     deadline_ms: float
@@ -51,7 +52,7 @@ class Ramp(TypedDict):
 
 
 async def ramp(avatar: Path, pcm: np.ndarray, backend: Backend | None = None) -> Ramp:
-    """Let 1, 2, 4, … sessions of `avatar` say pcm [N] int16 (48 kHz), then look for the most between the last two."""
+    """Let 1, 2, 4, … sessions of `avatar` say pcm [N] int16 at 48 kHz, then search between the last two numbers."""
     async with Engine({"avatar": avatar}, max_sessions=MOST_SESSIONS, backend=backend, max_load=math.inf) as engine:
         steps: list[Step] = []
         good, bad = 0, MOST_SESSIONS + 1
@@ -77,15 +78,15 @@ async def _step(engine: Engine, count: int, pcm: np.ndarray) -> Step:
         late = [
             tasks.create_task(_lateness_ms(session, pcm, SPREAD_S * i / count)) for i, session in enumerate(sessions)
         ]
-    while engine.sessions:
-        await asyncio.sleep(1 / FPS)
+    for session in sessions:
+        await session.ended()
     p50, p99 = np.percentile(np.concatenate([task.result() for task in late]), (50, 99))
     stages = {stage: (times.percentile_ms(stage, 50), times.percentile_ms(stage, 99)) for stage in times.stages}
     return Step(count, load, float(p50), float(p99), stages)
 
 
 async def _lateness_ms(session: Session, pcm: np.ndarray, wait_s: float) -> np.ndarray:
-    """How late the pictures are of every frame in which `session` says pcm after so long a wait; it is closed then."""
+    """How late the picture of each frame is in which `session` says pcm after a wait; then the session is closed."""
     units, loop = session.subscribe(), asyncio.get_running_loop()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_say(session, pcm, wait_s))
@@ -108,18 +109,15 @@ async def _say(session: Session, pcm: np.ndarray, wait_s: float) -> None:
     session.end_utterance("speech")
 
 
-SUFFIXES = (".png", ".svg", ".pdf")
-
-
-def draw_ramp(found: Ramp, device: str, path: Path) -> None:
+def draw_ramp(capacity: Ramp, device: str, path: Path) -> None:
     """Load and p99 lateness against sessions; needs matplotlib. Raises OutputError."""
     figure = importlib.import_module("matplotlib.figure").Figure(figsize=(8, 4.5), layout="constrained")
-    steps = sorted(found["steps"], key=lambda step: step.sessions)
+    steps = sorted(capacity["steps"], key=lambda step: step.sessions)
     sessions = [step.sessions for step in steps]
     late = figure.subplots()
     late.plot(sessions, [step.p99_late_ms for step in steps], "o-", color="tab:blue", label="p99 lateness")
     late.plot(sessions, [step.p50_late_ms for step in steps], "o:", color="tab:blue", label="median lateness")
-    late.axhline(found["deadline_ms"], color="tab:red", linewidth=1, label="deadline")
+    late.axhline(capacity["deadline_ms"], color="tab:red", linewidth=1, label="deadline")
     late.set(xlabel="sessions that speak", ylabel="ms late", ylim=(0, None), title=device)
     if sessions[-1] > 8 * sessions[0]:
         late.set_xscale("log", base=2)
@@ -135,7 +133,9 @@ def draw_ramp(found: Ramp, device: str, path: Path) -> None:
 
 
 def check_chart(path: Path) -> None:
-    """Minutes of measuring must not end at what is missing. Raises SettingError, OutputError."""
+    """Checked before minutes of measuring: matplotlib is there, and `path` is a picture in a folder that exists.
+
+    Raises SettingError, OutputError."""
     if importlib.util.find_spec("matplotlib") is None:
         raise SettingError("--plot needs matplotlib; pip install 'personastream[plot]'")
     if path.suffix.lower() not in SUFFIXES:

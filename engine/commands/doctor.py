@@ -1,4 +1,4 @@
-"""What works on this machine, and what to do about the rest."""
+"""The command `personastream doctor`: what works on this machine, and the remedy for what does not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from engine.models.speech import SpeechConfig
 
 @dataclass(frozen=True)
 class Finding:
-    """`ok` False means that the main job does not work; `remedy` says what to do, also for what is merely missing."""
+    """One thing that the engine needs or can use.  ok: False if avatars do not work without it.  remedy: what to do
+    about it, also where it is optional and missing."""
 
     name: str
     ok: bool
@@ -30,7 +31,7 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """Look at everything that the engine needs, one finding after the other."""
+    """Examine everything that the engine needs, one finding after the other."""
     yield _python()
     yield _library("av", "decoding and encoding")
     yield _library("mediapipe", "enrolment")
@@ -77,7 +78,7 @@ def _latency(speech: SpeechConfig) -> Finding:
 
 
 def _device() -> Finding:
-    """Which one `--device auto` takes."""
+    """The device that `--device auto` takes."""
     choice = choose("auto")
     detail = f"{describe(choice.device)}: {choice.reason}"
     return Finding("device", True, detail, "see docs/gpu.md, or choose with --device" if choice.fallback else "")
@@ -101,7 +102,7 @@ def _sound_devices() -> Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Say what works on this machine, and what to do about the rest."""
+    """Show what works on this machine, and the remedy for what does not."""
 
     def run(self) -> int:
         findings = list(examine())

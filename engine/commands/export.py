@@ -14,13 +14,13 @@ from engine.backends.graphs import Precision
 from engine.backends.onnx import parity, write
 from engine.errors import ExportError
 
-ALIKE_DB = 50.0  # what a file has to reach against torch in float32
+ALIKE_DB = 50.0  # the least PSNR of a file against torch in float32
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A written file. `psnr_db`: its outputs against torch in float32, over the range of those, the worst of all
-    outputs and batch sizes tried; infinite where they are equal."""
+    """A written file.  psnr_db: of its outputs against torch in float32, over their range: the worst of all outputs and
+    batch sizes; infinite where they are equal."""
 
     network: str
     path: Path
@@ -29,9 +29,9 @@ class Exported:
 
 
 def export_all(folder: Path, precision: Precision = "float32") -> Iterator[Exported]:
-    """Write speech.onnx, geometry.onnx and renderer.onnx into `folder`, each compared with torch.
+    """Write speech.onnx, geometry.onnx and renderer.onnx into `folder`, and compare each with torch.
 
-    Raises ExportError where the extra is missing or a file does not answer as torch does; OutputError, WeightsError.
+    Raises ExportError if the extra is missing or a file does not answer as torch does; OutputError, WeightsError.
     """
     for name in graphs.NETWORKS:
         graph, reference = graphs.load(name, precision), graphs.load(name, "float32")
@@ -45,16 +45,16 @@ def export_all(folder: Path, precision: Precision = "float32") -> Iterator[Expor
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write the networks as ONNX files for other runtimes, and say how closely those answer as torch does."""
+    """Write the networks as ONNX files for other runtimes, and show how closely they agree with torch."""
 
     out: Path
-    """The folder; it is made where there is none."""
+    """The folder; it is created if it is missing."""
     precision: Precision = "float32"
-    """That of the renderer; the others stay in float32."""
+    """Precision of the renderer; the other networks stay in float32."""
 
     def run(self) -> int:
         table = Table("file", "MB", "dB to torch", title=f"ONNX, {self.precision}")
-        for made in export_all(self.out, self.precision):
-            table.add_row(str(made.path), f"{made.size_bytes / 1e6:.1f}", f"{made.psnr_db:.0f}")
+        for file in export_all(self.out, self.precision):
+            table.add_row(str(file.path), f"{file.size_bytes / 1e6:.1f}", f"{file.psnr_db:.0f}")
         Console().print(table)
         return 0

@@ -1,4 +1,4 @@
-"""Which work goes next through the networks, and how much of it at once: pure decisions from measured times."""
+"""The choice of the next batch from measured times: pure decisions, without a clock or thread."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Generic, TypeVar
 from engine.media import FPS
 
 SIZES = (1, 2, 4, 8, 16, 32)
-PAYS = 0.9  # of the time that the next smaller size takes for each piece of work: less gain is in the measuring
-LONGEST_S = 0.5 / FPS  # nothing is interrupted: what comes up during a batch waits for its end
+PAYS = 0.9  # of the time per piece of work at the next smaller size: a smaller gain may be an error of measurement
+LONGEST_S = 0.5 / FPS  # work that comes up during a batch waits for its end
 TRIALS = 5
 SMOOTHING = 0.2  # the weight of the latest batch
 UNMEASURED_S = 0.02  # of a stage that has not run yet
@@ -22,8 +22,8 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class Pending(Generic[C]):
-    """The most urgent work of a client: its stage, the loop time at which it is due, and when the client was last
-    served. Work of one stage can be done in one batch."""
+    """The most urgent work of a client: its stage, the loop time at which it is due, and the loop time at which the
+    client was last served. Work of one stage can be done in one batch."""
 
     client: C
     stage: str
@@ -54,23 +54,24 @@ class BatchTimes:
         return self._recent_s.get(stage, self.seconds.get(stage, {1: UNMEASURED_S})[1])
 
     def sizes(self, stage: str) -> list[int]:
+        """The batch sizes that pay, in order."""
         return sorted(self.seconds.get(stage, {1: 0.0}))
 
     def batch_s(self, stage: str, count: int) -> float:
-        """Seconds of a batch of `count`, at most the largest size: those of the size that it fits into."""
+        """Seconds of a batch of `count`, which is at most the largest size: those of the next size up."""
         size = next(size for size in self.sizes(stage) if size >= count)
         return self.seconds.get(stage, {1: 0.0})[size]
 
     def each_s(self, stage: str, count: int) -> float:
-        """Seconds for each of `count` pieces of work that wait together, in the best batches up to that size."""
+        """Seconds per piece of `count` pieces of work that wait together, in the best batches up to that size."""
         return min(self.batch_s(stage, size) / size for size in self.sizes(stage) if size <= max(1, count))
 
     def load(self, sessions: int, rates_hz: Mapping[str, float]) -> float:
-        """Which share of the device's time so many sessions take that do work of these stages at these rates."""
+        """The share of the device's time that so many sessions need, each with jobs of these stages at these rates."""
         return sessions * sum(rate * self.each_s(stage, sessions) for stage, rate in rates_hz.items())
 
     def slower(self, other: BatchTimes) -> BatchTimes:
-        """The sizes that pay for both, at the longer time of the two; `other`, where nothing is known here."""
+        """For avatars that share batches: the sizes that pay for both, at the longer time of the two."""
         stages = {*self.seconds, *other.seconds}
         return BatchTimes({stage: _slower(self.seconds.get(stage), other.seconds.get(stage)) for stage in stages})
 
@@ -81,19 +82,19 @@ def _slower(one: Mapping[int, float] | None, two: Mapping[int, float] | None) ->
 
 
 def next_batch(waiting: Sequence[Pending[C]], costs: BatchTimes, now_s: float) -> list[Pending[C]]:
-    """What to do next of the work that waits: one batch, none only if nothing waits.
+    """The batch to run next; empty only if nothing waits.
 
-    The order is that of deadlines, and waiting counts like being nearer to one: on a machine that cannot do all of the
-    work, deadlines alone would serve those whose frames happen to fall first and starve the others. The first in this
-    order is always in the batch; the next of the same stage join it where that takes less time for each, and only
-    where it makes nobody late. Exactly: all work that would meet its deadline, if what waits now were done one by one
-    in this order, still does so behind this batch. As every later choice keeps to the same rule, that holds to the end.
+    Work is ordered by its deadline plus the time at which its client was last served: on a machine that cannot do all
+    of the work, deadlines alone would always serve the clients whose frames fall first and starve the others. The first
+    in this order is always in the batch. The next of the same stage join it if that takes less time per piece and makes
+    no work late. Exactly: all work that would meet its deadline if the waiting work were done one by one in this order
+    still meets it behind this batch. Every later choice keeps to the same rule, so that this holds to the end.
     """
-    order = sorted(waiting, key=lambda due: due.deadline_s + due.served_s)
+    order = sorted(waiting, key=lambda pending: pending.deadline_s + pending.served_s)
     if not order:
         return []
     stage = order[0].stage
-    alike = [due for due in order if due.stage == stage]
+    alike = [pending for pending in order if pending.stage == stage]
     best = 1
     for size in costs.sizes(stage):
         count = min(size, len(alike))
@@ -106,33 +107,33 @@ def next_batch(waiting: Sequence[Pending[C]], costs: BatchTimes, now_s: float) -
 def _makes_nobody_late(
     batch: Sequence[Pending[C]], order: Sequence[Pending[C]], costs: BatchTimes, now_s: float
 ) -> bool:
-    """Whether all that is in time one by one is also in time with `batch` before the rest, one by one."""
+    """All work that is in time one by one is also in time behind `batch`, with the rest one by one."""
     alone_s = now_s
     together_s = batch_s = now_s + costs.batch_s(batch[0].stage, len(batch))
-    joined = {id(due) for due in batch}
-    for due in order:
-        alone_s += costs.batch_s(due.stage, 1)
-        if id(due) in joined:
+    joined = {id(pending) for pending in batch}
+    for pending in order:
+        alone_s += costs.batch_s(pending.stage, 1)
+        if id(pending) in joined:
             ends_s = batch_s
         else:
-            together_s += costs.batch_s(due.stage, 1)
+            together_s += costs.batch_s(pending.stage, 1)
             ends_s = together_s
-        if alone_s <= due.deadline_s < ends_s:
+        if alone_s <= pending.deadline_s < ends_s:
             return False
     return True
 
 
 def measure(run: Callable[[int], object], sizes: Sequence[int] = SIZES) -> dict[int, float]:
-    """Seconds of run(size), warm, of the sizes that pay: 1, and those that take clearly less time for each than the
-    next smaller one of them without holding everything else up for longer than half a frame."""
-    found: dict[int, float] = {}
+    """Seconds of run(size), warm, by size, for the sizes that pay: 1, and those that take clearly less time per piece
+    than the next smaller one and at most half a frame in all."""
+    times: dict[int, float] = {}
     for size in sizes:
         seconds = _median_s(run, size)
-        if found and seconds > LONGEST_S:
+        if times and seconds > LONGEST_S:
             break
-        if not found or seconds / size < PAYS * min(s / n for n, s in found.items()):
-            found[size] = seconds
-    return found
+        if not times or seconds / size < PAYS * min(s / n for n, s in times.items()):
+            times[size] = seconds
+    return times
 
 
 def _median_s(run: Callable[[int], object], size: int) -> float:

@@ -1,6 +1,6 @@
-"""The TTS bridge: one websocket through which a client makes a session speak and hears what was played.
+"""The TTS bridge: one websocket through which a client makes a session speak and learns what was played.
 
-Messages are read ahead of what the session takes, so that a cancel is obeyed at once, not behind the speech before it.
+Messages are read ahead of the session's buffer, so that a cancel is obeyed at once, not behind the speech before it.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from streaming.speech.protocol import (
 from streaming.speech.realtime import RealtimeReader, is_realtime, truncation
 from streaming.voices.voice import Voice, find_voice
 
-LATE_UTTERANCES = 256  # interrupted ones of which something may still be on its way
+LATE_UTTERANCES = 256  # interrupted utterances whose messages may still arrive
 MAX_AHEAD_BYTES = 8 << 20  # read and not yet taken by the session: three minutes of 24 kHz mono
-MESSAGE_BYTES = 256  # of one without its sound or text, as Python holds it
-WAITING_TEXTS = 8  # more are refused: not reading the socket for minutes would also leave a cancel unread
+MESSAGE_BYTES = 256  # of a message without its sound or text, in memory
+WAITING_TEXTS = 8  # more are refused: a socket that is not read for minutes would leave a cancel unread
 
 
 class SpeechSocket:
-    """Reads messages while there is room for them: a full session, then a full inbox, is the socket's back-pressure."""
+    """Reads messages while there is room for them: back-pressure comes from a full session and then a full inbox."""
 
     def __init__(self, socket: web.WebSocketResponse, live_session: LiveSession, voices: Mapping[str, Voice]):
         self._socket = socket
@@ -53,8 +53,8 @@ class SpeechSocket:
         self._avatar = live_session.avatar
         self._session = live_session.session
         self._voices = voices
-        self._encoding = Encoding.JSON  # of the replies: what the client used last
-        self._open: dict[str, int] = {}  # utterances begun here and not ended, and the epoch that they began in
+        self._encoding = Encoding.JSON  # of the replies: the encoding of the client's last message
+        self._open: dict[str, int] = {}  # utterances begun here and not ended, and the epochs in which they began
         self._late: deque[str] = deque(maxlen=LATE_UTTERANCES)
         self._texts: MediaQueue[tuple[SpeechText, Voice, int]] = MediaQueue(WAITING_TEXTS, Policy.WAIT)
         self._waiting: deque[int] = deque()  # the epochs of those texts
@@ -65,9 +65,9 @@ class SpeechSocket:
         self._voice: tuple[asyncio.Task[None], int] | None = None  # speaks a text of that epoch
 
     async def run(self, request: web.Request) -> None:
-        """Serve until the client or the session leaves; utterances that are still open end there.
+        """Serve until the client leaves or the session ends; then utterances that are still open end.
 
-        SessionClosedError before the websocket is there if the session has ended, so that it can be told over HTTP.
+        Raises SessionClosedError before the websocket opens if the session has ended, so that HTTP can answer it.
         """
         units, changes = self._session.subscribe(1, events_only=True), self._live_session.listen()
         avatar = self._session.avatar
@@ -91,19 +91,19 @@ class SpeechSocket:
                     self._session.end_utterance(utterance)
 
     async def _listen(self) -> None:
-        """Read until the client leaves; what a message means is told by when it came, not by when it is obeyed."""
+        """Read until the client leaves. A message counts for the epoch of its arrival, however late it is obeyed."""
         async for message in self._socket:
             if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                 break
             self._encoding = encoding_of(message.data)
             try:
-                for found in self._read(message.data):
-                    if isinstance(found, SpeechCancel):
+                for command in self._read(message.data):
+                    if isinstance(command, SpeechCancel):
                         self._session.cancel()
                         self._stop_voice()
                     else:
-                        await self._inbox.put((found, self._session.epoch))
-            except QueueClosed:  # nobody obeys any more: the session has ended
+                        await self._inbox.put((command, self._session.epoch))
+            except QueueClosed:  # the session has ended
                 break
             except PersonaStreamError as error:
                 await self._send(Failure.of(error))
@@ -117,7 +117,7 @@ class SpeechSocket:
         return [message_of(found, isinstance(data, str))]
 
     async def _obey_all(self) -> None:
-        """Obey what was read, in its order, until the inbox is closed and empty, or the session has ended."""
+        """Obey the messages in their order until the inbox is closed and empty, or the session has ended."""
         async for message, epoch in self._inbox:
             try:
                 if epoch == self._session.epoch:
@@ -127,7 +127,7 @@ class SpeechSocket:
                     await self._send(Finished(message.id, 0, True))
             except SessionClosedError:
                 await self._inbox.close()
-                await self._say_why()
+                await self._close()
                 return
             except PersonaStreamError as error:
                 await self._send(Failure.of(error))
@@ -160,7 +160,7 @@ class SpeechSocket:
         self._session.end_utterance(utterance)
 
     def _is_open(self, utterance: str) -> bool:
-        """False for one that was interrupted: what was on its way is ignored. ProtocolError if it never began here."""
+        """False for an interrupted utterance, whose late messages are ignored. ProtocolError if it never began here."""
         if utterance in self._open:
             return self._open[utterance] == self._session.epoch
         if utterance in self._late:
@@ -168,7 +168,7 @@ class SpeechSocket:
         raise ProtocolError(f"utterance {utterance!r} is not open on this connection; send speech.start first")
 
     def _interrupted(self, utterance: str) -> None:
-        """Forget it, unless the same id began again since."""
+        """Forget the utterance, unless its id has begun again since."""
         if self._open.get(utterance, self._session.epoch) != self._session.epoch:
             del self._open[utterance]
             self._late.append(utterance)
@@ -176,13 +176,13 @@ class SpeechSocket:
     async def _speak_texts(self) -> None:
         async for message, voice, epoch in self._texts:
             self._waiting.popleft()
-            if self._session.epoch == epoch:  # else interrupted before its turn came
+            if self._session.epoch == epoch:  # else it was interrupted before its turn
                 async with asyncio.TaskGroup() as tasks:
                     self._voice = tasks.create_task(self._speak(message, voice, epoch)), epoch
                 self._voice = None
 
     def _stop_voice(self) -> None:
-        """End the work on a text that was interrupted, wherever it waits; a remote voice is hung up on."""
+        """Cancel the voice of a text that was interrupted; the connection to a remote voice is closed."""
         if self._voice is not None and self._voice[1] != self._session.epoch:
             self._voice[0].cancel()
 
@@ -196,7 +196,7 @@ class SpeechSocket:
         except PersonaStreamError as error:
             await self._send(Failure.of(error))
         finally:
-            if self._session.epoch == epoch:  # else the id may be another utterance's by now
+            if self._session.epoch == epoch:  # else the id may be in use again
                 with contextlib.suppress(SessionClosedError):
                     self._end(message.id)
 
@@ -207,7 +207,7 @@ class SpeechSocket:
             while True:
                 for event in (await units.get()).events:
                     await self._report_event(event)
-        await self._say_why()
+        await self._close()
 
     async def _report_event(self, event: PlaybackEvent) -> None:
         if isinstance(event, PlaybackStarted):
@@ -220,7 +220,7 @@ class SpeechSocket:
         if event.interrupted and self._realtime.owns(event.utterance):
             await self._send(truncation(event.utterance, event.position_samples))
 
-    async def _say_why(self) -> None:
+    async def _close(self) -> None:
         ending = self._live_session.ending
         await self._socket.close(code=ending.code, message=f"{ending.reason}: {ending.detail}".encode())
 
@@ -231,12 +231,12 @@ class SpeechSocket:
 
     async def _send(self, message: ServerMessage) -> None:
         data = encode(message, self._encoding)
-        with contextlib.suppress(ConnectionError):  # the client has gone, which ends `_listen`
+        with contextlib.suppress(ConnectionError):  # the client has left, which ends `_listen`
             await (self._socket.send_str(data) if isinstance(data, str) else self._socket.send_bytes(data))
 
 
 def size_of(message: ClientMessage) -> int:
-    """The bytes that a message takes while it waits."""
+    """The memory of a message while it waits."""
     match message:
         case SpeechAudio(_, pcm):
             return MESSAGE_BYTES + len(pcm)

@@ -22,7 +22,7 @@ BACKLOG_UNITS = 10
 
 
 class UnitSocket:
-    """Sends; what the client sends is not read, only its leaving."""
+    """Sends units. Messages of the client are ignored; its leaving ends the connection."""
 
     def __init__(self, socket: web.WebSocketResponse, live_session: LiveSession):
         self._socket = socket
@@ -30,7 +30,7 @@ class UnitSocket:
         self._session = live_session.session
 
     async def run(self, request: web.Request) -> None:
-        """Serve until the client or the session leaves. SessionClosedError if the session has ended before."""
+        """Serve until the client leaves or the session ends. Raises SessionClosedError if it has ended before."""
         units = self._session.subscribe(BACKLOG_UNITS)
         avatar = self._session.avatar
         try:
@@ -58,13 +58,12 @@ class UnitSocket:
     async def _send(self, message: ServerMessage) -> None:
         data = encode(message, Encoding.MSGPACK)
         assert isinstance(data, bytes)
-        with contextlib.suppress(ConnectionError):  # the client has gone, which ends `run`
+        with contextlib.suppress(ConnectionError):  # the client has left, which ends `run`
             await self._socket.send_bytes(data)
 
 
 def messages_of(unit: MediaUnit, *, whole: bool) -> Iterator[ServerMessage]:
-    """The unit with its playback events around it: the starts before it, the ends behind it. Its picture goes with it
-    if it is to be `whole`."""
+    """The unit between its playback events: starts before it, ends behind it. `whole`: with its picture."""
     for event in unit.events:
         if isinstance(event, PlaybackStarted):
             yield Started(event.utterance, event.pts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.backends.select import choose, describe
-from engine.commands.doctor import examine
+from engine.commands.doctor import Doctor, examine
 from engine.models import weights
 from engine.models.speech import SpeechConfig, SpeechEncoder
 
@@ -25,14 +25,21 @@ def test_a_whole_installation_is_well():
         assert network in findings["networks"].detail
 
 
+def test_the_command_shows_every_finding_with_its_remedy(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    assert Doctor().run() == 0
+    shown = capsys.readouterr().out
+    assert all(finding.name in shown for finding in examine())
+
+
 def test_the_latency_is_that_of_the_weights_themselves(monkeypatch, tmp_path):
     for path in weights.ASSETS.glob("*.safetensors"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     encoder = SpeechEncoder(SpeechConfig(step_frames=6))
     weights.save(encoder, tmp_path / "speech.safetensors", facts={})
     monkeypatch.setattr(weights, "ASSETS", tmp_path)
-    found = by_name()["latency"]
-    assert not found.ok and "360 ms" in found.detail
+    latency = by_name()["latency"]
+    assert not latency.ok and "360 ms" in latency.detail
 
 
 @pytest.mark.parametrize("damage", ["missing", "damaged"])
@@ -43,8 +50,8 @@ def test_broken_weights_are_found_and_the_remedy_is_told(monkeypatch, tmp_path, 
     broken = tmp_path / f"{network}.safetensors"
     broken.unlink() if damage == "missing" else broken.write_bytes(b"nonsense")
     monkeypatch.setattr(weights, "ASSETS", tmp_path)
-    found = by_name()["networks"]
-    assert not found.ok and "python -m training" in found.remedy
+    networks = by_name()["networks"]
+    assert not networks.ok and "python -m training" in networks.remedy
 
 
 def test_a_library_that_is_not_there_is_found(monkeypatch):
@@ -52,5 +59,5 @@ def test_a_library_that_is_not_there_is_found(monkeypatch):
 
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "aiortc" else real(name, *a))
-    found = by_name()["aiortc"]
-    assert not found.ok and found.remedy == "run `make setup`"
+    aiortc = by_name()["aiortc"]
+    assert not aiortc.ok and aiortc.remedy == "run `make setup`"

@@ -16,8 +16,8 @@ import torch
 from engine.audio import read_speech
 from engine.avatar.avatar import Avatar
 from engine.backends.cpu import CpuBackend
-from engine.commands.dub import dub
-from engine.config import SessionConfig
+from engine.commands.dub import Dub, dub
+from engine.config import ComputeConfig, SessionConfig
 from engine.errors import AvatarFileError, OutputError, SpeechFormatError
 from engine.live.job import PaintJob
 from engine.live.pipeline import AvatarPipeline
@@ -78,12 +78,12 @@ def test_any_packets_give_the_same_pictures(pipeline, units, pcm):
     timeline.start_utterance("a", 48_000, 1)
     for part in np.split(pcm[:48_000], range(777, 48_000, 777)):
         timeline.push_audio("a", part.tobytes())
-    made = []
+    cut_up = []
     for _ in range(12):
         while (job := timeline.take(timeline.next_frame, lead=0)) is not None:
             timeline.finish(job, pipeline.perform(job), lead=0)
-        made.append(timeline.emit())
-    for mine, whole in zip(made, units, strict=False):
+        cut_up.append(timeline.emit())
+    for mine, whole in zip(cut_up, units, strict=False):
         assert np.array_equal(mine.image, whole.image) and np.array_equal(mine.samples, whole.samples)
 
 
@@ -205,8 +205,9 @@ def test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_else(avatar_path, 
     assert out.read_bytes() == b"the old one" and sorted(tmp_path.iterdir()) == [out, wav]
 
 
-def test_a_dub_replaces_the_old_file(avatar_path, pcm, tmp_path):
+def test_the_command_replaces_the_old_file(avatar_path, pcm, tmp_path, capsys):
     wav, out = write_wav(tmp_path / "speech.wav", pcm[:9600]), tmp_path / "out.mp4"
     out.write_bytes(b"the old one")
-    dub(avatar_path, wav, out)
+    assert Dub(avatar=avatar_path, speech=wav, output=out, compute=ComputeConfig(device="cpu")).run() == 0
+    assert f"{out}: 0.5 s of video in" in capsys.readouterr().out
     assert len(read_speech(out)) > 9600 and sorted(tmp_path.iterdir()) == [out, wav]

@@ -65,8 +65,8 @@ async def test_a_cancel_overtakes_the_speech_before_it_on_the_same_connection(se
         await speech.send(SpeechEnd("next"))
         ended = {}
         while "next" not in ended:  # all that was cancelled would take minutes
-            found = await speech.receive_until(Finished)
-            ended[found.id] = found
+            finished = await speech.receive_until(Finished)
+            ended[finished.id] = finished
         assert ended["long"].interrupted and ended["long"].position_samples < 8_000 * 20
         assert ended["behind"] == Finished("behind", 0, True)
         assert ended["next"] == Finished("next", 1_600, False)
@@ -217,10 +217,10 @@ async def test_a_voice_that_fails_is_a_typed_error_and_what_it_said_is_played_to
 
     async with speaking(answer, stall_s=1.0 if fault == "stalls" else 60.0) as speech:
         await speech.send(SpeechText("t", "One sentence alone.", "remote"))
-        found = {type(message): message for message in [await speech.receive() for _ in range(1)]}
-        while not {Failure, Finished} <= set(found):
+        received = {}
+        while not {Failure, Finished} <= set(received):
             message = await speech.receive()
-            found[type(message)] = message
-        assert (found[Failure].code, found[Failure].retryable) == (code, retryable)
+            received[type(message)] = message
+        assert (received[Failure].code, received[Failure].retryable) == (code, retryable)
         sound = 12_000 if fault in ("stalls", "dies") else 0
-        assert found[Finished] == Finished("t", sound, False)
+        assert received[Finished] == Finished("t", sound, False)
