@@ -30,7 +30,7 @@ from engine.errors import AvatarFileError, CorruptVideoError
 from engine.media import FPS
 from engine.models.morphable import MorphableModel, mouth_opening
 from engine.models.weights import load_face_model
-from engine.paint.painter import FittedVideo, Painter
+from engine.paint.painter import FittedVideo, PicturePainter
 from precompute import bank
 from precompute.encode import VideoWriter
 from precompute.fit import FaceFit, fit
@@ -230,7 +230,7 @@ def _painter(
     references: dict[str, Tensor],
     model: MorphableModel,
     backend: Backend,
-) -> Painter:
+) -> PicturePainter:
     footage = FittedVideo(
         read=read,
         alpha=person.alpha,
@@ -238,7 +238,7 @@ def _painter(
         pose=torch.from_numpy(person.fit.pose),
         crop=torch.from_numpy(person.fit.crop),
     )
-    return Painter(backend, footage, Bank(**references), model)
+    return backend.painter(footage, Bank(**references), model)
 
 
 def _quality(seen: Scan, verdict: Verdict, person: _Person, face_px: float) -> dict[str, Any]:
