@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.avatar.file import SUFFIX, AvatarContents, Bank, Manifest, network_fingerprints, write_avatar
+from engine.avatar.file import SUFFIX, AvatarContents, Bank, network_fingerprints, write_avatar
 from engine.avatar.loop import Loop
+from engine.avatar.manifest import Manifest
 from engine.avatar.video import VideoReader
 from engine.backends.backend import Backend
 from engine.backends.cpu import CpuBackend
@@ -303,7 +304,7 @@ def enroll(
         consent=options.consent,
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         networks=network_fingerprints() if networks is None else networks,
-        quality=_quality(seen, verdict, person, verdict.face_px * size[1] / info.height),
+        summary=_quality(seen, verdict, person, verdict.face_px * size[1] / info.height),
     )
     evidence = Evidence(
         manifest=manifest,
@@ -363,7 +364,7 @@ def _make_file(
                 crop=torch.from_numpy(person.fit.crop),
                 style=backend.style((model.mean + model.expression(person.beta))[None])[0],
                 rest_beta=person.rest_beta,
-                bank=references,
+                bank=Bank(**references),
                 base=base,
                 idle=idle,
                 report_html=render_report(evidence, references, footage.read, resting.read),
