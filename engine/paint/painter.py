@@ -62,7 +62,7 @@ class PicturePainter(Protocol):
 
     def paint_together(self, batch: Sequence[tuple[Self, int, Tensor]]) -> list[np.ndarray]:
         """The pictures painter.paint(index, lower) of a batch of (painter, index, lower). The painters are those of one
-        backend, of the same or of different persons; any of them may be asked."""
+        backend, of the same or of different persons; this method of any of them paints all."""
 
 
 @dataclass(frozen=True)

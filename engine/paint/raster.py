@@ -1,8 +1,9 @@
 """The rasteriser for the CPU: which triangle of the posed mesh covers a pixel and where in it, then values at the
 triangles' corners interpolated over the pixels.
 
-With the model's codes as values this draws the PNCC (projected normalised coordinate code, §3.2); with another frame's
-vertices it finds the place in that frame that shows the same point of the face. Its twin is `engine.paint.gpu.raster`.
+With the model's codes as values this draws the PNCC (projected normalised coordinate code, Zhu et al. 2017); with
+another frame's vertices it finds the place in that frame that shows the same point of the face. Its twin is
+`engine.paint.gpu.raster`.
 """
 
 from __future__ import annotations

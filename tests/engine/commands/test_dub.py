@@ -23,7 +23,7 @@ from engine.live.offline import speak
 from engine.live.pipeline import AvatarPipeline, finish
 from engine.live.timeline import PaintJob
 from engine.media import SAMPLES_PER_FRAME
-from engine.models.morphable import load_face_model
+from engine.models.weights import load_face_model
 
 SECONDS = 3
 
