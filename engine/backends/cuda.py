@@ -159,7 +159,7 @@ class ChunkedRunner:
 class CudaBackend:
     """`Backend` on a CUDA device, made of one runner for each network.
 
-    fallback: why these are not the runners that were asked for, else empty. Raises DeviceError where the rasteriser
+    fallback: why these are not the requested runners, else empty. Raises DeviceError where the rasteriser
     cannot be made for the device.
     """
 
