@@ -146,7 +146,7 @@ def open_way(way: Way, device: torch.device, precision: Precision) -> tuple[Back
         backend: CudaBackend = TensorRTBackend.embedded(device, precision)
     else:
         backend = CudaBackend.through_torch(device, way, precision)
-    return backend, backend.canvas.renderer
+    return backend, backend.batch_painter.renderer
 
 
 def matmul_tflops(device: torch.device, precision: Precision, seconds: float) -> float:

@@ -55,7 +55,7 @@ class _Stages:
 
 
 def _summary(made: Enrolled, seconds: float) -> Table:
-    quality, loop = made.manifest.quality, made.manifest.loop
+    quality, loop = made.manifest.summary, made.manifest.loop
     table = Table(show_header=False, box=None, padding=(0, 2))
     low, high = quality["yaw_deg"]
     used = f"{quality['used_s']:.1f} s of {quality['clip_s']:.1f} s, from {quality['used_from_s']:.2f} s"

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.avatar.file import SUFFIX, AvatarContents, Bank, Manifest, network_fingerprints, write_avatar
+from engine.avatar.file import SUFFIX, AvatarContents, Bank, network_fingerprints, write_avatar
 from engine.avatar.loop import Loop
+from engine.avatar.manifest import Manifest
 from engine.avatar.video import VideoReader
 from engine.backends.backend import Backend
 from engine.backends.cpu import CpuBackend
@@ -30,7 +31,7 @@ from engine.errors import AvatarFileError, CorruptVideoError
 from engine.media import FPS
 from engine.models.morphable import MorphableModel, mouth_opening
 from engine.models.weights import load_face_model
-from engine.paint.painter import FittedVideo, Painter
+from engine.paint.painter import FittedVideo, PicturePainter
 from precompute import bank
 from precompute.encode import VideoWriter
 from precompute.fit import FaceFit, fit
@@ -230,7 +231,7 @@ def _painter(
     references: dict[str, Tensor],
     model: MorphableModel,
     backend: Backend,
-) -> Painter:
+) -> PicturePainter:
     footage = FittedVideo(
         read=read,
         alpha=person.alpha,
@@ -238,7 +239,7 @@ def _painter(
         pose=torch.from_numpy(person.fit.pose),
         crop=torch.from_numpy(person.fit.crop),
     )
-    return Painter(backend, footage, Bank(**references), model)
+    return backend.painter(footage, Bank(**references), model)
 
 
 def _quality(seen: Scan, verdict: Verdict, person: _Person, face_px: float) -> dict[str, Any]:
@@ -303,7 +304,7 @@ def enroll(
         consent=options.consent,
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         networks=network_fingerprints() if networks is None else networks,
-        quality=_quality(seen, verdict, person, verdict.face_px * size[1] / info.height),
+        summary=_quality(seen, verdict, person, verdict.face_px * size[1] / info.height),
     )
     evidence = Evidence(
         manifest=manifest,
@@ -363,7 +364,7 @@ def _make_file(
                 crop=torch.from_numpy(person.fit.crop),
                 style=backend.style((model.mean + model.expression(person.beta))[None])[0],
                 rest_beta=person.rest_beta,
-                bank=references,
+                bank=Bank(**references),
                 base=base,
                 idle=idle,
                 report_html=render_report(evidence, references, footage.read, resting.read),

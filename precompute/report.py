@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from torch import Tensor
 
-from engine.avatar.file import Manifest
+from engine.avatar.manifest import Manifest
 from engine.media import FPS
 from engine.models.morphable import FACE_OVAL, LEFT_EYE, LIPS_INNER, LIPS_OUTER, RIGHT_EYE
 from engine.paint.composite import cut
@@ -122,7 +122,7 @@ def _clip_timeline(evidence: Evidence) -> str:
 
 
 def _tiles(evidence: Evidence) -> str:
-    quality, manifest = evidence.manifest.quality, evidence.manifest
+    quality, manifest = evidence.manifest.summary, evidence.manifest
     low, high = quality["yaw_deg"]
     tiles = [
         (f"{quality['used_s']:.1f} s", f"used of {quality['clip_s']:.1f} s"),

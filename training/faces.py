@@ -14,7 +14,9 @@ from torch import Tensor
 
 from engine.models.morphable import CROP_PX, MorphableModel, mouth_opening
 from engine.models.renderer import RendererConfig
-from engine.paint.align import Aligner, Reference, Shape, Target
+from engine.paint.align import Aligner, Reference, Target
+from engine.paint.references import nearest
+from engine.paint.shape import Shape
 from engine.paint.window import GRID, Window
 from training.data import Clip, crops_path, fit_path, load_fit
 
@@ -130,8 +132,8 @@ class SampleMaker:
         aims: list[Target] = []
         for row in targets:
             aims.append(self._aligner.target(self._shape(faces, row, change), base.shape, aims[0] if aims else None))
-        nearest = self._aligner.nearest(aims[0], [self._shape(faces, row, change) for row in lips], count)
-        lip_references = [reference(lips[i]) for i in nearest]
+        shapes = [self._shape(faces, row, change) for row in lips]
+        lip_references = [reference(lips[i]) for i in nearest(aims[0].shape, shapes, count)]
         samples = []
         for row, aim in zip(targets, aims, strict=True):
             face = self._aligner.faces(aim, [base, *others])
@@ -153,7 +155,7 @@ class SampleMaker:
         return samples
 
     def _shape(self, faces: ClipFaces, row: int, change: Augmentation | None) -> Shape:
-        shape = self._aligner.shape(faces.canonical[row], faces.neutral[row], faces.poses[row])
+        shape = Shape.posed(faces.canonical[row], faces.neutral[row], faces.poses[row])
         return shape if change is None else change.shape(shape)
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from engine.avatar.file import Bank
 from engine.models.morphable import CROP_PX, MorphableModel
 from engine.models.renderer import CELL_PX, DualAttentionRenderer, References
-from engine.paint.align import Aligner, Reference, Shape
-from engine.paint.painter import FittedVideo, Painter
+from engine.paint.align import Aligner, Reference
+from engine.paint.painter import CpuPainter, FittedVideo
+from engine.paint.shape import Shape
 from engine.paint.window import Window
 from training.faces import ClipFaces
 from training.perceptual import Lpips
@@ -23,7 +24,7 @@ BANK = 25
 
 
 class _Network:
-    """The renderer alone, as a painter wants it."""
+    """The renderer alone, as a painter needs it."""
 
     def __init__(self, network: DualAttentionRenderer):
         self._network = network
@@ -62,15 +63,15 @@ def driven_run(
         pose=faces.poses[bank],
         frames=torch.tensor(bank, dtype=torch.int32),
     )
-    painter, aligner = Painter(_Network(network), footage, references, model), Aligner(model)
+    painter = CpuPainter(_Network(network).render, footage, references, model)
     painted, shapes = [], []
     for i, row in enumerate(recorded):
         lower = faces.canonical[mouth + i][model.lower]
         painted.append(painter.paint(row, lower))
         vertices = faces.canonical[row].clone()
         vertices[model.lower] = lower
-        shapes.append(aligner.shape(vertices, faces.neutral[row], faces.poses[row]))
-    as_recorded = [aligner.shape(faces.canonical[row], faces.neutral[row], faces.poses[row]) for row in recorded]
+        shapes.append(Shape.posed(vertices, faces.neutral[row], faces.poses[row]))
+    as_recorded = [Shape.posed(faces.canonical[row], faces.neutral[row], faces.poses[row]) for row in recorded]
     return Run(painted, shapes), Run([faces.crop(row) for row in recorded], as_recorded)
 
 

@@ -1,4 +1,4 @@
-"""An opened avatar: one person's tracks, style, references and videos."""
+"""`Avatar`: one person's tracks, style, references and videos, opened from an `.avatar` file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.avatar.file import AvatarData, network_fingerprints, read_avatar, read_member
+from engine.avatar.file import AvatarData, Spans, network_fingerprints, read_avatar, read_member
 from engine.avatar.loop import Loop
 from engine.avatar.video import VideoReader
 from engine.config import Quality
@@ -15,17 +15,21 @@ from engine.config import Quality
 
 @dataclass(frozen=True, kw_only=True)
 class Avatar(AvatarData):
-    """An opened `.avatar` file. Tensors are in memory, videos stay in the file until they are opened."""
+    """An opened `.avatar` file. Tensors are in memory; videos stay in the file until they are opened."""
 
     path: Path
+    spans: Spans
 
     @classmethod
     def open(cls, path: Path, *, quality: Quality = "best", networks: Mapping[str, str] | None = None) -> Avatar:
-        """Read and check the file, with its references as they are or all at 256 px. `networks`: the fingerprints that
-        it must have been made with (default: the embedded ones). Raises AvatarFileError for what cannot be played."""
+        """Read and check the file; with quality `fast`, references of 512 px are reduced to 256 px. `networks`: the
+        fingerprints of the networks that it must have been made with (default: the embedded ones).
+
+        Raises AvatarFileError for a file that cannot be played.
+        """
         path = Path(path)
-        stored = read_avatar(path, network_fingerprints() if networks is None else networks)
-        avatar = cls(path=path, **vars(stored))
+        data, spans = read_avatar(path, network_fingerprints() if networks is None else networks)
+        avatar = cls(path=path, spans=spans, **vars(data))
         return avatar if quality == "best" else dataclasses.replace(avatar, bank=avatar.bank.coarse())
 
     @property
@@ -49,20 +53,18 @@ class Avatar(AvatarData):
         return self.manifest.loop
 
     def open_base(self) -> VideoReader:
-        """The base video, as footage to read frames from; each reader opens its own."""
-        return self._footage("base.mp4")
+        """A new reader of the base video. Raises AvatarFileError for a damaged video."""
+        return self._video("base.mp4")
 
     def open_idle(self) -> VideoReader:
-        """The same frames with a closed, quiet mouth."""
-        return self._footage("idle.mp4")
+        """A new reader of the idle video: the same frames with a closed, quiet mouth. Raises as `open_base`."""
+        return self._video("idle.mp4")
 
     def report_html(self) -> str:
+        """Enrolment's report, a page of its own."""
         with self.path.open("rb") as file:
             return read_member(file, self.spans["report.html"]).decode("utf-8", "replace")
 
-    def _footage(self, member: str) -> VideoReader:
+    def _video(self, member: str) -> VideoReader:
         offset, size = self.spans[member]
         return VideoReader(self.path, offset=offset, size=size, shape=(self.height, self.width), frames=self.frames)
-
-
-# ---- reading -------------------------------------------------------------------------------------------------

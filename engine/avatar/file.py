@@ -1,14 +1,13 @@
-"""The `.avatar` file: reading, checking and writing. docs/avatar-format.md describes every member.
+"""The `.avatar` file: its contents, reading with all checks, and writing. docs/avatar-format.md describes every member.
 
 One uncompressed ZIP, read in place. Nothing in it is ever executed or unpickled: a hostile file can only fail.
+`read_avatar` checks the directory (`_spans`), the manifest (`engine.avatar.manifest`) and every tensor (`_tensor`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import re
 import struct
 import tempfile
 import zipfile
@@ -17,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -27,44 +26,20 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from engine.avatar.loop import LOOP_MODES, Loop
+from engine.avatar.manifest import MAX_SIDE_PX, Manifest, Refusal, require
 from engine.errors import AvatarFileError
-from engine.media import FPS
 from engine.models import weights
 from engine.models.morphable import CROP_PX
 from engine.models.renderer import FINE
 
-FORMAT = 1
-
-
 SUFFIX = ".avatar"
-
-
 CROPS_PX = (CROP_PX, FINE * CROP_PX)  # of references
-
-
 NETWORKS = ("face_model", "geometry", "renderer")  # whose numbers are inside the file
-
-
-MAX_SIDE_PX = 4096
-
-
-MAX_FRAMES = 90_000  # an hour
-
-
 MAX_BOX_PX = 2 * MAX_SIDE_PX  # a crop may reach beyond the frame
-
-
 # Far beyond what any face has, and small enough that nothing computed from it overflows.
 MAX_COEFFICIENT = 100.0  # in standard deviations
-
-
 MAX_POSE = 10.0  # radians and crop widths
-
-
 _MIB = 1 << 20
-
-
 # Member -> the most that an honest file can hold; larger members are refused before they are read.
 MEMBERS = {
     "manifest.json": _MIB,
@@ -76,9 +51,10 @@ MEMBERS = {
     "report.html": 32 * _MIB,
     "thumbnail.jpg": 4 * _MIB,
 }
-
-
 _AGAIN = "enrol the speaker again with `precompute`"
+
+Spans = dict[str, tuple[int, int]]
+"""Where the bytes of each member lie in the file: (offset, size) by name."""
 
 
 def network_fingerprints() -> dict[str, str]:
@@ -88,53 +64,10 @@ def network_fingerprints() -> dict[str, str]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """manifest.json. `quality` is enrolment's summary (numbers and texts), for people and dashboards."""
-
-    name: str
-    width: int
-    height: int
-    frames: int
-    loop: Loop
-    source_sha256: str
-    consent: str
-    created: str  # ISO 8601, UTC
-    networks: dict[str, str]
-    quality: dict[str, Any]
-
-    def to_json(self) -> str:
-        return json.dumps({"format": FORMAT, "fps": FPS, **dataclasses.asdict(self)}, indent=2, ensure_ascii=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AvatarContents:
-    """Everything that enrolment has made, ready to be written.
-
-    alpha [T, K_s], beta [T, K_e], pose [T, 6] float32; crop [T, 3] int32 (left, top, size) in base pixels;
-    style [D] float32; rest_beta [K_e] float32: expression of the closed, quiet mouth.
-    bank: crops [N, S, S, 3] uint8 with S of 256 or 512, alpha, beta, pose [N, K] float32, frames [N] int32.
-    base, idle: finished MP4 files with the same T frames.
-    """
-
-    manifest: Manifest
-    alpha: Tensor
-    beta: Tensor
-    pose: Tensor
-    crop: Tensor
-    style: Tensor
-    rest_beta: Tensor
-    bank: Mapping[str, Tensor]
-    base: Path
-    idle: Path
-    report_html: str
-    thumbnail_jpeg: bytes
-
-
-@dataclass(frozen=True, kw_only=True)
 class Bank:
     """The lip references, sorted by mouth opening: crops [N, S, S, 3] uint8, S of 256 or 512; alpha [N, K_s],
-    beta [N, K_e], pose [N, 6] float32; frames [N] int32, their places in the base video. The pictures that are painted
-    with it are as fine as its crops."""
+    beta [N, K_e], pose [N, 6] float32; frames [N] int32, their places in the base video. Pictures are painted as finely
+    as these crops are."""
 
     crops: Tensor
     alpha: Tensor
@@ -143,7 +76,7 @@ class Bank:
     frames: Tensor
 
     def coarse(self) -> Bank:
-        """With crops of 256 px."""
+        """The same references with crops of 256 px."""
         if self.crops.shape[1] == CROP_PX:
             return self
         small = [cv2.resize(x, (CROP_PX, CROP_PX), interpolation=cv2.INTER_AREA) for x in self.crops.numpy()]
@@ -152,11 +85,10 @@ class Bank:
 
 @dataclass(frozen=True, kw_only=True)
 class AvatarData:
-    """What a file holds beside its videos, in memory.
+    """One person's enrolment without the videos.
 
     alpha [T, K_s], beta [T, K_e], pose [T, 6] float32; crop [T, 3] int32 (left, top, size) in base pixels;
     style [D] float32 (S of §3.1); rest_beta [K_e] float32: expression of the closed, quiet mouth.
-    spans: where the bytes of each member lie in the file, (offset, size) by name.
     """
 
     manifest: Manifest
@@ -168,7 +100,148 @@ class AvatarData:
     rest_beta: Tensor
     bank: Bank
     thumbnail_jpeg: bytes
-    spans: dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AvatarContents(AvatarData):
+    """All that is written to a file. base, idle: finished MP4 files with the same T frames."""
+
+    base: Path
+    idle: Path
+    report_html: str
+
+
+def read_avatar(path: Path, networks: Mapping[str, str]) -> tuple[AvatarData, Spans]:
+    """The contents of the file, all of them checked, and where its members lie. `networks`: the fingerprints that it
+    must have been made with.
+
+    Raises AvatarFileError for a file that is missing, damaged, hostile, of another format or of other networks.
+    """
+    if not path.is_file():
+        raise AvatarFileError(f"{path}: there is no such file; make it with `precompute SPEAKER.mp4 -o {path.name}`")
+    with _refusals(path), path.open("rb") as file:
+        spans = _spans(file)
+        manifest = Manifest.from_json(read_member(file, spans["manifest.json"]), networks)
+        tracks, look, bank = (
+            load_tensors(read_member(file, spans[f"{name}.safetensors"])) for name in ("tracks", "style", "bank")
+        )
+        frames, model = manifest.frames, weights.load_face_model()
+        k_s, k_e = len(model.shape_basis), len(model.expression_basis)
+        data = AvatarData(
+            manifest=manifest,
+            alpha=_bounded(tracks, "alpha", (frames, k_s)),
+            beta=_bounded(tracks, "beta", (frames, k_e)),
+            pose=_bounded(tracks, "pose", (frames, 6), MAX_POSE),
+            crop=_boxes(tracks, frames),
+            style=_bounded(look, "style", (None,)),
+            rest_beta=_bounded(look, "rest_beta", (k_e,)),
+            bank=_bank(bank, k_s, k_e, frames),
+            thumbnail_jpeg=read_member(file, spans["thumbnail.jpg"]),
+        )
+        return data, spans
+
+
+def read_member(file: BinaryIO, span: tuple[int, int]) -> bytes:
+    """The bytes at `span` (offset, size) of an opened file."""
+    file.seek(span[0])
+    return file.read(span[1])
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """Turn every error of reading into an AvatarFileError with the path and the remedy."""
+    try:
+        yield
+    except Refusal as error:
+        raise AvatarFileError(f"{path}: {error}; {_AGAIN}") from error
+    except (OSError, EOFError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise AvatarFileError(f"{path}: damaged avatar file ({error or type(error).__name__}); {_AGAIN}") from error
+    except (zipfile.BadZipFile, NotImplementedError, SafetensorError, RecursionError, OverflowError) as error:
+        raise AvatarFileError(f"{path}: not an intact avatar file ({error}); {_AGAIN}") from error
+
+
+def _spans(file: BinaryIO) -> Spans:
+    """Where the members lie, after checking directory, headers and checksums."""
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+    names = [entry.filename for entry in entries]
+    require(len(set(names)) == len(names) <= len(MEMBERS), "holds the same member twice or too many members")
+    require(set(names) <= set(MEMBERS), f"holds unknown members {sorted(set(names) - set(MEMBERS))[:3]}")
+    require(set(names) == set(MEMBERS), f"lacks {', '.join(sorted(set(MEMBERS) - set(names)))}")
+    end = file.seek(0, os.SEEK_END)
+    spans: Spans = {}
+    for entry in entries:
+        name, size = entry.filename, entry.file_size
+        stored = entry.compress_type == zipfile.ZIP_STORED and entry.compress_size == size and not entry.flag_bits & 1
+        require(stored, f"member {name} is compressed or encrypted; an avatar stores its members as they are")
+        require(size <= MEMBERS[name], f"member {name} has {size} bytes, more than the {MEMBERS[name]} allowed")
+        file.seek(entry.header_offset)
+        header = file.read(30)
+        require(len(header) == 30 and header[:4] == b"PK\3\4", f"member {name} does not begin where the directory says")
+        name_bytes, extra_bytes = struct.unpack("<HH", header[26:30])
+        require(file.read(name_bytes) == name.encode(), f"member {name} is called otherwise in its own header")
+        offset = entry.header_offset + 30 + name_bytes + extra_bytes
+        require(offset + size <= end, f"member {name} reaches past the end of the file")
+        require(_checksum(file, offset, size) == entry.CRC, f"member {name} fails its checksum")
+        spans[name] = (offset, size)
+    return spans
+
+
+def _checksum(file: BinaryIO, offset: int, size: int) -> int:
+    file.seek(offset)
+    crc = 0
+    while size > 0:
+        block = file.read(min(size, _MIB))
+        if not block:
+            raise EOFError("the file ends early")
+        crc, size = zlib.crc32(block, crc), size - len(block)
+    return crc
+
+
+def _tensor(tensors: Mapping[str, Tensor], name: str, shape: tuple[int | None, ...], dtype: torch.dtype) -> Tensor:
+    """The tensor called `name`, after checking it; None in `shape` stands for any size from 1 to 4096."""
+    require(name in tensors, f"lacks the tensor {name}")
+    tensor = tensors[name]
+    fits = tensor.dtype == dtype and tensor.ndim == len(shape)
+    fits = fits and all(
+        1 <= got <= 4096 if want is None else got == want for got, want in zip(tensor.shape, shape, strict=True)
+    )
+    require(fits, f"tensor {name} is {tensor.dtype} {tuple(tensor.shape)}, expected {dtype} {shape}")
+    require(not dtype.is_floating_point or bool(tensor.isfinite().all()), f"tensor {name} holds NaN or infinity")
+    return tensor
+
+
+def _bounded(
+    tensors: Mapping[str, Tensor], name: str, shape: tuple[int | None, ...], limit: float = MAX_COEFFICIENT
+) -> Tensor:
+    """The float32 tensor called `name`, with no number beyond `limit`."""
+    tensor = _tensor(tensors, name, shape, torch.float32)
+    largest = float(tensor.abs().max())
+    require(largest <= limit, f"tensor {name} holds a number of size {largest:.3g}, expected {limit:g} at the most")
+    return tensor
+
+
+def _boxes(tracks: Mapping[str, Tensor], frames: int) -> Tensor:
+    crop = _tensor(tracks, "crop", (frames, 3), torch.int32)
+    fits = bool((crop[:, 2] > 0).all() and (crop >= -MAX_BOX_PX).all() and (crop <= MAX_BOX_PX).all())
+    require(fits, f"crop boxes are out of range, expected sizes of 1 to {MAX_BOX_PX} px")
+    return crop
+
+
+def _bank(tensors: Mapping[str, Tensor], k_s: int, k_e: int, frames: int) -> Bank:
+    crops = _tensor(tensors, "crops", (None, None, None, 3), torch.uint8)
+    height, width = crops.shape[1:3]
+    fits = height == width and height in CROPS_PX
+    require(fits, f"references of {width}x{height} px, expected squares of {CROPS_PX}")
+    places = _tensor(tensors, "frames", (len(crops),), torch.int32)
+    require(bool(((places >= 0) & (places < frames)).all()), "the bank points outside the base video")
+    return Bank(
+        crops=crops,
+        alpha=_bounded(tensors, "alpha", (len(crops), k_s)),
+        beta=_bounded(tensors, "beta", (len(crops), k_e)),
+        pose=_bounded(tensors, "pose", (len(crops), 6), MAX_POSE),
+        frames=places,
+    )
 
 
 def write_avatar(path: Path, contents: AvatarContents) -> None:
@@ -176,7 +249,7 @@ def write_avatar(path: Path, contents: AvatarContents) -> None:
     tensors = {
         "tracks.safetensors": {n: getattr(contents, n) for n in ("alpha", "beta", "pose", "crop")},
         "style.safetensors": {"style": contents.style, "rest_beta": contents.rest_beta},
-        "bank.safetensors": dict(contents.bank),
+        "bank.safetensors": vars(contents.bank),
     }
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
@@ -196,182 +269,3 @@ def write_avatar(path: Path, contents: AvatarContents) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-class _Refused(Exception):
-    """Why a file is not taken; `read_avatar` adds the path."""
-
-
-def _need(condition: bool, reason: str) -> None:
-    if not condition:
-        raise _Refused(reason)
-
-
-@contextmanager
-def _refusals(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except _Refused as error:
-        raise AvatarFileError(f"{path}: {error}; {_AGAIN}") from error
-    except (OSError, EOFError, ValueError, KeyError, TypeError, struct.error) as error:
-        raise AvatarFileError(f"{path}: damaged avatar file ({error or type(error).__name__}); {_AGAIN}") from error
-    except (zipfile.BadZipFile, NotImplementedError, SafetensorError, RecursionError, OverflowError) as error:
-        raise AvatarFileError(f"{path}: not an intact avatar file ({error}); {_AGAIN}") from error
-
-
-def read_avatar(path: Path, networks: Mapping[str, str]) -> AvatarData:
-    """The contents of the file, all of them checked. `networks`: the fingerprints that it must have been made with.
-
-    Raises AvatarFileError for a file that is missing, damaged, hostile, of another format or of other networks.
-    """
-    if not path.is_file():
-        raise AvatarFileError(f"{path}: there is no such file; make it with `precompute SPEAKER.mp4 -o {path.name}`")
-    with _refusals(path), path.open("rb") as file:
-        spans = _spans(file)
-        manifest = _manifest(read_member(file, spans["manifest.json"]), networks)
-        tracks = load_tensors(read_member(file, spans["tracks.safetensors"]))
-        look = load_tensors(read_member(file, spans["style.safetensors"]))
-        bank = load_tensors(read_member(file, spans["bank.safetensors"]))
-        frames = manifest.frames
-        model = weights.load_face_model()
-        k_s, k_e = len(model.shape_basis), len(model.expression_basis)
-        crop = _tensor(tracks, "crop", (frames, 3), torch.int32)
-        boxes = bool((crop[:, 2] > 0).all() and (crop >= -MAX_BOX_PX).all() and (crop <= MAX_BOX_PX).all())
-        _need(boxes, f"crop boxes are out of range, expected sizes of 1 to {MAX_BOX_PX} px")
-        return AvatarData(
-            manifest=manifest,
-            alpha=_bounded(tracks, "alpha", (frames, k_s)),
-            beta=_bounded(tracks, "beta", (frames, k_e)),
-            pose=_bounded(tracks, "pose", (frames, 6), MAX_POSE),
-            crop=crop,
-            style=_bounded(look, "style", (None,)),
-            rest_beta=_bounded(look, "rest_beta", (k_e,)),
-            bank=_bank(bank, k_s, k_e, frames),
-            thumbnail_jpeg=read_member(file, spans["thumbnail.jpg"]),
-            spans=spans,
-        )
-
-
-def _spans(file: BinaryIO) -> dict[str, tuple[int, int]]:
-    """Where the bytes of each member lie: name -> (offset, size), after checking directory, headers and checksums."""
-    with zipfile.ZipFile(file) as archive:
-        entries = archive.infolist()
-    names = [entry.filename for entry in entries]
-    _need(len(set(names)) == len(names) <= len(MEMBERS), "holds the same member twice or too many members")
-    _need(set(names) <= set(MEMBERS), f"holds unknown members {sorted(set(names) - set(MEMBERS))[:3]}")
-    _need(set(names) == set(MEMBERS), f"lacks {', '.join(sorted(set(MEMBERS) - set(names)))}")
-    end = file.seek(0, os.SEEK_END)
-    spans = {}
-    for entry in entries:
-        name, size = entry.filename, entry.file_size
-        stored = entry.compress_type == zipfile.ZIP_STORED and entry.compress_size == size and not entry.flag_bits & 1
-        _need(stored, f"member {name} is compressed or encrypted; an avatar stores its members as they are")
-        _need(size <= MEMBERS[name], f"member {name} has {size} bytes, more than the {MEMBERS[name]} allowed")
-        file.seek(entry.header_offset)
-        header = file.read(30)
-        _need(len(header) == 30 and header[:4] == b"PK\3\4", f"member {name} does not begin where the directory says")
-        name_bytes, extra_bytes = struct.unpack("<HH", header[26:30])
-        _need(file.read(name_bytes) == name.encode(), f"member {name} is called otherwise in its own header")
-        offset = entry.header_offset + 30 + name_bytes + extra_bytes
-        _need(offset + size <= end, f"member {name} reaches past the end of the file")
-        _need(_checksum(file, offset, size) == entry.CRC, f"member {name} fails its checksum")
-        spans[name] = (offset, size)
-    return spans
-
-
-def _checksum(file: BinaryIO, offset: int, size: int) -> int:
-    file.seek(offset)
-    crc = 0
-    while size > 0:
-        block = file.read(min(size, _MIB))
-        if not block:
-            raise EOFError("the file ends early")
-        crc, size = zlib.crc32(block, crc), size - len(block)
-    return crc
-
-
-def read_member(file: BinaryIO, span: tuple[int, int]) -> bytes:
-    """The bytes at `span` (offset, size) of an opened file."""
-    file.seek(span[0])
-    return file.read(span[1])
-
-
-def _manifest(text: bytes, networks: Mapping[str, str]) -> Manifest:
-    data = json.loads(text.decode())
-    _need(isinstance(data, dict), "manifest.json is not an object")
-    found = data.get("format")
-    _need(found == FORMAT, f"format {found!r}, this engine reads format {FORMAT}")
-    _need(data.get("fps") == FPS, f"{data.get('fps')!r} fps, this engine plays {FPS}")
-    width, height = (_integer(data, key, 16, MAX_SIDE_PX) for key in ("width", "height"))
-    frames = _integer(data, "frames", 2, MAX_FRAMES)
-    _need(width % 2 == 0 and height % 2 == 0, f"odd frame size {width}x{height}")
-    made_with = data.get("networks")
-    _need(isinstance(made_with, dict), "manifest.json names no networks")
-    for network, fingerprint in networks.items():
-        _need(
-            made_with.get(network) == fingerprint,
-            f"made with {network} weights {made_with.get(network)!r}, this engine has {fingerprint!r}",
-        )
-    loop = data.get("loop")
-    _need(isinstance(loop, dict) and loop.get("mode") in LOOP_MODES, "manifest.json describes no loop")
-    start, stop = _integer(loop, "start", 0, frames - 1), _integer(loop, "stop", 1, frames)
-    _need(start < stop, "the loop is empty")
-    texts = {key: data.get(key) for key in ("name", "source_sha256", "consent", "created")}
-    _need(all(isinstance(value, str) for value in texts.values()), f"manifest.json lacks one of {', '.join(texts)}")
-    _need(re.fullmatch(r"[\w][\w .-]{0,99}", texts["name"] or "") is not None, f"bad avatar name {texts['name']!r:.80}")
-    quality = data.get("quality")
-    _need(isinstance(quality, dict), "manifest.json holds no quality summary")
-    return Manifest(
-        width=width,
-        height=height,
-        frames=frames,
-        loop=Loop(loop["mode"], start, stop),
-        networks={str(key): str(value) for key, value in made_with.items()},
-        quality=quality,
-        **texts,
-    )
-
-
-def _integer(data: Mapping[str, Any], key: str, low: int, high: int) -> int:
-    value = data.get(key)
-    if type(value) is not int or not low <= value <= high:
-        raise _Refused(f"manifest.json has {key} = {value!r:.40}, expected a whole number from {low} to {high}")
-    return value
-
-
-def _tensor(tensors: Mapping[str, Tensor], name: str, shape: tuple[int | None, ...], dtype: torch.dtype) -> Tensor:
-    """The tensor called `name`, after checking it; None in `shape` stands for any size from 1 to 4096."""
-    _need(name in tensors, f"lacks the tensor {name}")
-    tensor = tensors[name]
-    fits = tensor.dtype == dtype and tensor.ndim == len(shape)
-    fits = fits and all(
-        1 <= got <= 4096 if want is None else got == want for got, want in zip(tensor.shape, shape, strict=True)
-    )
-    _need(fits, f"tensor {name} is {tensor.dtype} {tuple(tensor.shape)}, expected {dtype} {shape}")
-    _need(not dtype.is_floating_point or bool(tensor.isfinite().all()), f"tensor {name} holds NaN or infinity")
-    return tensor
-
-
-def _bounded(
-    tensors: Mapping[str, Tensor], name: str, shape: tuple[int | None, ...], limit: float = MAX_COEFFICIENT
-) -> Tensor:
-    """The float32 tensor called `name`, with no number beyond `limit`."""
-    tensor = _tensor(tensors, name, shape, torch.float32)
-    largest = float(tensor.abs().max())
-    _need(largest <= limit, f"tensor {name} holds a number of size {largest:.3g}, expected {limit:g} at the most")
-    return tensor
-
-
-def _bank(tensors: Mapping[str, Tensor], k_s: int, k_e: int, frames: int) -> Bank:
-    crops = _tensor(tensors, "crops", (None, None, None, 3), torch.uint8)
-    height, width = crops.shape[1:3]
-    _need(height == width and height in CROPS_PX, f"references of {width}x{height} px, expected squares of {CROPS_PX}")
-    places = _tensor(tensors, "frames", (len(crops),), torch.int32)
-    _need(bool(((places >= 0) & (places < frames)).all()), "the bank points outside the base video")
-    return Bank(
-        crops=crops,
-        alpha=_bounded(tensors, "alpha", (len(crops), k_s)),
-        beta=_bounded(tensors, "beta", (len(crops), k_e)),
-        pose=_bounded(tensors, "pose", (len(crops), 6), MAX_POSE),
-        frames=places,
-    )

@@ -1,4 +1,4 @@
-"""Frames of a video that lies inside another file, by index: decoded on the fly, never all in memory."""
+"""`VideoReader`: frames by index of a video that lies inside another file, decoded as needed, never all in memory."""
 
 from __future__ import annotations
 
@@ -55,11 +55,12 @@ class FileWindow(io.RawIOBase):
 
 
 class VideoReader:
-    """Frames of a constant 25 fps video (4:2:0, BT.601, even size) without B-frames; one reading thread at a time.
+    """Frames of a constant 25 fps video (4:2:0, BT.601, even size) without B-frames, of shape (height, width).
 
-    Decoded frames are kept in 4:2:0 up to `cache_bytes` and never longer than two groups of pictures: reading
-    forwards decodes each frame once, reading backwards decodes each group once.
-    Raises AvatarFileError where the video is not what the avatar file promised.
+    Decoded frames are kept in 4:2:0, at most `cache_bytes` of them and little more than two groups of pictures: reading
+    forwards decodes each frame once, reading backwards decodes each group once. `decoded` counts decoded frames.
+    Threads may share a reader; they read one after the other.
+    Raises AvatarFileError where the video is damaged or of another size or length.
     """
 
     def __init__(
@@ -85,14 +86,15 @@ class VideoReader:
             raise self._refusal(f"holds a video that does not open ({error})") from error
         codec = self._stream.codec_context
         if (codec.height, codec.width) != shape or self._stream.frames != frames:
-            found = f"{codec.width}x{codec.height} with {self._stream.frames} frames"
+            opened = f"{codec.width}x{codec.height} with {self._stream.frames} frames"
             self._container.close()
             self._window.close()
-            raise self._refusal(f"holds a video of {found}, expected {shape[1]}x{shape[0]} with {frames} frames")
+            raise self._refusal(f"holds a video of {opened}, expected {shape[1]}x{shape[0]} with {frames} frames")
         codec.thread_count = 1  # one reader is one thread; sessions share the cores
         frame_bytes = shape[0] * shape[1] * 3 // 2
         self._capacity = max(1, min(cache_bytes // frame_bytes, 2 * GOP_FRAMES + 4))
         self._cache: OrderedDict[int, av.VideoFrame] = OrderedDict()
+        self.decoded = 0
         self._decoder: Iterator[av.VideoFrame] = iter(())
         self._next = -1  # the index that the decoder yields next; -1: it must seek first
 
@@ -143,6 +145,7 @@ class VideoReader:
                     raise self._refusal("holds a video whose frames change size or format")
                 place = round((frame.pts - (self._stream.start_time or 0)) * float(self._stream.time_base or 0) * FPS)
                 self._next = place + 1
+                self.decoded += 1
                 self._cache[place] = frame
                 while len(self._cache) > self._capacity:
                     self._cache.popitem(last=False)

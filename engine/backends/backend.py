@@ -1,4 +1,7 @@
-"""What computes: the three networks behind one protocol, so that the rest of the engine does not know a device."""
+"""`Backend`: the networks and the painting on one device, so that the rest of the engine does not know the device.
+
+`cpu.CpuBackend`, `cuda.CudaBackend` and `tensorrt.runner.TensorRTBackend` implement it; `select.backend_for` chooses.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from engine.avatar.file import Bank
 from engine.config import Quality
 from engine.models.geometry import GeometryState
-from engine.models.renderer import References, RendererConfig
+from engine.models.morphable import MorphableModel
 from engine.models.speech import SpeechConfig
-from engine.paint.gpu.batch import BatchPainter
+from engine.paint.painter import FittedVideo, PicturePainter
 
 
-class RenderBackend(Protocol):
-    """What a painter needs: batched, stateless; tensors are float32 on the CPU at this border."""
-
-    def render(self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, lips: References, faces: References) -> Tensor:
-        """`DualAttentionRenderer.forward`: face window [B, 3, H, W] in [-1, 1], or twice as fine."""
-
-
-class Backend(RenderBackend, Protocol):
+class Backend(Protocol):
     """Batched, stateless calls; tensors are float32 on the CPU at this border. Shapes as in `engine.models`."""
 
     @property
@@ -29,29 +26,20 @@ class Backend(RenderBackend, Protocol):
 
     @property
     def fallback(self) -> str:
-        """Why this is not the faster backend that the machine seems to offer; empty where it is. Servers show it."""
+        """Why this is not the faster backend that the machine seems to offer, else empty. Servers show it."""
 
     @property
     def quality(self) -> Quality:
-        """In which one avatars are to be opened for it: `best` where it takes fine textures."""
+        """The quality to open avatars in: `best` where 512 px crops can be painted."""
 
     @property
     def speech_config(self) -> SpeechConfig: ...
-
-    @property
-    def windows(self) -> RendererConfig | None:
-        """The sizes that all windows are to have, so that pictures can be painted in batches; None where small windows
-        gain more than batches do."""
-
-    @property
-    def canvas(self) -> BatchPainter | None:
-        """Where pictures are painted on the device itself; None where `engine.paint.painter` paints them on the CPU."""
 
     def encode_speech(self, windows: Tensor) -> Tensor:
         """Speech windows [B, N] to features [B, step, D]."""
 
     def initial_state(self, sessions: int) -> GeometryState:
-        """The geometry before the first frame."""
+        """The geometry's state before the first frame, of so many sessions."""
 
     def step_geometry(
         self, features: Tensor, style: Tensor, template: Tensor, state: GeometryState
@@ -60,3 +48,7 @@ class Backend(RenderBackend, Protocol):
 
     def style(self, expression_vertices: Tensor) -> Tensor:
         """Expression-only vertices [B, T, V, 3] to S [B, D]."""
+
+    def painter(self, video: FittedVideo, bank: Bank, model: MorphableModel) -> PicturePainter:
+        """A painter of one person, through this backend's renderer. Raises SettingError for a bank of 512 px crops
+        where `quality` is `fast`."""

@@ -6,24 +6,29 @@ import cv2
 import torch
 from torch import Tensor
 
+from engine.avatar.file import Bank
 from engine.config import Quality
 from engine.models import weights
 from engine.models.geometry import GeometryConfig, GeometryGenerator, GeometryState
+from engine.models.morphable import MorphableModel
 from engine.models.renderer import DualAttentionRenderer, References, RendererConfig
 from engine.models.speech import SpeechConfig, SpeechEncoder
-from engine.paint.gpu.batch import BatchPainter
+from engine.paint.painter import CpuPainter, FittedVideo
 
 
 def native_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 faster than float32 (AVX-512 BF16 or AMX)."""
-    known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch do not tell
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch lack it
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 class CpuBackend:
-    """The reference backend: eager PyTorch on the CPU. With `bfloat16` the renderer's convolutions, and nothing else,
-    work in that precision: a third less time, and 79 dB to what float32 gives. With `windows`, pictures are painted
-    in batches, which on a CPU costs more than it gains."""
+    """`Backend` on the CPU: eager PyTorch, the reference for all others.
+
+    bfloat16: the precision of the renderer's convolutions, and of nothing else: a third less time, and 79 dB to
+    float32.  windows: the sizes that all windows have, for painting in batches, which on a CPU costs more than it
+    gains; None: as small as each picture allows.
+    """
 
     def __init__(
         self,
@@ -36,9 +41,8 @@ class CpuBackend:
         fallback: str = "",
         quality: Quality = "best",
     ):
-        self._speech, self._geometry, self.bfloat16, self.windows = speech, geometry, bfloat16, windows
+        self._speech, self._geometry, self._bfloat16, self._windows = speech, geometry, bfloat16, windows
         self.device, self.fallback, self.quality = torch.device("cpu"), fallback, quality
-        self.canvas: BatchPainter | None = None
         self._renderer = renderer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @classmethod
@@ -48,8 +52,10 @@ class CpuBackend:
         windows: RendererConfig | None = None,
         fallback: str = "",
         quality: Quality = "best",
+        bfloat16: bool | None = None,
     ) -> CpuBackend:
-        """With the weights that ship with the engine. Raises WeightsError.
+        """With the weights that ship with the engine; bfloat16 by default where the processor has it. Raises
+        WeightsError.
 
         One thread is the default: a second one gains a sixth when the machine is idle, and more than halves the
         rate by busy waiting when a video encoder or a browser wants the other core (docs/latency.md).
@@ -60,7 +66,7 @@ class CpuBackend:
             weights.load(SpeechEncoder, SpeechConfig, weights.default_path("speech")),
             weights.load(GeometryGenerator, GeometryConfig, weights.default_path("geometry")),
             weights.load(DualAttentionRenderer, RendererConfig, weights.default_path("renderer")),
-            bfloat16=native_bfloat16(),
+            bfloat16=native_bfloat16() if bfloat16 is None else bfloat16,
             windows=windows,
             fallback=fallback,
             quality=quality,
@@ -88,8 +94,12 @@ class CpuBackend:
     def style(self, expression_vertices: Tensor) -> Tensor:
         return self._geometry.style(expression_vertices)
 
+    def painter(self, video: FittedVideo, bank: Bank, model: MorphableModel) -> CpuPainter:
+        return CpuPainter(self.render, video, bank, model, self._windows)
+
     @torch.inference_mode()
     def render(self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, lips: References, faces: References) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+        """`DualAttentionRenderer.forward`, float32: the painters' renderer."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
             pixels: Tensor = self._renderer(pncc, lip_mask, lip_cell, lips, faces)
         return pixels.float()

@@ -1,85 +1,97 @@
-"""The networks on a CUDA device: batches go up, through a graph and down again on three streams at once."""
+"""The networks on a CUDA device: batches are copied up, computed and copied down on three streams at once."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from engine.avatar.file import Bank
 from engine.backends import graphs
 from engine.backends.graphs import Graph, Precision
 from engine.config import Quality
 from engine.errors import DeviceError
 from engine.models import weights
 from engine.models.geometry import GeometryConfig, GeometryGenerator, GeometryState
-from engine.models.renderer import References, RendererConfig
+from engine.models.morphable import MorphableModel
+from engine.models.renderer import RendererConfig
 from engine.models.speech import SpeechConfig, SpeechEncoder
 from engine.models.weights import load_face_model
-from engine.paint.align import triangles
 from engine.paint.gpu.batch import BatchPainter, Runner
+from engine.paint.gpu.painter import GpuPainter
 from engine.paint.gpu.raster import CudaRasteriser
 from engine.paint.gpu.transfer import Pinned
+from engine.paint.painter import FittedVideo
+from engine.paint.shape import triangles
 
 Mode = Literal["eager", "compile", "graphs"]
 
-CHUNK = 16  # rows of a batch that travel together; larger batches overlap copies with computing
+CHUNK = 16  # rows of a batch that are copied together; larger batches overlap copies with computing
 CAPTURES = 64  # CUDA graphs kept of one network; each holds its own inputs and outputs
 
 
 def cuda_device(index: int = 0) -> torch.device:
     """The CUDA device of that index. Raises DeviceError where there is none."""
-    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if index >= found:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if index >= count:
         raise DeviceError(
-            f"CUDA device {index} was asked for, torch {torch.__version__} finds {found}; "
+            f"CUDA device {index} was asked for, torch {torch.__version__} finds {count}; "
             "run on the CPU, or see `personastream doctor`"
         )
     return torch.device("cuda", index)
 
 
+@dataclass(frozen=True)
+class _Capture:
+    """A recorded graph and the tensors that it reads and writes."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+
+
 class CudaGraphs:
-    """An eager runner's work, recorded once for every batch size (powers of two) and window size and replayed from
-    then on. After `CAPTURES` sizes, further ones run eagerly.
+    """An eager runner's work, recorded once for each batch size (powers of two) and window size and replayed from then
+    on. captures: how many sizes are recorded; further ones run eagerly.
     """
 
-    def __init__(self, runner: Runner):
-        self._runner = runner
-        self._captured: dict[tuple[tuple[int, ...], ...], tuple[torch.cuda.CUDAGraph, list[Tensor], list[Tensor]]] = {}
+    def __init__(self, runner: Runner, captures: int = CAPTURES):
+        self._runner, self._most = runner, captures
+        self._captures: dict[tuple[tuple[int, ...], ...], _Capture] = {}
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         rows = inputs[0].shape[0]
         padded = 1 << (rows - 1).bit_length()
         sizes = tuple((padded, *tensor.shape[1:]) for tensor in inputs)
-        if sizes not in self._captured:
-            if len(self._captured) == CAPTURES:
+        if sizes not in self._captures:
+            if len(self._captures) == self._most:
                 return self._runner(*inputs)
-            self._captured[sizes] = self._capture(inputs, padded)
-        graph, given, made = self._captured[sizes]
-        for static, tensor in zip(given, inputs, strict=True):
+            self._captures[sizes] = self._capture(inputs, padded)
+        capture = self._captures[sizes]
+        for static, tensor in zip(capture.inputs, inputs, strict=True):
             static[:rows].copy_(tensor)  # the rows behind keep an earlier call's values, which are as valid
-        graph.replay()
-        return tuple(static[:rows].clone() for static in made)  # the next replay overwrites what it made
+        capture.graph.replay()
+        return tuple(static[:rows].clone() for static in capture.outputs)  # the next replay overwrites them
 
-    def _capture(
-        self, inputs: tuple[Tensor, ...], rows: int
-    ) -> tuple[torch.cuda.CUDAGraph, list[Tensor], list[Tensor]]:
-        given = [torch.cat([t, t[-1:].expand(rows - len(t), *t.shape[1:])]) for t in inputs]
+    def _capture(self, inputs: tuple[Tensor, ...], rows: int) -> _Capture:
+        static = [torch.cat([t, t[-1:].expand(rows - len(t), *t.shape[1:])]) for t in inputs]
         current, aside = torch.cuda.current_stream(), torch.cuda.Stream()
         aside.wait_stream(current)
         with torch.cuda.stream(aside):
             for _ in range(2):  # libraries choose their kernels and allocate, which must not happen while capturing
-                self._runner(*given)
+                self._runner(*static)
         current.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         # Other threads may use the device meanwhile: encoders do.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            made = list(self._runner(*given))
-        return graph, given, made
+            outputs = list(self._runner(*static))
+        return _Capture(graph, static, outputs)
 
 
 class _Slot:
-    """One of two chunks on their way: page-locked inputs and outputs, and the event after which those have arrived."""
+    """One of two chunks under way: page-locked inputs and outputs, and the event after which the outputs are there."""
 
     def __init__(self, inputs: int, outputs: int):
         self.inputs = [Pinned() for _ in range(inputs)]
@@ -88,7 +100,7 @@ class _Slot:
         self.results: list[Tensor] = []
 
     def take(self) -> list[Tensor]:
-        """The outputs, copied out of the page-locked memory; empty where nothing was on its way."""
+        """The outputs, copied out of the page-locked memory; empty where no chunk was under way."""
         if not self.results:
             return []
         self.arrived.synchronize()
@@ -96,11 +108,11 @@ class _Slot:
         return taken
 
 
-class Pipeline:
-    """Runs batches on the CPU's side through a runner on the device.
+class ChunkedRunner:
+    """Runs batches from the CPU through a runner on the device.
 
-    A batch is cut into chunks. While one is computed, the next one travels up and the last one down, each through one
-    of two page-locked buffers. Not thread-safe: it belongs to the inference thread.
+    A batch is cut into chunks. While one is computed, the next one is copied to the device and the last one back, each
+    through one of two page-locked buffers. Not thread-safe: it belongs to the inference thread.
     """
 
     def __init__(self, runner: Runner, device: torch.device, inputs: int, outputs: int, chunk: int = CHUNK):
@@ -125,30 +137,30 @@ class Pipeline:
         return tuple(torch.cat(parts) for parts in zip(*(part for part in arrived if part), strict=True))
 
     def _send(self, slot: _Slot, chunk: tuple[Tensor, ...]) -> None:
-        """Queue everything that one chunk needs; only filling the page-locked inputs happens at once."""
+        """Queue all work for one chunk; only the copy into the page-locked inputs happens at once."""
         with torch.cuda.stream(self._up):
-            given = [
+            inputs = [
                 pinned.like(tensor).copy_(tensor).to(self._device, non_blocking=True)
                 for pinned, tensor in zip(slot.inputs, chunk, strict=True)
             ]
         self._compute.wait_stream(self._up)
         with torch.cuda.stream(self._compute):
-            for tensor in given:
+            for tensor in inputs:
                 tensor.record_stream(self._compute)
-            made = self._runner(*given)
+            outputs = self._runner(*inputs)
         self._down.wait_stream(self._compute)
         with torch.cuda.stream(self._down):
-            for tensor, pinned in zip(made, slot.outputs, strict=True):
+            for tensor, pinned in zip(outputs, slot.outputs, strict=True):
                 tensor.record_stream(self._down)
                 slot.results.append(pinned.like(tensor).copy_(tensor, non_blocking=True))
             slot.arrived.record()
 
 
 class CudaBackend:
-    """The backend on a CUDA device, made of one runner for each network. Raises DeviceError where there is no
-    rasteriser for it.
+    """`Backend` on a CUDA device, made of one runner for each network.
 
-    `fallback`: why these are not the runners that were asked for; empty where they are.
+    fallback: why these are not the requested runners, else empty. Raises DeviceError where the rasteriser
+    cannot be made for the device.
     """
 
     def __init__(
@@ -160,15 +172,13 @@ class CudaBackend:
         fallback: str = "",
     ):
         self.device, self.fallback, self.speech_config = device, fallback, speech
-        self.quality: Quality = "fast"  # a canvas takes no fine textures
-        self.windows = RendererConfig()  # one size for all pictures, or they would not go up together
+        self.quality: Quality = "fast"  # the batch painter takes 256 px crops alone
         model = load_face_model()
         rasteriser = CudaRasteriser(torch.from_numpy(triangles(model)), device)
-        self.canvas = BatchPainter(device, rasteriser, runners["renderer"], model, self.windows)
-        self._geometry = geometry  # on the CPU: what is not for every frame
-        self._encode_speech = Pipeline(runners["speech"], device, 1, 1)
-        self._step_geometry = Pipeline(runners["geometry"], device, 5, 3)
-        self._render = Pipeline(runners["renderer"], device, 7, 1)
+        self.batch_painter = BatchPainter(device, rasteriser, runners["renderer"], model, RendererConfig())
+        self._geometry = geometry  # on the CPU: for initial states and styles
+        self._encode_speech = ChunkedRunner(runners["speech"], device, 1, 1)
+        self._step_geometry = ChunkedRunner(runners["geometry"], device, 5, 3)
 
     @classmethod
     def through_torch(
@@ -196,13 +206,13 @@ class CudaBackend:
     def style(self, expression_vertices: Tensor) -> Tensor:
         return self._geometry.style(expression_vertices)
 
-    def render(self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, lips: References, faces: References) -> Tensor:
-        references = (lips.pixels, lips.difference, faces.pixels, faces.difference)
-        return self._render(pncc, lip_mask, lip_cell, *references)[0]
+    def painter(self, video: FittedVideo, bank: Bank, model: MorphableModel) -> GpuPainter:
+        return GpuPainter(self.batch_painter, video, bank, model)
 
 
 def cpu_parts() -> tuple[SpeechConfig, GeometryGenerator]:
-    """What a device's backend needs beside its runners, of the embedded weights."""
+    """The speech windows, and the geometry network on the CPU, of the embedded weights: what `CudaBackend` needs beside
+    its runners."""
     speech = weights.load(SpeechEncoder, SpeechConfig, weights.default_path("speech"))
     return speech.config, weights.load(GeometryGenerator, GeometryConfig, weights.default_path("geometry"))
 

@@ -1,8 +1,8 @@
 """The three networks as graphs: functions of flat tensors with named, partly free axes, float32 at the border.
 
-That is the form in which a network is exported, compiled for a GPU or captured by one. Inside, the renderer's graph may
+A network is exported, compiled for a GPU or captured as a CUDA graph in this form. Inside, the renderer's graph may
 work in another precision. The others stay in float32: they are small, and the speech encoder's spectrum and the
-geometry's state, carried on for as long as somebody speaks, need it.
+geometry's state, which lives as long as a stretch of speech, need it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Axes = tuple[int | str, ...]  # fixed sizes and names of free ones; "4*rows" is 
 
 @dataclass(frozen=True)
 class Span:
-    """What a free axis may be: `usual` is what a graph is made fast for."""
+    """The sizes of a free axis; graphs are optimised for `usual`."""
 
     least: int
     usual: int
@@ -49,7 +49,7 @@ USUAL = {name: span.usual for name, span in SPANS.items()}
 
 
 def sizes(axes: Axes, free: Mapping[str, int]) -> tuple[int, ...]:
-    """The shape of `axes` with the `free` axes set to so much."""
+    """The shape of `axes` with the `free` axes at those sizes."""
     return tuple(axis if isinstance(axis, int) else times(axis) * free[free_axis(axis)] for axis in axes)
 
 
@@ -64,7 +64,7 @@ def free_axis(axis: str) -> str:
 
 
 class Graph(nn.Module, ABC):
-    """`inputs` and `outputs` by name; `example` makes inputs like those of a conversation."""
+    """A network with `inputs` and `outputs` by name."""
 
     name: ClassVar[str]
     outputs: ClassVar[tuple[str, ...]]
@@ -77,7 +77,7 @@ class Graph(nn.Module, ABC):
 
     @abstractmethod
     def example(self, free: Mapping[str, int]) -> tuple[Tensor, ...]:
-        """Inputs with the free axes of these sizes, on the CPU, the same ones every time."""
+        """Inputs like those of a conversation with the free axes of these sizes, on the CPU, always the same."""
 
 
 class SpeechGraph(Graph):
@@ -164,17 +164,17 @@ class RendererGraph(Graph):
 
     def example(self, free: Mapping[str, int]) -> tuple[Tensor, ...]:
         seeded = _seeded()
-        made = {}
+        inputs: dict[str, Tensor] = {}
         for name, axes in self.inputs.items():
             shape = sizes(axes, free)
             if name.endswith("difference"):
-                made[name] = 0.05 * torch.randn(shape, generator=seeded)
+                inputs[name] = 0.05 * torch.randn(shape, generator=seeded)
             else:
                 low = -1 if name.endswith("pixels") else 0
-                made[name] = low + (1 - low) * torch.rand(shape, generator=seeded)
+                inputs[name] = low + (1 - low) * torch.rand(shape, generator=seeded)
         rows, columns = free["rows"] - free["lip_rows"], free["columns"] - free["lip_columns"]
-        made["lip_cell"] = torch.tensor([[rows, columns // 2]]).repeat(free["batch"], 1)
-        return tuple(made.values())
+        inputs["lip_cell"] = torch.tensor([[rows, columns // 2]]).repeat(free["batch"], 1)
+        return tuple(inputs.values())
 
 
 def _seeded() -> torch.Generator:

@@ -1,4 +1,4 @@
-"""The networks as ONNX files for other runtimes, and how far what ONNX Runtime makes of them is from torch."""
+"""The networks as ONNX files for other runtimes, and the difference of ONNX Runtime's outputs to torch's."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ from engine.errors import ExportError, OutputError
 
 
 def write(graph: Graph, path: Path) -> None:
-    """Write `graph` as ONNX with its free axes free, under a temporary name first. Raises ExportError, OutputError."""
+    """Write `graph` as ONNX with dynamic sizes for its free axes, under a temporary name first.
+
+    Raises ExportError where torch cannot export it, OutputError where `path` cannot be written.
+    """
     extra("onnx")
     opset = extra("onnxscript").opset18
-    with _writing(path):  # before the export, which takes long
+    with _writing(path):  # fails before the export, which takes long
         pass
     named = {name: Dim(name, min=span.least, max=span.most) for name, span in graphs.SPANS.items()}
     shapes = tuple(
@@ -55,8 +58,8 @@ def write(graph: Graph, path: Path) -> None:
 
 
 def _fourier(opset: Any, signal: Any, dim: Sequence[int], normalization: int, onesided: bool) -> Any:
-    """A real Fourier transform over the last axis as a product with a matrix, since TensorRT has no other one. Returns
-    real and imaginary parts on an axis of their own behind it, as the exporter has complex numbers."""
+    """A real Fourier transform over the last axis as a product with a matrix, since TensorRT has no transform. Returns
+    real and imaginary parts on a further axis at the end, which is how the exporter represents complex numbers."""
     samples, rank = int(signal.shape[-1]), len(signal.shape)
     assert list(dim) == [rank - 1] and normalization == 0 and onesided, "the speech encoder's transform is another one"
     turns = np.outer(np.arange(samples), np.arange(samples // 2 + 1)) / samples * 2 * np.pi
@@ -75,22 +78,23 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def parity(path: Path, reference: Graph, free: Mapping[str, int]) -> float:
-    """PSNR in dB of what ONNX Runtime makes of the file at `path` against `reference`; the worst of all outputs."""
+    """PSNR in dB of ONNX Runtime's outputs, from the file at `path`, to those of `reference`, the lowest of them.
+    `free`: the sizes of the free axes. Raises ExportError where ONNX Runtime is not installed."""
     runtime = extra("onnxruntime")
     options = runtime.SessionOptions()
-    options.log_severity_level = 3  # constants that it cannot fold are no concern of ours
+    options.log_severity_level = 3  # hides warnings about constants that it cannot fold
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     inputs = reference.example(free)
-    given = {name: tensor.numpy() for name, tensor in zip(reference.inputs, inputs, strict=True)}
+    arrays = {name: tensor.numpy() for name, tensor in zip(reference.inputs, inputs, strict=True)}
     with torch.inference_mode():
         expected = reference(*inputs)
-    found = session.run(list(reference.outputs), given)
-    return min(psnr_db(torch.from_numpy(f), e) for f, e in zip(found, expected, strict=True))
+    outputs = session.run(list(reference.outputs), arrays)
+    return min(psnr_db(torch.from_numpy(o), e) for o, e in zip(outputs, expected, strict=True))
 
 
-def psnr_db(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """PSNR of `found` over the range of `expected`; infinite where they are equal, minus infinity for NaN."""
-    span, error = (expected.max() - expected.min()).item(), (found - expected).square().mean().sqrt().item()
+def psnr_db(output: torch.Tensor, expected: torch.Tensor) -> float:
+    """PSNR of `output` over the range of `expected`; infinite where they are equal, minus infinity for NaN."""
+    span, error = (expected.max() - expected.min()).item(), (output - expected).square().mean().sqrt().item()
     if math.isnan(error):
         return -math.inf
     return 20 * math.log10(span / error) if error else math.inf
@@ -107,7 +111,7 @@ def extra(name: str) -> ModuleType:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter says about itself: its own deprecations and names of axes that it unifies."""
+    """Silence the exporter about its own deprecations and the names of axes that it unifies."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Which device computes: what was asked for, what is there and works, and the backend on it."""
+"""Choosing the device: the requested one, or the first that works, and the backend on it."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ from engine.errors import DeviceError, SettingError
 log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
-# An estimate: the networks and what CUDA keeps for itself take one, the recorded graphs of batches up to 32 pictures
-# and what those work on the rest. Avatars come on top, with some 60 MB each.
+# An estimate: the networks and CUDA itself take one GiB, the recorded graphs of batches up to 32 pictures and their
+# buffers the rest. Avatars come on top, with about 60 MB each.
 NEEDED_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
 class Choice:
-    """`reason`: why it is this device. `fallback`: why it is not a GPU that is in this machine; empty otherwise."""
+    """`reason`: why this device was chosen. `fallback`: why it is not a GPU of this machine, else empty."""
 
     device: torch.device
     reason: str
     fallback: str = ""
 
 
-def choose(asked: str) -> Choice:
+def choose(requested: str) -> Choice:
     """The device for `auto` (the first GPU that works and has room, else the CPU), `cpu`, `cuda` or `cuda:N`.
 
     Raises SettingError for another word, DeviceError for a GPU that is not there or cannot be used.
     """
-    wanted = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", asked)
+    wanted = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", requested)
     if wanted is None:
-        raise SettingError(f"--device {asked}; expected auto, cpu, cuda or cuda:N")
-    if asked == "cpu":
-        return Choice(CPU, "it was asked for")
-    if asked != "auto":
+        raise SettingError(f"--device {requested}; expected auto, cpu, cuda or cuda:N")
+    if requested == "cpu":
+        return Choice(CPU, "it was requested")
+    if requested != "auto":
         index = int(wanted[1] or 0)
         fault = absence() if index >= _count() else unfit(index)
         if fault:
             raise DeviceError(
-                f"--device {asked}: {fault}; choose `--device auto` or `cpu`, or see `personastream doctor`"
+                f"--device {requested}: {fault}; choose `--device auto` or `cpu`, or see `personastream doctor`"
             )
-        return Choice(torch.device("cuda", index), "it was asked for")
+        return Choice(torch.device("cuda", index), "it was requested")
     faults = []
     for index in range(_count()):
         fault = unfit(index)
@@ -64,21 +64,21 @@ def choose(asked: str) -> Choice:
     return Choice(CPU, reason, reason if faults or driver_without_torch else "")
 
 
-def backend_for(asked: str, quality: Quality | None = None) -> Backend:
-    """The fastest backend of the device that `choose` takes, with the embedded weights, to paint in that quality or in
-    the best that it has.
+def backend_for(requested: str, quality: Quality | None = None) -> Backend:
+    """The fastest backend on the device that `choose` takes, with the embedded weights, to paint in `quality` or in the
+    best one that the device has.
 
-    A GPU that `auto` found and that turns out not to serve is given up for the CPU: the backend's `fallback` says why.
-    Raises what `choose` raises, SettingError for `best` on a GPU, DeviceError, WeightsError.
+    Where a GPU that `auto` chose does not take the networks, the CPU is used, and the backend's `fallback` says why.
+    Raises the errors of `choose`, SettingError for `best` on a GPU, DeviceError, WeightsError.
     """
-    choice = choose(asked)
+    choice = choose(requested)
     if choice.device.type == "cuda":
         if quality == "best":
             raise SettingError("--quality best: fine pictures are painted on the CPU alone; add `--device cpu`")
         try:
             backend = _on_gpu(choice.device)
         except DeviceError as error:
-            if asked != "auto":
+            if requested != "auto":
                 raise
             choice = Choice(CPU, str(error), str(error))
         else:
@@ -89,10 +89,10 @@ def backend_for(asked: str, quality: Quality | None = None) -> Backend:
 
 
 def _on_gpu(device: torch.device) -> Backend:
-    """Raises DeviceError for a GPU that does not take the networks, which no small trial tells."""
-    from engine.backends.tensorrt import runner  # a machine without a GPU needs nothing of it
+    """The backend on a GPU. Raises DeviceError for one that does not take the networks, which no small trial shows."""
+    from engine.backends.tensorrt import runner  # here, so that a machine without a GPU loads nothing for one
 
-    torch.set_num_threads(1)  # what is left for the CPU is small, and the other cores belong to the encoders
+    torch.set_num_threads(1)  # the CPU has little work then, and video encoders need the other cores
     cv2.setNumThreads(1)
     try:
         return runner.open_backend(device)
@@ -104,31 +104,31 @@ def _on_gpu(device: torch.device) -> Backend:
 
 
 def describe(device: torch.device) -> str:
-    """A device in words."""
+    """The name of a device, for people."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} ({device})"
     return f"CPU, {os.cpu_count()} cores"
 
 
 def absence() -> str:
-    """What is there instead of the GPU that was looked for."""
-    found = [describe(torch.device("cuda", index)) for index in range(_count())]
-    if found:
-        return f"torch finds {', '.join(found)} alone"
+    """Why there is no such GPU: the devices that torch finds instead."""
+    devices = [describe(torch.device("cuda", index)) for index in range(_count())]
+    if devices:
+        return f"torch finds {', '.join(devices)} alone"
     hint = "" if shutil.which("nvidia-smi") is None else ", though there is a driver: install a torch built for CUDA"
     return f"torch {torch.__version__} finds no CUDA device{hint}"
 
 
 def unfit(index: int) -> str:
-    """Why the CUDA device of that index cannot be used; empty if it can."""
+    """Why the CUDA device of that index cannot be used, else empty."""
     return next(_faults(torch.device("cuda", index)), "")
 
 
 def _faults(device: torch.device) -> Iterator[str]:
     name = str(device)
     try:
-        name = describe(device)  # the first call that needs a driver in order
-        float(torch.ones(1, device=device).sum())  # a torch that was built without kernels for it finds it all the same
+        name = describe(device)  # the first call that needs a working driver
+        float(torch.ones(1, device=device).sum())  # fails where torch has no kernels for it
         free, total = torch.cuda.mem_get_info(device)
     except RuntimeError as error:
         yield f"{name} does not run torch {torch.__version__} ({_first_line(error)})"
@@ -141,7 +141,7 @@ def _faults(device: torch.device) -> Iterator[str]:
 
 
 def _first_line(error: Exception) -> str:
-    """torch adds advice for those who debug kernels, or a stack."""
+    """Without the advice on debugging kernels and the stack that torch adds."""
     return str(error).partition("\n")[0]
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 import numpy as np
 import torch
@@ -29,9 +29,7 @@ from engine.metrics import StageTimes
 from engine.models import state as states
 from engine.models.morphable import MorphableModel
 from engine.models.speech import cut, init_state
-from engine.paint.gpu.painter import GpuPainter
-from engine.paint.gpu.painter import paint as paint_on_device
-from engine.paint.painter import Painter, paint
+from engine.paint.painter import FittedVideo
 
 J = TypeVar("J", bound=Job, covariant=True)
 
@@ -59,12 +57,7 @@ class AvatarPipeline:
             )
         self.avatar = avatar
         self._backend = backend
-        self._painter: Any
-        self._together: Callable[[Any], list[np.ndarray]]  # paints for any painters of this kind
-        if backend.canvas is None:
-            self._painter, self._together = Painter.of(backend, avatar, model), paint
-        else:
-            self._painter, self._together = GpuPainter.of(backend.canvas, avatar, model), paint_on_device
+        self._painter = backend.painter(FittedVideo.of(avatar), avatar.bank, model)
         self._idle = avatar.open_idle()
         alpha = avatar.alpha.mean(0)
         self._template = (model.mean + model.shape(alpha))[None]
@@ -84,7 +77,7 @@ class AvatarPipeline:
                 "lips": measure(lambda size: self.perform_all([Work(self, lips)] * size)),
                 "picture": measure(
                     lambda size: self.perform_all([self._example(next(frames), self.rest) for _ in range(size)]),
-                    SIZES if self._backend.windows else SIZES[:1],
+                    SIZES if self._painter.gains_by_batches else SIZES[:1],
                 ),
                 "idle": measure(lambda size: self.perform_all([self._example(next(frames), None)]), SIZES[:1]),
             }
@@ -146,7 +139,8 @@ class AvatarPipeline:
         with _shared(batch, batch[0].job.stage):
             if batch[0].job.lips is None:
                 return [work.pipeline._idle.read(work.job.base) for work in batch]
-            return self._together([(w.pipeline._painter, w.job.base, w.job.lips) for w in batch])
+            painted = [(w.pipeline._painter, w.job.base, w.job.lips) for w in batch if w.job.lips is not None]
+            return self._painter.paint_together(painted)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Speech features and a speaking style to the lower face, frame by frame (§3.1).
 
-Everything looks back over a bounded window and never ahead: what the features already contain of the future is all
-the lookahead there is. Relative positions stand where the paper is silent, so that a stream may last for days.
+Attention looks back over a bounded window and never ahead: the only lookahead is the one inside the features. Where the
+paper names no encoding of positions, they are relative, so that a stream may last for days.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class WindowAttention(nn.Module):
         self.bias = nn.Parameter(-slope * torch.arange(window).float())
 
     def _band(self, frames: int) -> Tensor:
-        """Bias [heads, T, window - 1 + T] of query i on key j, minus infinity outside the window."""
+        """Bias [heads, T, window - 1 + T] of query i for key j, minus infinity outside the window."""
         at = torch.arange(self.window - 1 + frames, device=self.bias.device)
         distance = at[self.window - 1 :, None] - at
         inside = (distance >= 0) & (distance < self.window)
@@ -78,9 +78,9 @@ class WindowAttention(nn.Module):
 
 
 class TemplateAttention(nn.Module):
-    """Cross-attention of every frame on the encoded template and on nothing (a learned key with value zero).
+    """Cross-attention of every frame on two keys: the encoded template, and a learned key whose value is zero.
 
-    With the template as its only key a softmax is always 1; with a second the speech decides how much of it to take.
+    With the template as the only key the softmax would always be 1; with two, the speech decides its share.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -158,14 +158,14 @@ class GeometryGenerator(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.coefficients = nn.Linear(width, config.components)  # D_vtx, with the basis below
-        self.amplitude = nn.Linear(width, config.components)  # how far this speaker goes, from the style
+        self.amplitude = nn.Linear(width, config.components)  # the size of this speaker's motion, from the style
         nn.init.zeros_(self.amplitude.weight)
         nn.init.zeros_(self.amplitude.bias)
         self.basis = nn.Linear(config.components, 3 * config.lower_vertices, bias=False)
 
     @torch.no_grad()
     def start_from(self, model: MorphableModel) -> None:
-        """Take mean and index from the face model; E_vtx begins as its coefficients, D_vtx as its expressions."""
+        """Take mean and index from the face model; E_vtx starts as its coefficients, D_vtx as its expression basis."""
         self.mean.copy_(model.mean)
         self.lower.copy_(model.lower.nonzero().flatten())
         bases = torch.cat([model.expression_basis, model.shape_basis]).flatten(1)
@@ -177,14 +177,14 @@ class GeometryGenerator(nn.Module):
         self.basis.weight.copy_(model.expression_basis[:, self.lower].flatten(1).T)
 
     def style(self, expression_vertices: Tensor) -> Tensor:
-        """Style S [B, D] from expression-only vertices mean + B_expr beta, [B, T, V, 3]: how this person moves."""
+        """Style S [B, D] from expression-only vertices mean + B_expr beta, [B, T, V, 3]."""
         encoded = self.encode((expression_vertices - self.mean).flatten(2))
         deviation, mean = torch.std_mean(encoded, 1, correction=0)
         style: Tensor = self.to_style(torch.cat([mean, deviation], -1))
         return style
 
     def init_state(self, sessions: int) -> GeometryState:
-        """Before the first frame, for so many sessions."""
+        """The state before the first frame, of so many sessions."""
         config = self.config
         shape = (sessions, 1 + config.layers, config.window_frames - 1, config.width)
         empty = self.mean.new_zeros(shape)
@@ -198,7 +198,7 @@ class GeometryGenerator(nn.Module):
         Returns the lower vertices [B, T, V_low, 3] in model units and the next state.
         """
         speech = self.audio_norm(self.audio(features))
-        past = []
+        past = []  # keys and values of each attention
         # The query is the style; its place in time is the relative bias. Residual on the audio and on the query.
         query = style[:, None].expand_as(speech)
         mixed, *kept = self.style_attention.step(query, speech + query, state.keys[:, 0], state.values[:, 0])

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -81,15 +80,5 @@ class MorphableModel:
         return (beta @ self.expression_basis.flatten(1)).unflatten(-1, (-1, 3))
 
     def save(self, path: Path) -> None:
+        """Write the model as safetensors, for `weights.load_face_model`."""
         save_file({name: getattr(self, name).contiguous() for name in self.__dataclass_fields__}, path)
-
-
-def default_face_model_path() -> Path:
-    return Path(__file__).parent.parent / "assets" / "face_model.safetensors"
-
-
-def load_face_model(path: Path | None = None) -> MorphableModel:
-    """The face model that ships with the engine, or the one at `path`."""
-    with safe_open(path or default_face_model_path(), "pt") as stored:
-        tensors = {name: stored.get_tensor(name) for name in stored.keys()}
-    return MorphableModel(**{n: t.float() if t.is_floating_point() else t for n, t in tensors.items()})

@@ -1,14 +1,14 @@
 """The dual-attention renderer (§3.2): textures of the enrolled person, fetched for a target geometry.
 
-The paper lets attention find, for every cell of the target, the cells of the references that show the same place of
-the face. Here the mesh says so exactly, to a fraction of a pixel: each reference comes already laid onto the target
-geometry (`engine.paint.align`), and attention decides per cell which references to trust there, by how their geometry
-differs from the target's. docs/renderer.md has the measurement behind this.
+In the paper, attention finds for every cell of the target the cells of the references that show the same place of the
+face. Here the mesh gives that place, to a fraction of a pixel: each reference is laid onto the target geometry first
+(`engine.paint.align`), and attention weighs the references in each cell by the difference of their geometry to the
+target's. docs/renderer.md has the measurement behind this.
 
-Everything happens in two windows on the grid of 4 px cells: the face window around the lower face of the target and
-the lip window inside it. The network starts as a copy: values carry the raw pixels of their cell, and a reference with
-the target's geometry gets all the weight. Training adds what a copy cannot do. Weights belong to places, so they mix
-textures of any resolution: where references come twice as fine too, so does the picture.
+The network works in two windows on the grid of 4 px cells: the face window around the lower face of the target and the
+lip window inside it. Untrained, it copies: values carry the raw pixels of their cell, and a reference with the target's
+geometry gets all the weight. Training learns the rest. Weights are for places, so they mix textures of any resolution:
+where references are also given twice as fine, the picture is twice as fine.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from torch.nn import functional
 
 CELL_PX = 4
 RAW = 3 * CELL_PX * CELL_PX
-FINE = 2  # times as many pixels along a side have the fine textures, and the picture made with them
+FINE = 2  # times as many pixels along a side in fine textures, and in the picture made with them
 FINE_CELL_PX = FINE * CELL_PX
-FAINT = 1e-4  # beside weights, so that they can be divided by their sum
+FAINT = 1e-4  # added to weights, so that they can be divided by their sum
 DIFFERENCE = 6  # canonical vertex offset (3) and rotation offset (3) of a reference against the target
 
 
 @dataclass(frozen=True, kw_only=True)
 class RendererConfig:
-    """Sizes; rows and columns, in cells of 4 px, are those of the windows in training, all alike."""
+    """Sizes; rows and columns, in cells of 4 px, are those of all windows in training."""
 
     channels: int = 48
     hidden: int = 24
@@ -41,9 +41,9 @@ class RendererConfig:
 
 @dataclass(frozen=True)
 class References:
-    """N images laid onto the target: pixels [B, N, 3, H, W] in [-1, 1]; difference [B, N, 6, H / 4, W / 4], how far
-    each reference's own geometry is from the target's at that place (model units, radians); fine [B, M, 3, 2 H, 2 W]
-    uint8, where a picture twice as fine is wanted: the first M of them at that size."""
+    """N images laid onto the target: pixels [B, N, 3, H, W] in [-1, 1]; difference [B, N, 6, H / 4, W / 4] of each
+    reference's geometry to the target's at that place (model units, radians); fine [B, M, 3, 2 H, 2 W] uint8, the first
+    M of them twice as fine, or None for a picture that is not."""
 
     pixels: Tensor
     difference: Tensor
@@ -64,9 +64,9 @@ class Encoder(nn.Module):
 
 
 class ReferenceAttention(nn.Module):
-    """Eq. 3 over N aligned references: for every cell the target geometry asks, the references' geometry answers.
+    """Eq. 3 over N aligned references: queries come from the target's geometry, keys from the references'.
 
-    The logits begin as -s |difference|^2, so that the nearest geometry wins; queries and keys learn the rest.
+    The logits start as -s |difference|^2, so that the nearest geometry wins; queries and keys are learned on top.
     """
 
     def __init__(self, config: RendererConfig):
@@ -147,7 +147,7 @@ class DualAttentionRenderer(nn.Module):
             return pixels
         place = _lip_place(lip_cell * FINE_CELL_PX, *lips.fine.shape[-2:])
         fetched = _fuse(_mixed(of_faces, faces.fine), _mixed(of_lips, lips.fine), _enlarged(lip_mask), place)
-        # The picture as it is, and what the fetched textures have beyond it.
+        # The plain picture, and the detail that the fetched textures have beyond it.
         coarse = functional.avg_pool2d(fetched, FINE)
         return fetched + functional.interpolate(pixels - coarse, scale_factor=FINE, mode="bilinear")
 
@@ -160,21 +160,21 @@ def _fuse(face: Tensor, lip: Tensor, mask: Tensor, place: tuple[Tensor, slice, T
 
 
 def _enlarged(cells: Tensor) -> Tensor:
-    """[B, K, h, w] of cells to that of their fine pixels; smooth, as steps between cells would be seen."""
+    """[B, K, h, w] of cells to [B, K, 8 h, 8 w] of fine pixels; smooth, as steps between cells would be visible."""
     return functional.interpolate(cells, scale_factor=FINE_CELL_PX, mode="bilinear")
 
 
 def _mixed(weights: Tensor, textures: Tensor) -> Tensor:
-    """Fine textures [B, M, 3, 8 h, 8 w] uint8, mixed by what weights [B, N, 1, h, w] the first M have among themselves:
-    [B, 3, 8 h, 8 w] in [-1, 1]."""
+    """Fine textures [B, M, 3, 8 h, 8 w] uint8, mixed by the first M of the weights [B, N, 1, h, w], normalised to sum
+    1: [B, 3, 8 h, 8 w] in [-1, 1]."""
     among = weights[:, : textures.shape[1], 0] + FAINT
     share = _enlarged(among / among.sum(1, keepdim=True))
-    # In place: another megabyte or two at once are taken from the system and given back every time, which costs 3 ms.
+    # In place: allocations of another megabyte or two go to the system and back each time, which costs 3 ms.
     return textures.to(share.dtype).mul_(share[:, :, None]).sum(1).div_(127.5).sub_(1)
 
 
 def _lip_place(lip_cell: Tensor, rows: int, columns: int) -> tuple[Tensor, slice, Tensor, Tensor]:
-    """Index of the lip windows in [B, C, h, w]; what it selects is [B, rows, columns, C]."""
+    """Index of the lip windows in [B, C, h, w]; the selection is [B, rows, columns, C]."""
     row = lip_cell[:, 0, None] + torch.arange(rows, device=lip_cell.device)
     column = lip_cell[:, 1, None] + torch.arange(columns, device=lip_cell.device)
     batch = torch.arange(lip_cell.shape[0], device=lip_cell.device)[:, None, None]  # len() would fix it on export

@@ -1,8 +1,8 @@
 """PCM to speech features at 25 Hz, live and offline through the same windows (§3.1, style-aware audio encoding).
 
 The encoder is a HuBERT (Hsu et al. 2021) that sees windows on the absolute frame grid: `left` frames of context,
-`step` new frames and `lookahead` frames, 640 samples each. Only the features of the new frames leave it. Before the
-stream's first sample and after its last one there is silence.
+`step` new frames and `lookahead` frames, 640 samples each, and returns the features of the new frames. Before the
+stream's first sample and after its last one it sees silence.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ FRAME_TOKENS = 2
 
 def small_hubert() -> dict[str, Any]:
     """The embedded network as arguments of `transformers.HubertConfig`: 8 layers of 320, and a positional convolution
-    of 16 tokens, because that of the public models looks 1.3 s around."""
+    of 16 tokens, because that of the public models spans 1.3 s on each side."""
     return {
-        "conv_dim": [256] * 7,  # the last is the width of what the layers are given; mel_bins replaces the others
+        "conv_dim": [256] * 7,  # the last is the width of the layers' input; the others do not exist with mel_bins
         "feat_extract_norm": "layer",
         "do_stable_layer_norm": True,
         "num_conv_pos_embeddings": 16,
@@ -56,8 +56,9 @@ def small_hubert() -> dict[str, Any]:
 class SpeechConfig:
     """Shape of the network and the windows that its weights were trained under.
 
-    `hubert`: arguments of `transformers.HubertConfig`. `mel_bins`: hear a log-mel spectrogram of so many bands; 0: the
-    waveform, as the public checkpoints do (then, with `normalise`, of mean 0 and deviation 1 in each window).
+    `hubert`: arguments of `transformers.HubertConfig`. `mel_bins`: bands of the log-mel spectrogram at the input; 0:
+    the input is the waveform, as for the public checkpoints (with `normalise`, of mean 0 and deviation 1 in each
+    window).
     """
 
     left_frames: int = WindowConfig.left_frames
@@ -70,7 +71,7 @@ class SpeechConfig:
 
     @property
     def features(self) -> int:
-        """D: a frame's own features and those of the frame `lookahead_frames` later."""
+        """D: the features of a frame and of the frame `lookahead_frames` later."""
         return 2 * self.frame_features
 
     @property
@@ -83,7 +84,7 @@ class SpeechConfig:
 
     @property
     def algorithmic_latency_ms(self) -> int:
-        """Speech that must have arrived before the first frame of a step can be made."""
+        """Speech that must have arrived before the first frame of a step can be computed."""
         return (self.step_frames + self.lookahead_frames) * 40
 
 
@@ -98,9 +99,9 @@ def mel_filters(bins: int) -> Tensor:
 
 
 class MelFrontEnd(nn.Module):
-    """In the place of HuBERT's seven convolutions on the waveform: log-mel and two, to 50 Hz.
+    """Log-mel and two convolutions, to 50 Hz, in place of HuBERT's seven convolutions on the waveform.
 
-    At what two processor cores can teach it learns twice as fast and costs a tenth (docs/training-log.md).
+    Trained on two processor cores it learns twice as fast, and it costs a tenth (docs/training-log.md).
     """
 
     mel: Tensor
@@ -132,7 +133,7 @@ class SpeechEncoder(nn.Module):
     """HuBERT, then a linear projection of the two tokens of a frame: 50 Hz to 25 Hz."""
 
     def __init__(self, config: SpeechConfig) -> None:
-        from transformers import HubertConfig, HubertModel  # here, because it takes seconds
+        from transformers import HubertConfig, HubertModel  # here, because the import takes seconds
 
         super().__init__()
         self.config = config
@@ -166,22 +167,22 @@ class SpeechEncoder(nn.Module):
     def tokens(self, windows: Tensor, masked: Tensor | None = None) -> Tensor:
         """windows [B, N] to the last layer's tokens, two to a frame: [B, F, 2 W]. `masked` [B, F] bool: frames whose
         sound is replaced by the mask token, for masked prediction."""
-        heard = windows if self.config.mel_bins else nn.functional.pad(windows, (LEAD_SAMPLES, 0))
+        pcm = windows if self.config.mel_bins else nn.functional.pad(windows, (LEAD_SAMPLES, 0))
         if self.config.normalise:
-            heard = (heard - heard.mean(-1, keepdim=True)) / (heard.var(-1, keepdim=True, correction=0) + 1e-7).sqrt()
+            pcm = (pcm - pcm.mean(-1, keepdim=True)) / (pcm.var(-1, keepdim=True, correction=0) + 1e-7).sqrt()
         mask = None if masked is None else masked.repeat_interleave(FRAME_TOKENS, 1)
-        hidden: Tensor = self.hubert(heard, mask_time_indices=mask).last_hidden_state
+        hidden: Tensor = self.hubert(pcm, mask_time_indices=mask).last_hidden_state
         return hidden.unflatten(1, (-1, FRAME_TOKENS)).flatten(2)
 
     def all_frames(self, windows: Tensor) -> Tensor:
-        """windows [B, N] to the features of every frame of theirs, [B, window_frames, D / 2]: what training teaches."""
+        """windows [B, N] to the features of all their frames, [B, window_frames, D / 2]; training is on these."""
         features: Tensor = self.project(self.tokens(windows))
         return features
 
     def forward(self, windows: Tensor) -> Tensor:
         """windows [B, N] float32 in [-1, 1] at 16 kHz to the features of their new frames, [B, step, D].
 
-        Lips move ahead of the sound, so a frame's features are joined with those of the last frame that it may hear.
+        Lips move ahead of the sound, so a frame's features are joined with those of the last frame in its lookahead.
         """
         features = self.all_frames(windows)
         now, step = self.config.left_frames, self.config.step_frames
@@ -191,7 +192,7 @@ class SpeechEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class SpeechState:
-    """What the next windows need of the past: `pcm` [n] float32, of which the first `left` frames are context."""
+    """The past that the next windows need: `pcm` [n] float32, of which the first `left` frames are context."""
 
     pcm: Samples
 
@@ -214,7 +215,7 @@ def cut(pcm: Samples, state: SpeechState, config: SpeechConfig) -> tuple[Samples
 
 @torch.inference_mode()
 def extract(encoder: SpeechEncoder, pcm: Samples, *, batch_windows: int = 16) -> Tensor:
-    """pcm [n] float32 at 16 kHz to [T, D], T = n / 640 rounded up: what a stream of it gives, in batches."""
+    """pcm [n] float32 at 16 kHz to [T, D], T = n / 640 rounded up: the features of a stream of it, in batches."""
     config = encoder.config
     total = -(-len(pcm) // FRAME_SAMPLES)
     tail = np.zeros(config.window_samples, np.float32)

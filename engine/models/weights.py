@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from engine.errors import WeightsError
-from engine.models import morphable
 from engine.models.morphable import MorphableModel
 
 FORMAT = 1
@@ -30,7 +29,7 @@ def default_path(name: str) -> Path:
 
 
 def save(module: nn.Module, path: Path, *, facts: dict[str, str]) -> None:
-    """Write `module` (with its `config`) in fp16, under a temporary name first. `facts` say how it was trained."""
+    """Write `module` (with its `config`) in fp16, under a temporary name first. facts: of its training."""
     tensors = {
         name: (t.half() if t.is_floating_point() else t).contiguous().cpu() for name, t in module.state_dict().items()
     }
@@ -80,7 +79,9 @@ def load_face_model(path: Path | None = None) -> MorphableModel:
     if not path.is_file():
         raise WeightsError(f"{path}: no such face model; {_REMEDY}")
     try:
-        return morphable.load_face_model(path)
+        with safe_open(path, "pt") as stored:
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}
+        return MorphableModel(**{n: t.float() if t.is_floating_point() else t for n, t in tensors.items()})
     except (SafetensorError, OSError, TypeError) as error:
         raise WeightsError(f"{path}: not a readable face model ({error}); {_REMEDY}") from error
 

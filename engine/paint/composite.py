@@ -1,4 +1,8 @@
-"""Between the full frame and a crop of 256 or 512 px: cutting a crop, and pasting a rendered window back."""
+"""Between the full frame and a crop of 256 or 512 px: cutting a crop, and pasting a rendered window back.
+
+Twins for batches on a GPU, in `engine.paint.gpu.composite`: `paste` and `blended`, `_matched` and `_light`; those of
+`engine.paint.window`: `lip_mask` and `lip_masks`, `paste_mask` and `paste_masks`, `_polygon` and `filled`.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,8 @@ import numpy as np
 from engine.models.morphable import CROP_PX
 from engine.paint.window import Window
 
-LIGHT_LEVELS = 10.0  # of 255: differences at the mask's edge up to about this are put down to light
-
-
-MATCH_CELLS = 32  # they are compared on a grid of so many cells along the longer side
-
-
+LIGHT_LEVELS = 10.0  # of 255: differences at the mask's edge up to about this are ascribed to light
+MATCH_CELLS = 32  # differences of light are measured on a grid of so many cells along the longer side
 MATCH_BLUR, MATCH_FADE = 3.0, 0.02  # cells, and the share of edge among them below which nothing is corrected
 
 
@@ -33,7 +33,7 @@ def cut(frame: np.ndarray, box: np.ndarray, crop_px: int = CROP_PX) -> np.ndarra
 def paste(frame: np.ndarray, box: np.ndarray, window: Window, pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """A copy of frame [H, W, 3] with pixels [k h, k w, 3] uint8 of the window blended in by mask [h, w].
 
-    Pixels of the frame where the mask is zero stay bit-equal.
+    box: left, top and size of the crop in the frame. Pixels of the frame where the mask is zero stay bit-equal.
     """
     left, top, size = (int(v) for v in box)
     scale = size / CROP_PX
@@ -48,8 +48,8 @@ def paste(frame: np.ndarray, box: np.ndarray, window: Window, pixels: np.ndarray
         return out
 
     def to_window(fine: float) -> np.ndarray:
-        """Pixel centres of the target in those of a picture of the window that is `fine` times as large:
-        x_window = ((x_frame + 0.5 - left) / scale - x0) fine - 0.5."""
+        """The affine map [2, 3] from pixels of the target to those of a picture of the window that is `fine` times as
+        large: x_window = ((x_frame + 0.5 - left) / scale - x0) fine - 0.5."""
         x, y = (columns.start + 0.5 - left) / scale - x0, (rows.start + 0.5 - top) / scale - y0
         return np.array([[fine / scale, 0, x * fine - 0.5], [0, fine / scale, y * fine - 0.5]])
 
@@ -65,12 +65,12 @@ def paste(frame: np.ndarray, box: np.ndarray, window: Window, pixels: np.ndarray
 
 
 def _matched(colour: np.ndarray, under: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """colour [h, w, 3] with the light of `under` where the mask's edge is, and less of it further inside."""
+    """colour [h, w, 3] corrected to the light of `under` at the mask's edge, and less further inside."""
     height, width = mask.shape
     small = (max(1, width * MATCH_CELLS // max(width, height)), max(1, height * MATCH_CELLS // max(width, height)))
     there, here = (cv2.resize(x, small, interpolation=cv2.INTER_AREA).astype(np.float32) for x in (under, colour))
     difference, edge = there - here, cv2.resize(mask, small, interpolation=cv2.INTER_AREA)
-    # A large difference is no light but a chin that has moved.
+    # A large difference is not light but a chin that has moved.
     weight = 4 * edge * (1 - edge) * np.exp(-((np.abs(difference).max(2) / LIGHT_LEVELS) ** 2))
     total = cv2.GaussianBlur(difference * weight[..., None], (0, 0), MATCH_BLUR)
     light = total / (cv2.GaussianBlur(weight, (0, 0), MATCH_BLUR) + MATCH_FADE)[..., None]

@@ -1,10 +1,15 @@
-"""Pictures of people: base frame + lower-face geometry -> full frame. Offline, live and idle use the same one."""
+"""Pictures of people: base frame + lower-face geometry -> full frame, offline, live and for the idle video.
+
+`PicturePainter` is what the rest of the engine knows; a backend makes it (`Backend.painter`). `CpuPainter` is the one
+for CPUs and the reference for `engine.paint.gpu.painter`.
+"""
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -12,15 +17,15 @@ from torch import Tensor
 
 from engine.avatar.avatar import Avatar
 from engine.avatar.file import Bank
-from engine.backends.backend import Backend, RenderBackend
 from engine.models.morphable import MorphableModel
 from engine.models.renderer import References, RendererConfig
-from engine.paint.align import Aligner, Reference, Shape, Target
+from engine.paint.align import Aligner, Reference, Target
 from engine.paint.composite import cut, paste
+from engine.paint.references import CPU_CACHED_FRAMES, FrameCache, LipReferences
+from engine.paint.shape import Shape
 
-NEIGHBOURS = 2  # face references are the base frame and so many on each side: N_f = 5
-LIP_REFERENCES = 6  # of the bank and the face references; docs/renderer.md has the figures
-CACHED_FRAMES = 16  # sessions of one avatar paint within 8 frames of each other, and need the neighbours
+Renderer = Callable[[Tensor, Tensor, Tensor, References, References], Tensor]
+"""`DualAttentionRenderer.forward`: pncc, lip_mask, lip_cell, lips, faces, on the CPU, to face windows [B, 3, H, W]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,137 +41,133 @@ class FittedVideo:
 
     @classmethod
     def of(cls, avatar: Avatar) -> FittedVideo:
-        """That of an opened avatar."""
+        """The base video of an opened avatar."""
         read = avatar.open_base().read
         return cls(read=read, alpha=avatar.alpha, beta=avatar.beta, pose=avatar.pose, crop=avatar.crop)
 
+    @property
+    def frames(self) -> int:
+        return len(self.alpha)
 
-@dataclass(frozen=True)
-class _BaseFrame:
-    image: np.ndarray
-    reference: Reference
+
+class PicturePainter(Protocol):
+    """Paints pictures of one person. Not thread-safe: it belongs to one thread, in a server the inference thread."""
+
+    @property
+    def gains_by_batches(self) -> bool:
+        """Whether several pictures together may take less time than one by one."""
+
+    def paint(self, index: int, lower: Tensor) -> np.ndarray:
+        """Base frame `index` with the lower face replaced by lower [V_low, 3] (model units): [H, W, 3] uint8."""
+
+    def paint_together(self, batch: Sequence[tuple[Self, int, Tensor]]) -> list[np.ndarray]:
+        """The pictures painter.paint(index, lower) of a batch of (painter, index, lower). The painters are those of one
+        backend, of the same or of different persons; this method of any of them paints all."""
 
 
 @dataclass(frozen=True)
 class RenderInputs:
-    """A picture as far as it is its person's own: what the renderer is given, and what its pixels are pasted into."""
+    """A picture before it is rendered: the base frame and its crop box, the target and the aligned references."""
 
     image: np.ndarray
-    crop: np.ndarray
+    box: np.ndarray
     target: Target
     lips: References
     faces: References
 
     @property
     def sizes(self) -> tuple[torch.Size, ...]:
-        """Only sketches of equal sizes go through the renderer together."""
+        """Pictures of equal sizes can go through the renderer together."""
         images = (self.lips.pixels, self.lips.fine, self.faces.pixels, self.faces.fine)
         return tuple(image.shape for image in images if image is not None)
 
 
-class Painter:
-    """Paints frames of one person, as finely as the bank's crops are. Not thread-safe: it belongs to the inference
-    thread. `windows`: the sizes that all of its windows have, for batches; without, they are as small as each picture
-    allows."""
+@dataclass(frozen=True)
+class _CachedFrame:
+    image: np.ndarray
+    reference: Reference
+
+
+class CpuPainter:
+    """`PicturePainter` with a renderer on the CPU. Pictures are as fine as the bank's crops are.
+
+    windows: the sizes that all windows have, so that pictures can be rendered in batches; None: windows are as small as
+    each picture allows.
+    """
 
     def __init__(
         self,
-        backend: RenderBackend,
-        footage: FittedVideo,
+        renderer: Renderer,
+        video: FittedVideo,
         bank: Bank,
         model: MorphableModel,
         windows: RendererConfig | None = None,
     ):
-        self.backend, self._footage, self._model = backend, footage, model
+        self._renderer, self._video, self._model = renderer, video, model
+        self.gains_by_batches = windows is not None
         self._aligner = Aligner(model, windows)
-        self._vertices = model.vertices(footage.alpha, footage.beta)
-        self._neutral = model.mean + model.shape(footage.alpha)
-        shapes = map(
-            self._aligner.shape,
-            model.vertices(bank.alpha, bank.beta),
-            model.mean + model.shape(bank.alpha),
-            bank.pose,
-        )
+        self._vertices = model.vertices(video.alpha, video.beta)
+        self._neutral = model.mean + model.shape(video.alpha)
+        neutral = model.mean + model.shape(bank.alpha)
+        shapes = list(map(Shape.posed, model.vertices(bank.alpha, bank.beta), neutral, bank.pose))
         self._crop_px = bank.crops.shape[1]
-        self._lips = [Reference.of(crop, shape) for crop, shape in zip(bank.crops.numpy(), shapes, strict=True)]
-        self._cache: OrderedDict[int, _BaseFrame] = OrderedDict()
-
-    @classmethod
-    def of(cls, backend: Backend, avatar: Avatar, model: MorphableModel) -> Painter:
-        """The painter of an opened avatar."""
-        return cls(backend, FittedVideo.of(avatar), avatar.bank, model, backend.windows)
+        self._bank = [Reference.of(crop, shape) for crop, shape in zip(bank.crops.numpy(), shapes, strict=True)]
+        self._lips = LipReferences(shapes)
+        self._frames = FrameCache(video.frames, CPU_CACHED_FRAMES, video.read, self._cached)
 
     def paint(self, index: int, lower: Tensor) -> np.ndarray:
-        """Base frame `index` with the lower face replaced by lower [V_low, 3] (model units): [H, W, 3] uint8."""
-        return paint([(self, index, lower)])[0]
+        """`PicturePainter.paint`."""
+        return self.paint_together([(self, index, lower)])[0]
 
-    def sketch(self, index: int, lower: Tensor) -> RenderInputs:
-        """Everything of that picture but what the renderer makes."""
-        base = self._base(index)
+    def paint_together(self, batch: Sequence[tuple[CpuPainter, int, Tensor]]) -> list[np.ndarray]:
+        """`PicturePainter.paint_together`; pictures of equal sizes go through the renderer together."""
+        inputs = [painter.render_inputs(index, lower) for painter, index, lower in batch]
+        alike: defaultdict[tuple[torch.Size, ...], list[int]] = defaultdict(list)
+        for i, picture in enumerate(inputs):
+            alike[picture.sizes].append(i)
+        pictures: dict[int, np.ndarray] = {}
+        for rows in alike.values():
+            pixels = self._render([inputs[i] for i in rows])
+            pictures |= {i: _pasted(inputs[i], face) for i, face in zip(rows, pixels, strict=True)}
+        return [pictures[i] for i in range(len(batch))]
+
+    def render_inputs(self, index: int, lower: Tensor) -> RenderInputs:
+        """All that the picture of base frame `index` with lower [V_low, 3] is made of but the rendered pixels."""
+        frames = self._frames.faces(index)
+        faces = [frame.reference for frame in frames]
         vertices = self._vertices[index].clone()
         vertices[self._model.lower] = lower
-        target = self._aligner.target(self._shape(index, vertices), base.reference.shape)
-        faces = self._faces(index)
-        # The lips of the base frames themselves may be the right ones, and they are in the right light.
-        lips = self._lips + faces
-        nearest = self._aligner.nearest(target, [reference.shape for reference in lips], LIP_REFERENCES)
+        target = self._aligner.target(self._shape(index, vertices), faces[0].shape)
+        candidates = self._bank + faces
+        lips = [candidates[i] for i in self._lips.choose(target.shape, [face.shape for face in faces])]
         return RenderInputs(
-            image=base.image,
-            crop=self._footage.crop[index].numpy(),
+            image=frames[0].image,
+            box=self._video.crop[index].numpy(),
             target=target,
-            lips=self._aligner.lips(target, [lips[i] for i in nearest]),
+            lips=self._aligner.lips(target, lips),
             faces=self._aligner.faces(target, faces),
         )
 
     def _shape(self, index: int, vertices: Tensor) -> Shape:
-        return self._aligner.shape(vertices, self._neutral[index], self._footage.pose[index])
+        return Shape.posed(vertices, self._neutral[index], self._video.pose[index])
 
-    def _base(self, index: int) -> _BaseFrame:
-        """Base frame `index`, cut once and kept while its neighbours are painted."""
-        if index not in self._cache:
-            image = self._footage.read(index)
-            crop = cut(image, self._footage.crop[index].numpy(), self._crop_px)
-            reference = Reference.of(crop, self._shape(index, self._vertices[index]))
-            self._cache[index] = _BaseFrame(image, reference)
-            if len(self._cache) > CACHED_FRAMES:
-                self._cache.popitem(last=False)
-        self._cache.move_to_end(index)
-        return self._cache[index]
+    def _cached(self, index: int, image: np.ndarray, _: int) -> _CachedFrame:
+        crop = cut(image, self._video.crop[index].numpy(), self._crop_px)
+        return _CachedFrame(image, Reference.of(crop, self._shape(index, self._vertices[index])))
 
-    def _faces(self, index: int) -> list[Reference]:
-        """The base frame first, then its neighbours in time."""
-        last = len(self._vertices) - 1
-        near = [index + d for d in range(-NEIGHBOURS, NEIGHBOURS + 1) if d and 0 <= index + d <= last]
-        return [self._base(i).reference for i in (index, *near)]
+    def _render(self, inputs: list[RenderInputs]) -> Tensor:
+        """Face windows [B, 3, h, w] in [-1, 1] of pictures of equal sizes, or twice as fine."""
+        targets = [picture.target for picture in inputs]
+        return self._renderer(
+            torch.from_numpy(np.stack([target.pncc for target in targets])),
+            torch.from_numpy(np.stack([target.lip_mask for target in targets]))[:, None],
+            torch.tensor([(target.lips.row, target.lips.column) for target in targets]),
+            _stacked([picture.lips for picture in inputs]),
+            _stacked([picture.faces for picture in inputs]),
+        )
 
 
-def paint(asked: Sequence[tuple[Painter, int, Tensor]]) -> list[np.ndarray]:
-    """The pictures that `Painter.paint` would make of (painter, index, lower), of painters of any persons that share a
-    backend. Those of equal sizes go through it together."""
-    sketches = [painter.sketch(index, lower) for painter, index, lower in asked]
-    alike: defaultdict[tuple[torch.Size, ...], list[int]] = defaultdict(list)
-    for i, sketch in enumerate(sketches):
-        alike[sketch.sizes].append(i)
-    pictures: dict[int, np.ndarray] = {}
-    for rows in alike.values():
-        pixels = _render(asked[0][0].backend, [sketches[i] for i in rows])
-        pictures |= {i: _pasted(sketches[i], face) for i, face in zip(rows, pixels, strict=True)}
-    return [pictures[i] for i in range(len(asked))]
-
-
-def _render(backend: RenderBackend, sketches: list[RenderInputs]) -> Tensor:
-    """Their face windows, [B, 3, H, W], or twice as fine."""
-    targets = [sketch.target for sketch in sketches]
-    return backend.render(
-        torch.from_numpy(np.stack([target.pncc for target in targets])),
-        torch.from_numpy(np.stack([target.lip_mask for target in targets]))[:, None],
-        torch.tensor([(target.lips.row, target.lips.column) for target in targets]),
-        _together([sketch.lips for sketch in sketches]),
-        _together([sketch.faces for sketch in sketches]),
-    )
-
-
-def _together(references: list[References]) -> References:
+def _stacked(references: list[References]) -> References:
     fine = [r.fine for r in references if r.fine is not None]
     return References(
         torch.cat([r.pixels for r in references]),
@@ -175,6 +176,6 @@ def _together(references: list[References]) -> References:
     )
 
 
-def _pasted(sketch: RenderInputs, face: Tensor) -> np.ndarray:
+def _pasted(inputs: RenderInputs, face: Tensor) -> np.ndarray:
     painted = ((face.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
-    return paste(sketch.image, sketch.crop, sketch.target.window, painted, sketch.target.paste_mask)
+    return paste(inputs.image, inputs.box, inputs.target.window, painted, inputs.target.paste_mask)

@@ -1,4 +1,4 @@
-"""Between the full frame and a crop of 256 or 512 px: cutting, windows and masks of a target mesh, pasting back."""
+"""Windows of the crop around a target's lower face and lips, and the masks in them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from engine.models.renderer import CELL_PX
 GRID = CROP_PX // CELL_PX
 LIP_GROWTH = 1.25  # the lip mask reaches this much beyond the outer contour: the rim of the lips moves with them
 FEATHER_PX = 5.0
-MARGIN_PX = 12.0  # of the rendered window around what is pasted: the feather and what convolutions see beyond it
+MARGIN_PX = 12.0  # of the face window around the paste mask: the feather, and the reach of the convolutions
 LIP_MARGIN_PX = 8.0  # of the lip window around the lip mask: convolutions see zeros beyond it, and a line would show
 # The pasted region reaches beyond the chin, where a moving jaw uncovers the neck, and stays on the cheeks elsewhere.
 JAW_GROWTH = 0.84 + 0.24 * np.cos(np.linspace(-np.pi / 2, np.pi / 2, 15))[:, None]
-# Below the nose, from cheek to cheek: the upper edge of what is pasted back.
+# Below the nose, from cheek to cheek: the upper edge of the pasted region.
 UNDER_NOSE = (206, 165, 167, 164, 393, 391, 426)
 JAW = FACE_OVAL[11:26]  # from the left to the right angle of the jaw, along the chin
 
@@ -86,8 +86,8 @@ def window_over(points: np.ndarray, margin_px: float, outer: Window | None = Non
 
 
 def paste_outlines(*meshes: np.ndarray) -> list[np.ndarray]:
-    """For each of the meshes [V, 3] (crop pixels) the outline [n, 2] of what is pasted: below the nose to below the
-    chin."""
+    """The outline [n, 2] of the pasted region, from below the nose to below the chin, of each of the meshes [V, 3] in
+    crop pixels."""
     outlines = []
     for mesh in meshes:
         jaw = mesh[2, :2] + (mesh[list(JAW), :2] - mesh[2, :2]) * JAW_GROWTH
@@ -96,7 +96,7 @@ def paste_outlines(*meshes: np.ndarray) -> list[np.ndarray]:
 
 
 def lip_outline(mesh: np.ndarray) -> np.ndarray:
-    """What Lip-Attention fetches, [n, 2]: the outer lips of mesh [V, 3] and a rim around them."""
+    """The outline [n, 2] of the region that Lip-Attention fetches: the outer lips of mesh [V, 3] and a rim."""
     lips = mesh[list(LIPS_OUTER), :2]
     grown: np.ndarray = lips.mean(0) + (lips - lips.mean(0)) * LIP_GROWTH
     return grown
@@ -104,15 +104,15 @@ def lip_outline(mesh: np.ndarray) -> np.ndarray:
 
 def _polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Anti-aliased filled polygon [h, w] float32 in [0, 1] of points [n, 2] px."""
-    canvas = np.zeros(shape, np.uint8)
-    cv2.fillPoly(canvas, [np.rint(points * 16).astype(np.int32)], (255,), lineType=cv2.LINE_AA, shift=4)
-    return canvas.astype(np.float32) / 255
+    image = np.zeros(shape, np.uint8)
+    cv2.fillPoly(image, [np.rint(points * 16).astype(np.int32)], (255,), lineType=cv2.LINE_AA, shift=4)
+    return image.astype(np.float32) / 255
 
 
 def lip_mask(outline: np.ndarray, face: Window, lips: Window) -> np.ndarray:
     """M of eq. 4 over the window `face`: [rows, columns] float32, the share of each cell that lies in the outline.
 
-    A mouth wider than the window `lips` (within `face`) is fetched by Face-Attention at its ends.
+    The ends of a mouth that is wider than the window `lips` (within `face`) are left to Face-Attention.
     """
     filled = _polygon(face.local(outline), (face.height, face.width))
     cells = filled.reshape(face.rows, CELL_PX, face.columns, CELL_PX).mean((1, 3))
@@ -123,7 +123,7 @@ def lip_mask(outline: np.ndarray, face: Window, lips: Window) -> np.ndarray:
 
 
 def paste_mask(outlines: list[np.ndarray], window: Window) -> np.ndarray:
-    """Soft mask [h, w] float32 of what is pasted back, the union of the outlines, zero at the window's border."""
+    """Soft mask [h, w] float32 of the union of the outlines, zero at the window's border."""
     mask = np.zeros((window.height, window.width), np.float32)
     for outline in outlines:
         mask = np.maximum(mask, _polygon(window.local(outline), (window.height, window.width)))

@@ -1,4 +1,4 @@
-"""What tests of pictures share: a frame, and how a picture is compared with another one."""
+"""What tests of pictures share: a frame, and the comparison of two pictures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def psnr(a, b):
 
 
 def check(picture, expected, base, alike_db=ALIKE_DB):
-    """Alike where the reference painted, the frame itself elsewhere; the soft edge may end a pixel or two apart."""
+    """Assert that the picture is alike where the reference painted and the base frame elsewhere; the soft edge may end
+    a pixel or two apart."""
     changed = (expected != base).any(-1)
     rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
     inside = np.s_[max(0, rows[0] - 2) : rows[-1] + 3, max(0, columns[0] - 2) : columns[-1] + 3]

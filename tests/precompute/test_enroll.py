@@ -25,9 +25,10 @@ from engine.errors import (
     SeveralFacesError,
 )
 from engine.models.geometry import GeometryConfig, GeometryGenerator
-from engine.models.morphable import load_face_model, mouth_opening
+from engine.models.morphable import mouth_opening
 from engine.models.renderer import DualAttentionRenderer, RendererConfig
 from engine.models.speech import SpeechConfig, SpeechEncoder
+from engine.models.weights import load_face_model
 from precompute.enroll import EnrollOptions, base_size, enroll
 
 NETWORKS = {"face_model": "f" * 16, "geometry": "a" * 16, "renderer": "b" * 16}
@@ -167,7 +168,7 @@ def test_the_longest_usable_shot_becomes_the_avatar(enrolled):
 
 def test_tracks_fit_the_face(enrolled):
     made, avatar, _ = enrolled
-    quality = avatar.manifest.quality
+    quality = avatar.manifest.summary
     assert quality["error_px"] < 1.5
     assert quality["lip_error_px"] < 1.5
     assert avatar.alpha.shape[0] == avatar.frames == len(made.fit.error_px)

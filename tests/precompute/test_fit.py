@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine.models.morphable import load_face_model, mouth_opening, project
+from engine.models.morphable import mouth_opening, project
+from engine.models.weights import load_face_model
 from precompute.fit import crop_boxes, fit, rigid_poses, to_crop
 
 FRAMES = 60

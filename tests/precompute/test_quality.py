@@ -8,7 +8,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from engine.errors import ClipTooShortError, FaceTooSmallError, NoFaceError, SeveralFacesError, YawTooLargeError
-from engine.models.morphable import load_face_model
+from engine.models.weights import load_face_model
 from precompute.quality import assess, find_shots
 from precompute.scan import Scan, face_height
 from precompute.track import POINTS, Landmarks

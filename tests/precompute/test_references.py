@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine.models.morphable import LIPS_INNER, load_face_model, mouth_opening
+from engine.models.morphable import LIPS_INNER, mouth_opening
+from engine.models.weights import load_face_model
 from engine.paint.composite import cut
 from precompute.bank import FINE_FROM_PX, build, choose, good_frames
 from precompute.fit import FaceFit

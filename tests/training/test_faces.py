@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from engine.models.morphable import load_face_model
 from engine.models.renderer import CELL_PX, RendererConfig
-from engine.paint.align import Aligner
+from engine.models.weights import load_face_model
+from engine.paint.shape import Shape
 from precompute.fit import FaceFit
 from training.data import Clip, crops_path, fit_path, save_crops, save_fit
 from training.faces import (
@@ -127,7 +127,7 @@ def test_a_pair_is_two_frames_in_a_row_in_the_same_windows_with_the_same_referen
 
 def test_a_moved_image_and_its_moved_shape_still_show_the_same_place(faces, model):
     """A dot at a vertex is found where the moved shape says."""
-    shape = Aligner(model).shape(faces.canonical[0], faces.neutral[0], faces.poses[0])
+    shape = Shape.posed(faces.canonical[0], faces.neutral[0], faces.poses[0])
     moved = 0
     for seed in range(8):
         change = Augmentation(np.random.default_rng(seed))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from engine.models.morphable import load_face_model
 from engine.models.renderer import DualAttentionRenderer, RendererConfig
-from engine.paint.align import Aligner
+from engine.models.weights import load_face_model
+from engine.paint.shape import Shape
 from training.contact_sheet import attention_strip, sheet_row
 from training.faces import ClipFaces, SampleMaker
 from training.flicker import Flicker, Run, driven_run
@@ -42,7 +42,7 @@ class Talking(ClipFaces):
 
 def test_a_still_picture_does_not_flicker_and_a_noisy_one_does(model):
     faces, flicker = Talking(model), Flicker(model)
-    shape = Aligner(model).shape(faces.canonical[0], faces.neutral[0], faces.poses[0])
+    shape = Shape.posed(faces.canonical[0], faces.neutral[0], faces.poses[0])
     still = flicker(Run([faces.crop(0)] * 3, [shape] * 3))
     assert still["temporal_lpips"] == pytest.approx(0, abs=1e-5) and still["still_difference"] < 0.6
     noisy = [faces.crop(0) + np.uint8(i % 2 * 20) for i in range(3)]

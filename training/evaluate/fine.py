@@ -16,9 +16,10 @@ import torch
 
 from engine.models.morphable import CROP_PX, MorphableModel
 from engine.models.renderer import FINE, DualAttentionRenderer
-from engine.paint.align import Aligner, Reference, Shape
+from engine.paint.align import Aligner, Reference
 from engine.paint.composite import cut, paste
-from engine.paint.painter import LIP_REFERENCES
+from engine.paint.references import LIP_REFERENCES, nearest
+from engine.paint.shape import Shape
 from precompute.bank import FINE_FROM_PX
 from precompute.video import read_frames
 from training.data import fit_path, load_fit
@@ -103,10 +104,10 @@ class FineMeasures:
         shapes = {row: self._shape(clip.faces, row) for row in {cast.target, cast.base, *cast.near, *cast.bank}}
         aim = self._aligner.target(shapes[cast.target], shapes[cast.base])
         candidates = cast.bank + cast.near
-        nearest = self._aligner.nearest(aim, [shapes[row] for row in candidates], LIP_REFERENCES)
+        similar = nearest(aim.shape, [shapes[row] for row in candidates], LIP_REFERENCES)
         faces, lips = (
             [Reference.of(clip.crop(row, side_px), shapes[row]) for row in rows]
-            for rows in (cast.near, [candidates[i] for i in nearest])
+            for rows in (cast.near, [candidates[i] for i in similar])
         )
         pixels = self.network(
             torch.from_numpy(aim.pncc)[None],
@@ -123,4 +124,4 @@ class FineMeasures:
         )
 
     def _shape(self, faces: ClipFaces, row: int) -> Shape:
-        return self._aligner.shape(faces.canonical[row], faces.neutral[row], faces.poses[row])
+        return Shape.posed(faces.canonical[row], faces.neutral[row], faces.poses[row])

@@ -25,7 +25,7 @@ from engine.models import weights
 from engine.models.morphable import CROP_PX, LIPS_INNER, LIPS_OUTER, MorphableModel, project
 from engine.models.renderer import CELL_PX, DualAttentionRenderer, RendererConfig
 from engine.paint.composite import paste
-from engine.paint.painter import LIP_REFERENCES
+from engine.paint.references import LIP_REFERENCES
 from engine.paint.window import Window
 from training.contact_sheet import attention_strip, fine_sheet, sheet_row
 from training.data import crops_path, read_manifest

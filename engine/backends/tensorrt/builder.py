@@ -1,7 +1,7 @@
-"""Building TensorRT plans, in a child process: a builder that crashes does not end the server.
+"""Builds TensorRT plans, in a child process: a builder that crashes does not end the server.
 
 `tensorrt` and `tensorrt_rtx` have the same interface. RTX builds for GeForce and RTX GPUs (compute capability 7.5, 8.x
-and 12.x), without one at hand too; the other one builds for the GPU at hand.
+and 12.x), also on machines without one; the other one builds for the GPU of this machine.
 """
 
 from __future__ import annotations
@@ -49,31 +49,33 @@ def build_apart(
     progress: Progress,
     *,
     within_s: float = BUILD_S,
+    python: str = sys.executable,
 ) -> bytes:
-    """Build in a process of its own, whose lines go to `progress`. Raises PlanError with its last words if it fails."""
+    """Build in a child process, whose lines of output go to `progress`. Raises PlanError with its last lines where it
+    fails or takes longer than `within_s`."""
     with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "made.plan"
-        order = [network, str(path), precision, dotted(capability), str(target)]
-        command = [sys.executable, "-m", "engine.backends.tensorrt.builder", *order]
-        said: list[str] = []
+        target = Path(folder) / "built.plan"
+        arguments = [network, str(path), precision, dotted(capability), str(target)]
+        command = [python, "-m", "engine.backends.tensorrt.builder", *arguments]
+        lines: list[str] = []
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         with subprocess.Popen(command, text=True, errors="replace", **pipes) as child:
             watchdog = threading.Timer(within_s, child.kill)
             watchdog.start()
             assert child.stdout is not None
             for line in child.stdout:
-                said = [*said[-2:], " ".join(line.split())]
-                progress(said[-1])
+                lines = [*lines[-2:], " ".join(line.split())]
+                progress(lines[-1])
             code = child.wait()
             watchdog.cancel()
         if code != 0:
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-            raise PlanError(f"{network}: the builder {how}; its last words: {' / '.join(said):.500}")
+            raise PlanError(f"{network}: the builder {how}; its last words: {' / '.join(lines):.500}")
         return target.read_bytes()
 
 
 def build(network: str, path: Path, precision: Precision, capability: Capability, progress: Progress) -> bytes:
-    """Build the plan here and now. Raises PlanError, ExportError, WeightsError."""
+    """Build the plan in this process. Raises PlanError, ExportError, WeightsError."""
     trt = library(capability)
     graph = graphs.load(network, precision, path)
     complaints: list[str] = []
@@ -90,7 +92,7 @@ def build(network: str, path: Path, precision: Precision, capability: Capability
             raise PlanError(f"{network}: {trt.__name__} {trt.__version__} cannot read its graph ({reasons:.300})")
     config = builder.create_builder_config()
     config.progress_monitor = _monitor(trt, network, progress)
-    if trt.__name__ == "tensorrt_rtx":  # the other one knows only the GPU at hand
+    if trt.__name__ == "tensorrt_rtx":  # the other one builds for the GPU of this machine alone
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, "SM{}{}".format(*capability)), 0)
     profile = builder.create_optimization_profile()
@@ -106,7 +108,7 @@ def build(network: str, path: Path, precision: Precision, capability: Capability
 
 
 def _listener(trt: ModuleType, complaints: list[str]) -> Any:
-    """A logger of TensorRT that keeps what is an error."""
+    """A logger of TensorRT that keeps the errors."""
 
     class Listener(trt.ILogger):  # type: ignore[misc, name-defined]
         def log(self, severity: Any, message: str) -> None:
@@ -117,7 +119,7 @@ def _listener(trt: ModuleType, complaints: list[str]) -> Any:
 
 
 def _monitor(trt: ModuleType, network: str, progress: Progress) -> Any:
-    """A monitor of TensorRT that tells the steps of the outermost phases."""
+    """A monitor of TensorRT that reports the steps of the outermost phases."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -140,11 +142,12 @@ def _monitor(trt: ModuleType, network: str, progress: Progress) -> Any:
 
 
 def dotted(capability: Capability) -> str:
+    """8.9 of (8, 9)."""
     return "{}.{}".format(*capability)
 
 
 def main() -> None:
-    """The builder's process: NETWORK WEIGHTS PRECISION CAPABILITY TARGET."""
+    """The child process: NETWORK WEIGHTS PRECISION CAPABILITY TARGET."""
     network, path, precision, dotted, target = sys.argv[1:]
     major, minor = map(int, dotted.split("."))
     try:

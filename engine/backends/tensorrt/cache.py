@@ -1,7 +1,7 @@
 """TensorRT plans on disk.
 
-A plan is a cache of the weights that it was made of. Its key names all that it depends on; a file that is damaged or
-made for something else counts as missing.
+A plan can be built again from the weights at any time. Its key names all that it depends on; a file that is damaged or
+has another key counts as missing.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class PlanKey:
 
 
 class PlanCache:
-    """Plans in a folder, each behind its digest. Processes may share one."""
+    """Plans in a folder, each with its digest in front. Processes may share the folder."""
 
     def __init__(self, folder: Path | None = None):
         """`folder`: by default personastream/plans in the user's cache."""
@@ -70,7 +70,7 @@ class PlanCache:
         self.folder = folder or home / "personastream" / "plans"
 
     def find(self, key: PlanKey) -> bytes | None:
-        """The plan, or None where there is none that is whole."""
+        """The plan, or None where it is missing or damaged."""
         path = self.folder / key.file_name
         try:
             stored = path.read_bytes()
@@ -79,7 +79,7 @@ class PlanCache:
         digest, plan = stored[:DIGEST_BYTES], stored[DIGEST_BYTES:]
         if hashlib.sha256(plan).digest() == digest:
             return plan
-        log.warning("%s: a damaged plan, it is built again", path)
+        log.warning("%s: a damaged plan; it is built again", path)
         return None
 
     def store(self, key: PlanKey, plan: bytes) -> Path:

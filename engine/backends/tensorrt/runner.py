@@ -1,4 +1,4 @@
-"""The networks through TensorRT on a CUDA device, and what happens where that cannot be had: PyTorch, said aloud."""
+"""The networks through TensorRT on a CUDA device. Where TensorRT does not work, falls back to PyTorch and logs why."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from engine.paint.gpu.batch import Runner
 
 log = logging.getLogger(__name__)
 
-TRUSTED_DB = 40.0  # a plan whose answers are further from torch in float32 is not used
+TRUSTED_DB = 40.0  # a plan whose outputs are further from torch in float32 is not used
 
 
 class PlanRunner:
-    """A plan as a runner, on the device that is current. Raises PlanError where it does not load."""
+    """A plan as a runner, on the current device. Raises PlanError where it does not load."""
 
     def __init__(self, network: str, plan: bytes, capability: Capability):
         trt = library(capability)
@@ -42,23 +42,25 @@ class PlanRunner:
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Queue the work on the current stream. Raises PlanError for sizes outside `graphs.SPANS`."""
-        given = [tensor.contiguous() for tensor in inputs]
-        for name, tensor in zip(self._inputs, given, strict=True):
+        dense = [tensor.contiguous() for tensor in inputs]
+        for name, tensor in zip(self._inputs, dense, strict=True):
             if not self._context.set_input_shape(name, tuple(tensor.shape)):
-                raise PlanError(f"{self._network}: {name} {tuple(tensor.shape)} is outside what its plan was built for")
+                raise PlanError(
+                    f"{self._network}: {name} {tuple(tensor.shape)} is outside the sizes that its plan was built for"
+                )
             self._context.set_tensor_address(name, tensor.data_ptr())
-        made = [
-            torch.empty(tuple(self._context.get_tensor_shape(name)), device=given[0].device) for name in self._outputs
+        outputs = [
+            torch.empty(tuple(self._context.get_tensor_shape(name)), device=dense[0].device) for name in self._outputs
         ]
-        for name, tensor in zip(self._outputs, made, strict=True):
+        for name, tensor in zip(self._outputs, outputs, strict=True):
             self._context.set_tensor_address(name, tensor.data_ptr())
         if not self._context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
             raise PlanError(f"{self._network}: its plan does not run; `personastream doctor` tells about the device")
-        return tuple(made)
+        return tuple(outputs)
 
 
 class TensorRTBackend(CudaBackend):
-    """`CudaBackend` whose runners are plans."""
+    """`CudaBackend` whose runners are TensorRT plans."""
 
     @classmethod
     def embedded(
@@ -70,7 +72,7 @@ class TensorRTBackend(CudaBackend):
     ) -> TensorRTBackend:
         """With the weights that ship with the engine; builds the plans that the cache lacks, which takes minutes.
 
-        Every plan is tried against torch first. Raises PlanError, ExportError, WeightsError.
+        Every plan's outputs are compared with torch's first. Raises PlanError, ExportError, WeightsError.
         """
         capability, driver = torch.cuda.get_device_capability(device), driver_version()
         cache, runners = cache or PlanCache(), dict[str, Runner]()
@@ -87,7 +89,7 @@ class TensorRTBackend(CudaBackend):
             )
             with torch.cuda.device(device):
                 runners[name] = PlanRunner(name, plan, capability)
-                _try(name, runners[name], device)
+                _compare(name, runners[name], device)
         return cls(runners, *cpu_parts(), device)
 
 
@@ -97,9 +99,10 @@ def open_backend(
     cache: PlanCache | None = None,
     progress: Progress = log.info,
 ) -> CudaBackend:
-    """The fastest backend that this device can have: TensorRT, or else PyTorch's CUDA graphs.
+    """The fastest backend for this device: TensorRT, or else PyTorch's CUDA graphs.
 
-    Then the reason stands in the log, as an error, and in the backend's `fallback`. Raises WeightsError, DeviceError.
+    The reason for the latter is logged as an error and stands in the backend's `fallback`. Raises WeightsError,
+    DeviceError.
     """
     try:
         return TensorRTBackend.embedded(device, precision, cache, progress)
@@ -109,24 +112,24 @@ def open_backend(
 
 
 def driver_version() -> str:
-    """Such as 580.65.06. Raises PlanError where the driver's tool does not tell."""
-    order = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    """Such as 580.65.06. Raises PlanError where nvidia-smi is missing or fails."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        told = subprocess.run(order, capture_output=True, text=True, check=True).stdout
+        answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         raise PlanError(
             f"nvidia-smi does not tell the driver's version ({error}); install the driver's tools"
         ) from error
-    return told.split("\n")[0].strip()  # one for each GPU, all the same
+    return answer.split("\n")[0].strip()  # one for each GPU, all the same
 
 
 @torch.inference_mode()
-def _try(name: str, runner: Runner, device: torch.device) -> None:
-    """Raise PlanError for a runner that does not answer as torch does."""
+def _compare(name: str, runner: Runner, device: torch.device) -> None:
+    """Raise PlanError for a runner whose outputs differ from torch's."""
     reference = graphs.load(name, "float32")
     inputs = reference.example({**graphs.USUAL, "batch": 2})
-    found = runner(*(tensor.to(device) for tensor in inputs))
-    pairs = zip(found, reference(*inputs), strict=True)
-    worst = min(psnr_db(answer.cpu(), expected) for answer, expected in pairs)
+    outputs = runner(*(tensor.to(device) for tensor in inputs))
+    pairs = zip(outputs, reference(*inputs), strict=True)
+    worst = min(psnr_db(output.cpu(), expected) for output, expected in pairs)
     if worst < TRUSTED_DB:
         raise PlanError(f"{name}: its plan answers {worst:.1f} dB from torch, expected {TRUSTED_DB:g}")

@@ -1,6 +1,6 @@
-"""References that stay on a device: uploaded once, and laid onto any number of targets at a time.
+"""The atlas: references that stay on a device, uploaded once and laid onto any number of targets at a time.
 
-`engine.paint.align` says what is computed here; this is the same for batches, in torch, on whatever device.
+The twin of `align.Aligner.faces` and `lips` for batches, in torch, on any device.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from torch.nn import functional
 
 from engine.models.morphable import CROP_PX
 from engine.models.renderer import CELL_PX, References
-from engine.paint.raster import Rasteriser
+from engine.paint.gpu.raster import Rasteriser
 
 COLUMNS = 32  # tiles side by side: an image of few long rows would lose precision in the coordinates of its far end
 RIM_PX = 2  # around a tile, repeating its edge: what a cubic kernel sees beyond it
 TILE_PX = CROP_PX + 2 * RIM_PX
 CUBIC_STEP = 32  # OpenCV's reference looks textures up at multiples of 1/32 px
-ABSENT = 1.0  # a difference (model units, radians) so large that a reference which is none gets no weight at all
+ABSENT = 1.0  # a difference (model units, radians) so large that an empty slot gets no weight at all
 
 
 class ReferenceAtlas:
-    """Crops as tiles of one image, so that a batch samples any of them in one go, with their shapes beside them.
+    """Crops as tiles of one image, so that a batch samples any of them with one call, and their shapes.
 
-    vertices: how many a shape has. Everything is queued on the device's current stream.
+    vertices: of a shape. All work is queued on the device's current stream.
     """
 
     def __init__(self, device: torch.device, rasteriser: Rasteriser, vertices: int):
@@ -34,7 +34,8 @@ class ReferenceAtlas:
         self._rotation = torch.zeros(0, 3, device=device)
 
     def reserve(self, count: int) -> int:
-        """Room for so many more; the first one's slot. Moves what is there, so it is for the start."""
+        """Make room for `count` more references and return the first one's slot. Moves everything, so it is for the
+        start."""
         first = len(self._places)
         slots = first + count
         rows = -(-slots // COLUMNS) * TILE_PX - self._image.shape[2]
@@ -46,7 +47,8 @@ class ReferenceAtlas:
         return first
 
     def put(self, slot: int, crop: Tensor, mesh: Tensor, canonical: Tensor, rotation: Tensor) -> None:
-        """crop [256, 256, 3] uint8, mesh [V, 3] in crop pixels, canonical [V, 3] and rotation [3], on the device."""
+        """Store a reference: crop [256, 256, 3] uint8, mesh [V, 3] in crop pixels, canonical [V, 3] and rotation [3],
+        all on the device."""
         row, column = (n * TILE_PX for n in divmod(slot, COLUMNS))
         tile = functional.pad(crop.permute(2, 0, 1)[None].float(), (RIM_PX,) * 4, mode="replicate")
         self._image[:, :, row : row + TILE_PX, column : column + TILE_PX] = tile
@@ -61,21 +63,21 @@ class ReferenceAtlas:
         coverage: tuple[Tensor, Tensor],
         here: Tensor,
     ) -> References:
-        """References slots [B, N] int64 (-1: none, which gets no weight) onto targets with canonical [B, V, 3] and
-        rotation [B, 3], over the window that `coverage` (triangle [B, h, w], weights [B, h, w, 3]) is of; a pixel
-        without a triangle is taken from the same place, `here` [B, 2, h, w], x and y in the crop."""
+        """References slots [B, N] int64 (-1: none, which gets no weight) laid onto targets with canonical [B, V, 3] and
+        rotation [B, 3], over the window of `coverage` (triangle [B, h, w], weights [B, h, w, 3]). A pixel without a
+        triangle is taken from its own place in the crop, `here` [B, 2, h, w], x and y."""
         present, slots = slots >= 0, slots.clamp(min=0)
-        found, weights = coverage
-        batch, height, width = found.shape
+        triangle, weights = coverage
+        batch, height, width = triangle.shape
         count = slots.shape[1]
         places = self._places[slots].permute(0, 2, 1, 3).flatten(2)  # [B, V, 2 N]
-        maps = self._rasteriser.spread(found, weights, places).view(batch, count, 2, height, width)
-        maps = torch.where((found >= 0)[:, None, None], maps, here[:, None])
+        maps = self._rasteriser.spread(triangle, weights, places).view(batch, count, 2, height, width)
+        maps = torch.where((triangle >= 0)[:, None, None], maps, here[:, None])
         pixels = self._sample(slots.flatten(), maps.flatten(0, 1)).view(3, batch, count, height, width)
         pixels = (pixels / 127.5 - 1).permute(1, 2, 0, 3, 4).contiguous()
 
         middle = slice(CELL_PX // 2, None, CELL_PX)
-        cells = found[:, middle, middle].contiguous(), weights[:, middle, middle].contiguous()
+        cells = triangle[:, middle, middle].contiguous(), weights[:, middle, middle].contiguous()
         offsets = (self._canonical[slots] - canonical[:, None]).permute(0, 2, 1, 3).flatten(2)
         local = self._rasteriser.spread(*cells, offsets).view(batch, count, 3, *cells[0].shape[1:])
         turned = (self._rotation[slots] - rotation[:, None])[..., None, None].expand_as(local)
@@ -83,7 +85,7 @@ class ReferenceAtlas:
         return References(pixels, torch.where(present[..., None, None, None], difference, ABSENT))
 
     def _sample(self, slots: Tensor, places: Tensor) -> Tensor:
-        """What crops slots [M] show at places [M, 2, h, w]: [3, M, h, w] in 0 to 255, whole numbers."""
+        """Pixels of the crops slots [M] at places [M, 2, h, w]: [3, M, h, w] in 0 to 255, whole numbers."""
         corner = torch.stack([slots % COLUMNS, slots // COLUMNS], 1) * TILE_PX + RIM_PX
         # One pixel beyond the crop there is nothing but its edge.
         places = ((places * CUBIC_STEP).round() / CUBIC_STEP).clamp(-1, CROP_PX) + corner[:, :, None, None]

@@ -1,7 +1,7 @@
-"""Pictures of many people painted on one device: what `engine.paint.painter` does on the CPU, for batches, in torch.
+"""Batches of pictures of many people, painted on one device: what `engine.paint.painter` does on the CPU, in torch.
 
-The references and base frames stay on the device; a batch goes up as a few kilobytes of geometry for each picture, and
-what comes back is the part of each frame that changed. The base frames are copied meanwhile.
+The references and base frames stay on the device. For each picture a few kilobytes of geometry go up and the changed
+part of the frame comes back; the base frames are copied meanwhile.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from torch import Tensor
 
 from engine.models.morphable import MorphableModel
 from engine.models.renderer import CELL_PX, RendererConfig
-from engine.paint.align import SHAPE_VERTICES, Shape
 from engine.paint.gpu.atlas import ReferenceAtlas
 from engine.paint.gpu.composite import blended, lip_masks, paste_masks
+from engine.paint.gpu.raster import Rasteriser
 from engine.paint.gpu.transfer import Download, Upload
-from engine.paint.raster import Rasteriser
+from engine.paint.shape import SHAPE_VERTICES, Shape
 
 Runner = Callable[..., tuple[Tensor, ...]]  # inputs to outputs of a graph, on the device, queued on the current stream
 
@@ -32,14 +32,14 @@ RING = 4  # base frames that may be on their way up; more wait for the first of 
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One picture as far as the CPU says what is to be done; arrays are this picture's rows of a batch.
+class PictureRow:
+    """One picture's rows of a batch: all that the CPU says about it.
 
-    canonical, mesh [V, 3], rotation [3], lips [n, 2] and outlines [k, n, 2] as in `paint.align` and `paint.window`,
-    the last three in pixels of the window; window: its row and column in the crop, lip_cell: the lip window's in the
-    window, both in cells.  faces, lips_near: slots of references, -1 for none.  place [4]: see `blend.blended`.
-    rows, columns: the part of `image` that changes; under: where the pixels of that part begin on the device, and how
-    many there are in a row.
+    canonical, mesh [V, 3], rotation [3]: the target's shape; lips [n, 2] and outlines [k, n, 2] as in `paint.window`;
+    mesh, lips and outlines in pixels of the face window.  window: row and column of the face window in the crop,
+    lip_cell: those of the lip window in the face window, in cells.  lip_slots, face_slots: references in the atlas, -1
+    for none.  place: see `composite.blended`.  changed: rows and columns of `image` that change; under: where the
+    pixels of that part begin on the device, and how many there are in a row.
     """
 
     image: np.ndarray
@@ -50,24 +50,25 @@ class Plan:
     outlines: np.ndarray
     window: tuple[int, int]
     lip_cell: tuple[int, int]
-    lips_near: tuple[int, ...]
-    faces: tuple[int, ...]
+    lip_slots: tuple[int, ...]
+    face_slots: tuple[int, ...]
     place: tuple[float, float, float, float]
-    rows: slice
-    columns: slice
+    changed: tuple[slice, slice]
     under: tuple[int, int]
 
     @property
     def size(self) -> tuple[int, int]:
-        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+        """Rows and columns that change."""
+        rows, columns = self.changed
+        return rows.stop - rows.start, columns.stop - columns.start
 
 
 class BatchPainter:
-    """The device's side of painting; all avatars of a backend share it. It belongs to the inference thread. What an
-    avatar has here stays as long as the canvas: servers open each once.
+    """The device's side of painting; all avatars of a backend share it. Not thread-safe: it belongs to the inference
+    thread. References and frames of an avatar stay as long as the painter: servers open each avatar once.
 
-    rasteriser: of `align.triangles`.  renderer: `graphs.RendererGraph` in any form, on the device.  windows: the sizes
-    that all windows have.  pool: threads for what need not be done in order: OpenCV, FFmpeg and numpy let others run.
+    rasteriser: of `shape.triangles`.  renderer: `graphs.RendererGraph` in any form, on the device.  windows: the sizes
+    that all windows have.  pool: threads for decoding and copying; OpenCV, FFmpeg and numpy release the GIL.
     """
 
     def __init__(
@@ -80,84 +81,85 @@ class BatchPainter:
     ):
         self.device, self.windows, self.renderer = device, windows, renderer
         self._rasteriser = rasteriser
-        self.pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="canvas")
+        self.pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="frames")
         self._stream = None if device.type == "cpu" else torch.cuda.Stream(device)
-        with self.working():
+        with self._on_stream():
             self._codes = model.codes.to(device)
-            self.references = ReferenceAtlas(device, rasteriser, SHAPE_VERTICES)
+            self._atlas = ReferenceAtlas(device, rasteriser, SHAPE_VERTICES)
             self._frames = torch.zeros(0, 3, dtype=torch.uint8, device=device)
-        self._uploads = cycle([Upload(device) for _ in range(RING)])
-        self._plans = Upload(device)
+        self._frame_uploads = cycle([Upload(device) for _ in range(RING)])
+        self._row_upload = Upload(device)
         self._download = Download(device)
-        self._most = [0, 0]  # rows and columns of the largest part of a frame that ever changes
+        self._largest = [0, 0]  # rows and columns of the largest part of a frame that ever changes
 
     @contextmanager
-    def working(self) -> Iterator[None]:
-        """Within it, work is queued on the canvas' own stream."""
+    def _on_stream(self) -> Iterator[None]:
+        """Within it, work is queued on the painter's own stream."""
         on_device = nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
         with torch.inference_mode(), on_device:
             yield
 
     def reserve(self, references: int, pixels: int, height: int, width: int) -> tuple[int, int]:
-        """Room for so many references, and for so many pixels of frames, of which [height, width] change in one at the
-        most: the first reference's slot, and where the first pixel is. For the start: what is there may be moved."""
-        with self.working():
-            slot, start = self.references.reserve(references), len(self._frames)
+        """Make room for so many references and pixels of frames; [height, width]: the largest part of a frame that
+        changes. Returns the first reference's slot and the first pixel's index. Moves everything, so it is for the
+        start."""
+        with self._on_stream():
+            slot, start = self._atlas.reserve(references), len(self._frames)
             self._frames = torch.cat([self._frames, self._frames.new_zeros(pixels, 3)])
-        self._most = [max(self._most[0], height), max(self._most[1], width)]
+        self._largest = [max(self._largest[0], height), max(self._largest[1], width)]
         return slot, start
 
     def put_reference(self, slot: int, crop: np.ndarray, shape: Shape) -> None:
-        """A reference with crop [256, 256, 3] uint8."""
-        with self.working():
-            self.references.put(slot, *next(self._uploads)(crop, shape.mesh, shape.canonical, shape.rotation))
+        """Upload a reference with crop [256, 256, 3] uint8."""
+        with self._on_stream():
+            uploaded = next(self._frame_uploads)(crop, shape.mesh, shape.canonical, shape.rotation)
+            self._atlas.put(slot, *uploaded)
 
     def put_frame(self, slot: int, crop: np.ndarray, shape: Shape, start: int, pixels: np.ndarray) -> None:
-        """A base frame: a reference, and pixels [n, 3] uint8 of it, to begin at `start`."""
-        with self.working():
-            *reference, sent = next(self._uploads)(crop, shape.mesh, shape.canonical, shape.rotation, pixels)
-            self.references.put(slot, *reference)
-            self._frames[start : start + len(pixels)] = sent
+        """Upload a base frame: the reference that it is, and of its pixels [n, 3] uint8, to begin at `start`."""
+        with self._on_stream():
+            *reference, uploaded = next(self._frame_uploads)(crop, shape.mesh, shape.canonical, shape.rotation, pixels)
+            self._atlas.put(slot, *reference)
+            self._frames[start : start + len(pixels)] = uploaded
 
-    def paint(self, plans: Sequence[Plan]) -> list[np.ndarray]:
+    def paint(self, rows: Sequence[PictureRow]) -> list[np.ndarray]:
         """The pictures of a batch, [H, W, 3] uint8 each."""
-        with self.working():
-            painted = self._paint(plans)
-            self._download.start(painted)
-            pictures = list(self.pool.map(np.copy, [plan.image for plan in plans]))  # while the device is at work
+        with self._on_stream():
+            self._download.start(self._paint(rows))
+            pictures = list(self.pool.map(np.copy, [row.image for row in rows]))  # while the device is at work
             changed = self._download.wait()
-        for plan, picture, part in zip(plans, pictures, changed, strict=True):
-            height, width = plan.size
-            picture[plan.rows, plan.columns] = part[:height, :width]
+        for row, picture, part in zip(rows, pictures, changed, strict=True):
+            height, width = row.size
+            picture[row.changed] = part[:height, :width]
         return pictures
 
-    def _paint(self, plans: Sequence[Plan]) -> Tensor:
-        """What the frames show where they change, [B, H, W, 3] uint8."""
-        mesh, canonical, rotation, lips, outlines, place, cells, slots, under, size = self._plans(
+    def _paint(self, rows: Sequence[PictureRow]) -> Tensor:
+        """The changed parts of the frames, [B, H, W, 3] uint8."""
+        mesh, canonical, rotation, lips, outlines, place, cells, slots, under, size = self._row_upload(
             *(
-                np.stack([getattr(p, name) for p in plans])
+                np.stack([getattr(row, name) for row in rows])
                 for name in ("mesh", "canonical", "rotation", "lips", "outlines")
             ),
-            np.array([p.place for p in plans], np.float32),
-            np.array([(*p.window, *p.lip_cell) for p in plans]),
-            np.array([(*p.lips_near, *p.faces) for p in plans]),
-            np.array([p.under for p in plans]),
-            np.array([p.size for p in plans]),
+            np.array([row.place for row in rows], np.float32),
+            np.array([(*row.window, *row.lip_cell) for row in rows]),
+            np.array([(*row.lip_slots, *row.face_slots) for row in rows]),
+            np.array([row.under for row in rows]),
+            np.array([row.size for row in rows]),
         )
-        near = len(plans[0].lips_near)
+        lip_count = len(rows[0].lip_slots)
         config = self.windows
         height, width = CELL_PX * config.face_rows, CELL_PX * config.face_columns
         lip_height, lip_width = CELL_PX * config.lip_rows, CELL_PX * config.lip_columns
         corner, lip_cell = CELL_PX * cells[:, :2], cells[:, 2:]  # row and column
-        found, weights = self._rasteriser.locate(mesh, height, width)
+        triangle, weights = self._rasteriser.locate(mesh, height, width)
         inside = _inside(CELL_PX * lip_cell, lip_height, lip_width)
         lip_here = _grid(corner + CELL_PX * lip_cell, lip_height, lip_width)
-        lay, person = self.references.lay, (canonical, rotation)
-        of_lips = lay(slots[:, :near], *person, (found[inside], weights[inside]), lip_here)
-        of_faces = lay(slots[:, near:], *person, (found, weights), _grid(corner, height, width))
+        lay, person = self._atlas.lay, (canonical, rotation)
+        of_lips = lay(slots[:, :lip_count], *person, (triangle[inside], weights[inside]), lip_here)
+        of_faces = lay(slots[:, lip_count:], *person, (triangle, weights), _grid(corner, height, width))
         mask = lip_masks(lips, lip_cell, (config.face_rows, config.face_columns), (config.lip_rows, config.lip_columns))
         (pixels,) = self.renderer(
-            self._rasteriser.codes(found, weights, self._codes),
+            self._rasteriser.codes(triangle, weights, self._codes),
             mask,
             lip_cell,
             of_lips.pixels,
@@ -172,8 +174,8 @@ class BatchPainter:
 
     def _under(self, under: Tensor, size: Tensor) -> Tensor:
         """The frames' pixels from under [B, 2] on, [B, 3, H, W]; beyond size [B, 2] they repeat."""
-        row = torch.arange(self._most[0], device=self.device)
-        column = torch.arange(self._most[1], device=self.device)
+        row = torch.arange(self._largest[0], device=self.device)
+        column = torch.arange(self._largest[1], device=self.device)
         last = (size - 1).clamp(min=0)
         row, column = torch.minimum(row, last[:, :1]), torch.minimum(column, last[:, 1:])
         index = under[:, 0, None, None] + row[:, :, None] * under[:, 1, None, None] + column[:, None, :]

@@ -1,7 +1,11 @@
-"""Masks, light and blending of `engine.paint.window` for batches of pictures, in torch, on whatever device.
+"""Masks, light and blending for batches of pictures, in torch, on any device.
 
-Nothing is turned or sheared between a window and the frame, so that every resampling and blur here is a product with
-one small matrix for the rows and one for the columns, each picture having its own.
+Twins of functions on the CPU: `filled` of `window._polygon`, `lip_masks` of `window.lip_mask`, `paste_masks` of
+`window.paste_mask`, `blended` of `composite.paste`, `_light` of `composite._matched`; `gaussian`, `_taps`, `_means` and
+`_stretch` do what OpenCV's GaussianBlur, warpAffine and resize do there.
+
+A window is neither turned nor sheared in the frame, so every resampling and blur here is a product with one small
+matrix for the rows and one for the columns, with different ones for each picture.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ def filled(outlines: Tensor, height: int, width: int) -> Tensor:
 
 
 def lip_masks(outlines: Tensor, lip_cell: Tensor, size: tuple[int, int], lips: tuple[int, int]) -> Tensor:
-    """`compose.lip_mask` [B, 1, rows, columns] of outlines [B, n, 2] in px of windows of `size` cells; their lip
+    """`window.lip_mask` [B, 1, rows, columns] of outlines [B, n, 2] in px of windows of `size` cells; their lip
     windows of `lips` cells begin at lip_cell [B, 2]."""
     rows, columns = size
     cells = functional.avg_pool2d(filled(outlines, CELL_PX * rows, CELL_PX * columns)[:, None], CELL_PX)
@@ -54,7 +58,7 @@ def lip_masks(outlines: Tensor, lip_cell: Tensor, size: tuple[int, int], lips: t
 
 
 def paste_masks(outlines: Tensor, height: int, width: int) -> Tensor:
-    """`compose.paste_mask` [B, height, width] of the union of outlines [B, k, n, 2] px."""
+    """`window.paste_mask` [B, height, width] of the union of outlines [B, k, n, 2] px."""
     mask = filled(outlines, height, width).amax(1)
     border = int(FEATHER_PX) + 1
     inner = mask[:, border:-border, border:-border]
@@ -64,8 +68,8 @@ def paste_masks(outlines: Tensor, height: int, width: int) -> Tensor:
 
 
 def blended(pixels: Tensor, mask: Tensor, under: Tensor, place: Tensor, size: Tensor) -> Tensor:
-    """`compose.paste`: rendered pixels [B, 3, h, w] in 0 to 255 of the windows, through mask [B, h, w], over what the
-    frames show under them, [B, 3, H, W]: what they show then, in whole numbers.
+    """`composite.paste`: rendered pixels [B, 3, h, w] in 0 to 255 of the windows, blended by mask [B, h, w] into the
+    frames' pixels under them, [B, 3, H, W]; returns those, in whole numbers.
 
     place [B, 4]: the step in window pixels from one frame pixel to the next, where the first column and the first row
     lie in the window, and 1 where the kernel is cubic.  size [B, 2] int64: how many rows and columns of `under` count.
@@ -82,7 +86,7 @@ def blended(pixels: Tensor, mask: Tensor, under: Tensor, place: Tensor, size: Te
 
 
 def _light(colour: Tensor, under: Tensor, soft: Tensor, size: Tensor) -> Tensor:
-    """`compose._matched`: the difference of light between `under` and `colour` [B, 3, H, W] at the edge of soft
+    """`composite._matched`: the difference of light between `under` and `colour` [B, 3, H, W] at the edge of soft
     [B, 1, H, W], and less of it further inside."""
     small = (size * MATCH_CELLS // size.amax(1, keepdim=True).clamp(min=1)).clamp(min=1)
     height, width = under.shape[2:]

@@ -1,10 +1,10 @@
-// The rasteriser of engine/raster.py for a GPU: the same rules and the same order of operations, so that both cover the
+// The rasteriser of engine/paint/raster.py for a GPU: the same rules and the same order of operations, so that both cover the
 // same pixels. Compiled without contraction into fused multiply-adds. One thread draws one pixel of one mesh.
 
 // Which triangle of triangles [F, 3] covers each pixel centre of [height, width], and the weights of its corners.
-// vertices [B, V, 3] in pixels, smaller z is nearer; found [B, height, width], -1 for none; weights [B, height, width, 3].
+// vertices [B, V, 3] in pixels, smaller z is nearer; triangle [B, height, width], -1 for none; weights [B, height, width, 3].
 extern "C" __global__ void locate(const float* vertices, const int* triangles, int vertex_count, int triangle_count,
-                                  int height, int width, int* found, float* weights) {
+                                  int height, int width, int* triangle, float* weights) {
     const int column = blockIdx.x * blockDim.x + threadIdx.x;
     const int row = blockIdx.y * blockDim.y + threadIdx.y;
     if (column >= width || row >= height) return;
@@ -35,7 +35,7 @@ extern "C" __global__ void locate(const float* vertices, const int* triangles, i
         }
     }
     const long long pixel = ((long long)blockIdx.z * height + row) * width + column;
-    found[pixel] = best;
+    triangle[pixel] = best;
     weights[3 * pixel] = first;
     weights[3 * pixel + 1] = second;
     weights[3 * pixel + 2] = third;
@@ -43,7 +43,7 @@ extern "C" __global__ void locate(const float* vertices, const int* triangles, i
 
 // values [B, V, K] at the corners of triangles [F, 3], interpolated to out [B, K, height, width]; 0 where no triangle
 // is, or one beyond the F given.
-extern "C" __global__ void spread(const int* found, const float* weights, const int* triangles, const float* values,
+extern "C" __global__ void spread(const int* triangle, const float* weights, const int* triangles, const float* values,
                                   int triangle_count, int vertex_count, int channels, int height, int width,
                                   float* out) {
     const int column = blockIdx.x * blockDim.x + threadIdx.x;
@@ -53,7 +53,7 @@ extern "C" __global__ void spread(const int* found, const float* weights, const 
     const long long pixel = blockIdx.z * size + place;
     values += (long long)blockIdx.z * vertex_count * channels;
     out += blockIdx.z * channels * size + place;
-    const int f = found[pixel];
+    const int f = triangle[pixel];
     for (int k = 0; k < channels; ++k) {
         float mixed = 0;
         if (f >= 0 && f < triangle_count) {

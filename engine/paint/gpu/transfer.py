@@ -1,4 +1,5 @@
-"""Between the CPU and a device: page-locked memory that is used again and again. On the CPU itself, plain copies."""
+"""Copies between the CPU and a device through page-locked memory that is reused; plain copies where the device is the
+CPU."""
 
 from __future__ import annotations
 
@@ -10,31 +11,32 @@ ALIGNED_BYTES = 16
 
 
 class Pinned:
-    """A piece of page-locked memory that grows, seen as tensors of any shape."""
+    """A growing piece of page-locked memory, viewed as tensors of any shape."""
 
     def __init__(self) -> None:
         self._bytes = torch.empty(0, dtype=torch.uint8)
 
     def room(self, count: int) -> Tensor:
-        """So many bytes of it."""
+        """`count` bytes of it."""
         if count > len(self._bytes):
-            # A power of two, so that what is a little larger the next time allocates nothing.
+            # A power of two, so that a slightly larger request allocates nothing.
             self._bytes = torch.empty(1 << (count - 1).bit_length(), dtype=torch.uint8, pin_memory=True)
         return self._bytes[:count]
 
     def like(self, tensor: Tensor) -> Tensor:
+        """A tensor of the same type and shape in it."""
         return self.room(tensor.numel() * tensor.element_size()).view(tensor.dtype).view(tensor.shape)
 
 
 class Upload:
-    """Arrays that go up together, one set at a time, queued on the current stream."""
+    """Copies sets of arrays to the device, one set at a time, on the current stream."""
 
     def __init__(self, device: torch.device):
         self._device, self._pinned = device, Pinned()
         self._sent = None if device.type == "cpu" else torch.cuda.Event()
 
     def __call__(self, *arrays: np.ndarray) -> list[Tensor]:
-        """The arrays as tensors on the device; the arrays themselves are free at once. Waits for the set before."""
+        """The arrays as tensors on the device; the arrays may change at once. Waits for the set before."""
         starts = np.cumsum([0, *(-(-array.nbytes // ALIGNED_BYTES) * ALIGNED_BYTES for array in arrays)])
         if self._sent is None:
             packed = torch.empty(int(starts[-1]), dtype=torch.uint8)
@@ -53,7 +55,7 @@ class Upload:
 
 
 class Download:
-    """A tensor on its way down: start, do something else, wait."""
+    """Copies a tensor to the CPU: `start`, other work, `wait`."""
 
     def __init__(self, device: torch.device):
         self._pinned, self._result = Pinned(), torch.empty(0)
@@ -67,7 +69,7 @@ class Download:
             self._arrived.record()
 
     def wait(self) -> np.ndarray:
-        """What has come; the next `start` overwrites it."""
+        """The copied array; the next `start` overwrites it."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._result.numpy()

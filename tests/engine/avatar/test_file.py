@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -14,8 +15,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from engine.avatar.avatar import Avatar
-from engine.avatar.file import MEMBERS, AvatarContents, Manifest, write_avatar
+from engine.avatar.file import MEMBERS, AvatarContents, Bank, write_avatar
 from engine.avatar.loop import Loop
+from engine.avatar.manifest import Manifest
 from engine.errors import AvatarFileError
 
 FRAMES, HEIGHT, WIDTH, ENTRIES = 30, 64, 96, 4
@@ -52,7 +54,7 @@ def contents(tmp_path_factory):
             consent="recorded with consent",
             created="2026-01-01T00:00:00Z",
             networks=NETWORKS,
-            quality={"usable_s": 1.2, "warnings": ["short"]},
+            summary={"usable_s": 1.2, "warnings": ["short"]},
         ),
         alpha=noise(FRAMES, 50),
         beta=noise(FRAMES, 50),
@@ -60,13 +62,13 @@ def contents(tmp_path_factory):
         crop=torch.tensor([[3, -2, 40]] * FRAMES, dtype=torch.int32),
         style=noise(64),
         rest_beta=noise(50),
-        bank={
-            "crops": torch.randint(0, 256, (ENTRIES, 256, 256, 3), generator=generator).to(torch.uint8),
-            "alpha": noise(ENTRIES, 50),
-            "beta": noise(ENTRIES, 50),
-            "pose": noise(ENTRIES, 6),
-            "frames": torch.tensor([1, 5, 8, 29], dtype=torch.int32),
-        },
+        bank=Bank(
+            crops=torch.randint(0, 256, (ENTRIES, 256, 256, 3), generator=generator).to(torch.uint8),
+            alpha=noise(ENTRIES, 50),
+            beta=noise(ENTRIES, 50),
+            pose=noise(ENTRIES, 6),
+            frames=torch.tensor([1, 5, 8, 29], dtype=torch.int32),
+        ),
         base=write_video(folder / "base.mp4", 20),
         idle=write_video(folder / "idle.mp4", 100),
         report_html="<!doctype html><p>fine",
@@ -100,23 +102,23 @@ def test_what_was_written_is_read_back(good, contents):
     for name in ("alpha", "beta", "pose", "crop", "style", "rest_beta"):
         assert torch.equal(getattr(avatar, name), getattr(contents, name)), name
     for name in ("crops", "alpha", "beta", "pose", "frames"):
-        assert torch.equal(getattr(avatar.bank, name), contents.bank[name]), name
+        assert torch.equal(getattr(avatar.bank, name), getattr(contents.bank, name)), name
     assert avatar.thumbnail_jpeg == contents.thumbnail_jpeg
     assert avatar.report_html() == contents.report_html
 
 
 def test_references_of_512_px_are_read_as_they_are_or_halved(contents, tmp_path):
-    path, crops = tmp_path / "fine.avatar", contents.bank["crops"]
+    path, crops = tmp_path / "fine.avatar", contents.bank.crops
     fine = crops.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    write_avatar(path, AvatarContents(**{**vars(contents), "bank": {**contents.bank, "crops": fine}}))
+    write_avatar(path, replace(contents, bank=replace(contents.bank, crops=fine)))
     assert torch.equal(Avatar.open(path, networks=NETWORKS).bank.crops, fine)
     fast = Avatar.open(path, quality="fast", networks=NETWORKS)
-    assert torch.equal(fast.bank.crops, crops) and torch.equal(fast.bank.pose, contents.bank["pose"])
+    assert torch.equal(fast.bank.crops, crops) and torch.equal(fast.bank.pose, contents.bank.pose)
 
 
 def test_references_of_256_px_are_the_same_in_any_quality(good, contents):
     for quality in ("best", "fast"):
-        assert torch.equal(Avatar.open(good, quality=quality, networks=NETWORKS).bank.crops, contents.bank["crops"])
+        assert torch.equal(Avatar.open(good, quality=quality, networks=NETWORKS).bank.crops, contents.bank.crops)
 
 
 def test_both_videos_are_read_in_place(good):
@@ -132,12 +134,13 @@ def test_it_is_a_plain_uncompressed_zip_without_pickles(good):
         assert set(archive.namelist()) == set(MEMBERS)
         assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
         assert json.loads(archive.read("manifest.json"))["format"] == 1
+        assert "quality" in json.loads(archive.read("manifest.json"))
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(good, contents, tmp_path):
     path = tmp_path / "ada.avatar"
     path.write_bytes(b"the old one")
-    broken = AvatarContents(**{**vars(contents), "idle": tmp_path / "never made.mp4"})
+    broken = replace(contents, idle=tmp_path / "never made.mp4")
     with pytest.raises(FileNotFoundError):
         write_avatar(path, broken)
     assert path.read_bytes() == b"the old one"
@@ -199,7 +202,7 @@ def test_something_else_is_refused(tmp_path, data):
 
 
 @pytest.mark.parametrize("extra", ["../../etc/cron.d/x", "/etc/passwd", "notes.txt", "tracks.pkl"])
-def test_members_that_do_not_belong_are_refused(good, tmp_path, extra):
+def test_unknown_members_are_refused(good, tmp_path, extra):
     with pytest.raises(AvatarFileError, match="too many|unknown"):
         Avatar.open(rebuild(tmp_path / "x.avatar", members_of(good) | {extra: b"x"}), networks=NETWORKS)
 
@@ -252,7 +255,7 @@ def test_a_member_beyond_its_limit_is_refused(good, tmp_path):
         ("quality", "good"),
     ],
 )
-def test_a_manifest_that_lies_is_refused(good, tmp_path, key, value):
+def test_a_manifest_out_of_its_limits_is_refused(good, tmp_path, key, value):
     members = members_of(good)
     manifest = json.loads(members["manifest.json"]) | {key: value}
     members["manifest.json"] = json.dumps(manifest).encode()
@@ -324,7 +327,7 @@ def test_a_pickle_in_place_of_tensors_is_refused_unopened(good, tmp_path):
         Avatar.open(path, networks=NETWORKS)
 
 
-def test_a_video_that_is_none_is_refused_when_it_is_opened(good, tmp_path):
+def test_a_damaged_video_is_refused_when_it_is_opened(good, tmp_path):
     path = rebuild(tmp_path / "x.avatar", members_of(good) | {"idle.mp4": b"not a video" * 50})
     with pytest.raises(AvatarFileError, match="enrol the speaker again"):
         Avatar.open(path, networks=NETWORKS).open_idle()

@@ -21,8 +21,8 @@ HEADERS = ("tracks.safetensors", "style.safetensors", "bank.safetensors")
 def members(avatar_path):
     """The members of a real avatar; its videos, which opening does not decode, are cut short to be quick."""
     with zipfile.ZipFile(avatar_path) as archive:
-        found = {name: archive.read(name) for name in archive.namelist()}
-    return found | {name: found[name][:1000] for name in ("base.mp4", "idle.mp4")}
+        members = {name: archive.read(name) for name in archive.namelist()}
+    return members | {name: members[name][:1000] for name in ("base.mp4", "idle.mp4")}
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +52,12 @@ def test_the_parts_that_are_fuzzed_are_an_avatar(members, scratch):
 @given(data=st.data())
 def test_changed_and_missing_bytes_of_the_file(members, scratch, data):
     write(scratch, {name: part if len(part) < 100_000 else part[:20_000] for name, part in members.items()})
-    found = bytearray(scratch.read_bytes())
+    damaged = bytearray(scratch.read_bytes())
     # The directory at the end and the headers are where it hurts; anywhere else a checksum fails.
-    places = st.integers(0, len(found) - 1) | st.integers(max(0, len(found) - 700), len(found) - 1)
+    places = st.integers(0, len(damaged) - 1) | st.integers(max(0, len(damaged) - 700), len(damaged) - 1)
     for place in data.draw(st.lists(places, max_size=6)):
-        found[place] = data.draw(st.integers(0, 255))
-    scratch.write_bytes(found[: data.draw(st.just(len(found)) | st.integers(0, len(found)))])
+        damaged[place] = data.draw(st.integers(0, 255))
+    scratch.write_bytes(damaged[: data.draw(st.just(len(damaged)) | st.integers(0, len(damaged)))])
     opens_or_refuses(scratch)
 
 

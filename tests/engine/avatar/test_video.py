@@ -1,4 +1,4 @@
-"""FittedVideo is read by index from inside another file, forwards and backwards, in bounded memory."""
+"""A video is read by index from inside another file, forwards and backwards, in bounded memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def level(index: int) -> int:
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
     """A video of grey frames, each of its own level, behind some bytes of another member."""
-    folder = tmp_path_factory.mktemp("footage")
+    folder = tmp_path_factory.mktemp("video")
     video = folder / "plain.mp4"
     with av.open(str(video), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"bf": "0", "g": str(GOP_FRAMES), "crf": "10"})
@@ -36,7 +36,7 @@ def packed(tmp_path_factory):
     return path, len(PREFIX), video.stat().st_size
 
 
-def open_store(packed, **changes):
+def open_reader(packed, **changes):
     path, offset, size = packed
     return VideoReader(path, **({"offset": offset, "size": size, "shape": (HEIGHT, WIDTH), "frames": FRAMES} | changes))
 
@@ -53,10 +53,10 @@ def orders():
 
 
 @pytest.mark.parametrize("order", ["forwards", "backwards", "anywhere", "wrap"])
-def test_every_order_of_reading_gives_the_frame_asked_for(packed, order):
-    with open_store(packed) as store:
+def test_every_order_of_reading_gives_the_requested_frame(packed, order):
+    with open_reader(packed) as reader:
         for index in orders()[order]:
-            image = store.read(index)
+            image = reader.read(index)
             assert image.shape == (HEIGHT, WIDTH, 3)
             assert image.dtype == np.uint8
             assert abs(float(image.mean()) - level(index)) < 2, index
@@ -64,48 +64,41 @@ def test_every_order_of_reading_gives_the_frame_asked_for(packed, order):
 
 @pytest.mark.parametrize("order", ["forwards", "backwards"])
 def test_a_frame_is_decoded_once_on_the_way(packed, order):
-    with open_store(packed) as store:
-        decoded = count_decoded(store)
+    with open_reader(packed) as reader:
         for index in orders()[order]:
-            store.read(index)
-        assert decoded() <= FRAMES + GOP_FRAMES
-
-
-def count_decoded(store):
-    """Counts what the store takes from its decoder, by watching the frames that enter its cache."""
-    seen = []
-
-    class Watched(type(store._cache)):
-        def __setitem__(self, key, value):
-            seen.append(key)
-            super().__setitem__(key, value)
-
-    store._cache = Watched()
-    return lambda: len(seen)
+            reader.read(index)
+        assert FRAMES <= reader.decoded <= FRAMES + GOP_FRAMES
 
 
 def test_the_cache_respects_its_budget_even_when_that_means_decoding_again(packed):
     frame_bytes = HEIGHT * WIDTH * 3 // 2
-    with open_store(packed, cache_bytes=3 * frame_bytes) as store:
+    with open_reader(packed, cache_bytes=3 * frame_bytes) as reader:
         for index in reversed(range(FRAMES)):
-            assert abs(float(store.read(index).mean()) - level(index)) < 2
-            assert len(store._cache) <= 3
+            assert abs(float(reader.read(index).mean()) - level(index)) < 2
+        for index in range(GOP_FRAMES):
+            reader.read(index)
+        before = reader.decoded
+        for index in (GOP_FRAMES - 1, GOP_FRAMES - 3):
+            reader.read(index)
+        assert reader.decoded == before, "three frames are kept"
+        reader.read(GOP_FRAMES - 4)
+        assert reader.decoded > before, "and no more"
 
 
 def test_planes_are_the_same_picture(packed):
-    with open_store(packed) as store:
-        planes = store.read_yuv(17)
+    with open_reader(packed) as reader:
+        planes = reader.read_yuv(17)
         assert planes.shape == (HEIGHT * 3 // 2, WIDTH)
         rgb = av.VideoFrame.from_ndarray(planes, format="yuv420p").to_ndarray(format="rgb24")
-        assert np.abs(rgb.astype(int) - store.read(17)).max() <= 2
+        assert np.abs(rgb.astype(int) - reader.read(17)).max() <= 2
 
 
 @pytest.mark.parametrize(
     "wrong", [{"frames": FRAMES + 1}, {"shape": (HEIGHT, WIDTH + 2)}, {"offset": 3}, {"size": 500}]
 )
-def test_a_video_that_is_not_what_was_promised_is_refused(packed, wrong):
+def test_a_video_of_another_size_or_length_is_refused(packed, wrong):
     with pytest.raises(AvatarFileError, match="precompute"):
-        open_store(packed, **wrong)
+        open_reader(packed, **wrong)
 
 
 def test_a_video_that_breaks_off_is_refused_where_it_does(packed, tmp_path):
@@ -116,20 +109,20 @@ def test_a_video_that_breaks_off_is_refused_where_it_does(packed, tmp_path):
     data[start:stop] = bytes(stop - start)
     broken = tmp_path / "broken.bin"
     broken.write_bytes(data)
-    with open_store((broken, offset, size)) as store:
-        store.read(0)
+    with open_reader((broken, offset, size)) as reader:
+        reader.read(0)
         with pytest.raises(AvatarFileError, match=r"precompute"):
             for index in range(FRAMES):
-                store.read(index)
+                reader.read(index)
 
 
 def test_outside_and_after_closing_are_errors(packed):
-    store = open_store(packed)
+    reader = open_reader(packed)
     with pytest.raises(IndexError):
-        store.read(FRAMES)
+        reader.read(FRAMES)
     with pytest.raises(IndexError):
-        store.read(-1)
-    store.close()
-    store.close()
+        reader.read(-1)
+    reader.close()
+    reader.close()
     with pytest.raises(ValueError, match="closed"):
-        store.read(0)
+        reader.read(0)

@@ -1,4 +1,4 @@
-"""On a GPU the networks answer as on the CPU, however they are run there and however long the batch is."""
+"""On a GPU the networks' outputs are those of the CPU, in every mode and for batches of any size."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.backends import cuda, graphs
+from engine.backends import graphs
 from engine.backends.cpu import CpuBackend
-from engine.backends.cuda import CHUNK, CudaBackend, Pipeline, cuda_device
+from engine.backends.cuda import CHUNK, ChunkedRunner, CudaBackend, CudaGraphs, cpu_parts, cuda_device
 from engine.backends.onnx import psnr_db
 from engine.backends.tensorrt import builder, runner
+from engine.backends.tensorrt.cache import PlanCache
 from engine.errors import DeviceError
 from engine.models.geometry import GeometryState
-from engine.models.renderer import References
 
 ROOT = Path(__file__).parents[3]
 BATCHES = [1, 3, 2 * CHUNK + 3]  # the last one needs each of the two buffers again
@@ -29,9 +29,7 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA devic
 
 @pytest.fixture(scope="module")
 def reference():
-    backend = CpuBackend.embedded()
-    backend.bfloat16 = False
-    return backend
+    return CpuBackend.embedded(bfloat16=False)
 
 
 @pytest.fixture(scope="module")
@@ -44,21 +42,25 @@ def precise():
 
 
 def answers(backend, batch):
-    """What a backend makes of the graphs' examples: features, lower vertices, state, pixels."""
+    """A backend's outputs for the graphs' examples: features, lower vertices, state and the renderer's pixels."""
     free = {**graphs.USUAL, "batch": batch}
-    given = {name: graphs.load(name, "float32").example(free) for name in graphs.NETWORKS}
-    features = backend.encode_speech(*given["speech"])
-    moved, style, template, keys, values = given["geometry"]
+    examples = {name: graphs.load(name, "float32").example(free) for name in graphs.NETWORKS}
+    features = backend.encode_speech(*examples["speech"])
+    moved, style, template, keys, values = examples["geometry"]
     lower, state = backend.step_geometry(moved, style, template, GeometryState(keys, values))
-    pncc, lip_mask, lip_cell, *references = given["renderer"]
-    pixels = backend.render(pncc, lip_mask, lip_cell, References(*references[:2]), References(*references[2:]))
+    if backend.device.type == "cpu":
+        renderer = graphs.load("renderer", "float32").eval()
+    else:
+        renderer = ChunkedRunner(backend.batch_painter.renderer, backend.device, inputs=7, outputs=1)
+    with torch.inference_mode():
+        (pixels,) = renderer(*examples["renderer"])
     return features, lower, state.keys, state.values, pixels
 
 
 def alike_db(backend, reference, batch):
-    found, expected = answers(backend, batch), answers(reference, batch)
-    assert all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in found)
-    return min(psnr_db(f, e) for f, e in zip(found, expected, strict=True))
+    outputs, expected = answers(backend, batch), answers(reference, batch)
+    assert all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in outputs)
+    return min(psnr_db(o, e) for o, e in zip(outputs, expected, strict=True))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -101,11 +103,11 @@ def test_batch_that_failed_half_way_leaves_nothing_in_the_next_one():
             raise ValueError("the second chunk fails")
         return (2 * x,)
 
-    pipeline = Pipeline(double, cuda_device(), inputs=1, outputs=1, chunk=2)
+    runner = ChunkedRunner(double, cuda_device(), inputs=1, outputs=1, chunk=2)
     with pytest.raises(ValueError, match="second chunk"):
-        pipeline(torch.zeros(6, 3))
+        runner(torch.zeros(6, 3))
     x = torch.arange(21.0).reshape(7, 3)
-    assert torch.equal(pipeline(x)[0], 2 * x)
+    assert torch.equal(runner(x)[0], 2 * x)
 
 
 @pytest.mark.gpu
@@ -120,19 +122,20 @@ def test_recorded_graphs_serve_shorter_batches_and_leave_earlier_answers_alone(r
 
 @pytest.mark.gpu
 @on_gpu
-def test_sizes_beyond_the_kept_graphs_run_eagerly(reference, precise, monkeypatch):
-    monkeypatch.setattr(cuda, "CAPTURES", 1)
-    backend = CudaBackend.through_torch(cuda_device(), "graphs", "float32")
+def test_sizes_beyond_the_kept_graphs_run_eagerly(reference, precise):
+    device = cuda_device()
+    runners = {name: CudaGraphs(graphs.load(name, "float32").eval().to(device), captures=1) for name in graphs.NETWORKS}
+    backend = CudaBackend(runners, *cpu_parts(), device)
     assert alike_db(backend, reference, 2) > 80
     assert alike_db(backend, reference, 5) > 80
 
 
 @pytest.mark.gpu
 @on_gpu
-def test_without_tensorrt_torch_runs_and_it_is_said(reference, monkeypatch, tmp_path, caplog):
+def test_without_tensorrt_torch_runs_and_the_log_says_why(reference, monkeypatch, tmp_path, caplog):
     for name in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, None)
-    backend = runner.open_backend(cuda_device(), cache=builder.PlanCache(tmp_path))
+    backend = runner.open_backend(cuda_device(), cache=PlanCache(tmp_path))
     assert "TensorRT is not used" in caplog.text and "needs tensorrt" in backend.fallback
     assert alike_db(backend, reference, 2) > 50
 
@@ -145,9 +148,9 @@ def test_plans_answer_as_torch_does(reference, tmp_path):
     names = ["tensorrt_rtx", "tensorrt"] if capability in builder.RTX_CAPABILITIES else ["tensorrt"]
     if not any(map(find_spec, names)):
         pytest.skip(f"{' or '.join(names)} is not installed")
-    backend = runner.TensorRTBackend.embedded(cuda_device(), cache=builder.PlanCache(tmp_path))
+    backend = runner.TensorRTBackend.embedded(cuda_device(), cache=PlanCache(tmp_path))
     assert not backend.fallback
     assert min(alike_db(backend, reference, batch) for batch in BATCHES) > 45
-    heard: list[str] = []
-    runner.TensorRTBackend.embedded(cuda_device(), cache=builder.PlanCache(tmp_path), progress=heard.append)
-    assert not heard
+    lines: list[str] = []
+    runner.TensorRTBackend.embedded(cuda_device(), cache=PlanCache(tmp_path), progress=lines.append)
+    assert not lines

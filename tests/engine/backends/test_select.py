@@ -1,5 +1,5 @@
-"""The device that is asked for is the one that computes, or it is said why not. GPUs are those that torch reports: what
-it says of them is set here, so that every machine can be had."""
+"""The requested device computes, or an error says why not. The tests set what torch reports about GPUs, so that they
+describe any machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import torch
 
 from engine.backends.cpu import CpuBackend
 from engine.backends.select import NEEDED_BYTES, backend_for, choose, describe
-from engine.backends.tensorrt import runner
 from engine.config import ComputeConfig
 from engine.errors import DeviceError, SettingError
 
@@ -99,16 +98,16 @@ def test_a_gpu_whose_driver_is_broken_is_told_apart(machine, monkeypatch):
     RuntimeError("CUDA error: unknown error\nmore lines"),
 ])  # fmt: skip
 def test_a_gpu_that_fails_at_the_networks_is_given_up_for_the_cpu_unless_it_was_asked_for(machine, monkeypatch, error):
-    def open_backend(device):
+    def get_device_capability(device):
         raise error
 
     machine([NEEDED_BYTES])
-    monkeypatch.setattr(runner, "open_backend", open_backend)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", get_device_capability)
     backend = backend_for("auto")
     assert type(backend) is CpuBackend and backend.quality == "best"
-    said = str(error).partition("\n")[0]
-    assert said in backend.fallback and "more lines" not in backend.fallback
-    with pytest.raises(DeviceError, match=said):
+    reason = str(error).partition("\n")[0]
+    assert reason in backend.fallback and "more lines" not in backend.fallback
+    with pytest.raises(DeviceError, match=reason):
         backend_for("cuda")
 
 
@@ -132,11 +131,11 @@ def test_another_word_is_refused(word):
         choose(word)
 
 
-@pytest.mark.parametrize("asked", ["cpu", "auto"])
-def test_the_cpu_that_was_chosen_is_the_reference_backend(machine, asked, caplog):
+@pytest.mark.parametrize("requested", ["cpu", "auto"])
+def test_the_cpu_that_was_chosen_is_the_reference_backend(machine, requested, caplog):
     machine([], driver=False)
     with caplog.at_level(logging.INFO):
-        backend = backend_for(asked)
+        backend = backend_for(requested)
     assert type(backend) is CpuBackend and backend.device.type == "cpu" and not backend.fallback
     assert [(r.levelname, r.getMessage().startswith("device CPU, ")) for r in caplog.records] == [("INFO", True)]
 
@@ -153,8 +152,8 @@ def test_a_machine_without_a_gpu_loads_nothing_for_one():
         "import sys, engine.backends.select\n"
         "engine.backends.select.backend_for('cpu')\n"
         "gpu = {'engine.backends.tensorrt.runner', 'cuda.core', 'tensorrt_rtx', 'onnx'}\n"
-        "found = gpu & set(sys.modules)\n"
-        "assert not found, found"
+        "loaded = gpu & set(sys.modules)\n"
+        "assert not loaded, loaded"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,11 +1,13 @@
-"""Plans are really built, for GPUs that are not here; kept, found again, and never trusted when damaged."""
+"""TensorRT plans are built for GPUs that are not here, cached, found again, and built again when damaged."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import stat
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,7 @@ from engine.backends.tensorrt.cache import PlanCache, PlanKey, plan_for
 from engine.errors import PlanError
 from engine.models import weights
 
+ROOT = Path(__file__).parents[3]
 ADA, BLACKWELL, HOPPER = (8, 9), (12, 0), (9, 0)
 KEY = PlanKey(
     network="renderer",
@@ -52,7 +55,7 @@ def test_plan_of_another_key_is_not_found(tmp_path, field):
     assert cache.find(dataclasses.replace(KEY, **{field: "other"})) is None
 
 
-def test_key_changes_with_all_that_a_plan_depends_on(tmp_path, monkeypatch):
+def test_key_changes_with_all_that_a_plan_depends_on(tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="the extra `tensorrt` is not installed")
     path = tmp_path / "weights.safetensors"
 
@@ -66,13 +69,13 @@ def test_key_changes_with_all_that_a_plan_depends_on(tmp_path, monkeypatch):
     path.write_bytes(b"other weights")
     others.add(name())
     path.write_bytes(b"some weights")
-    monkeypatch.setitem(graphs.SPANS, "batch", graphs.Span(1, 8, 64))
-    others.add(name())
-    assert len(others) == 5 and first not in others
+    assert len(others) == 4 and first not in others
+    spans = json.loads(PlanKey.of("renderer", path, "float16", ADA, "580.1").spans)
+    assert spans == {axis: [span.least, span.usual, span.most] for axis, span in graphs.SPANS.items()}
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:40] + b"?" + b[41:], lambda b: b"", lambda b: b[:9]])
-def test_damaged_plan_counts_as_missing_and_is_said(tmp_path, caplog, damage):
+def test_damaged_plan_counts_as_missing_and_is_logged(tmp_path, caplog, damage):
     cache = PlanCache(tmp_path)
     path = cache.store(KEY, b"plan of some length")
     path.write_bytes(damage(path.read_bytes()))
@@ -81,7 +84,7 @@ def test_damaged_plan_counts_as_missing_and_is_said(tmp_path, caplog, damage):
     assert cache.find(KEY) == b"again"
 
 
-def test_plans_stand_in_the_users_cache_by_default(monkeypatch, tmp_path):
+def test_plans_are_kept_in_the_users_cache_by_default(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert PlanCache().folder == tmp_path / "personastream" / "plans"
 
@@ -89,22 +92,21 @@ def test_plans_stand_in_the_users_cache_by_default(monkeypatch, tmp_path):
 # ---- the builder's process
 
 
-def test_builder_that_crashes_is_an_error_here(monkeypatch, tmp_path):
-    """The builder is another program: whatever ends it ends nothing else."""
-    monkeypatch.setattr(builder.sys, "executable", executable(tmp_path / "python", "echo building; kill -SEGV $$"))
-    heard = []
+def test_builder_that_crashes_is_an_error_here(tmp_path):
+    """The builder is another process: its end does not end this one."""
+    python, lines = executable(tmp_path / "python", "echo building; kill -SEGV $$"), []
     with pytest.raises(PlanError, match="renderer: the builder was ended by SIGSEGV; its last words: building"):
-        build_apart("renderer", weights.default_path("renderer"), "float16", ADA, heard.append)
-    assert heard == ["building"]
+        build_apart("renderer", weights.default_path("renderer"), "float16", ADA, lines.append, python=python)
+    assert lines == ["building"]
 
 
-def test_builder_that_hangs_is_ended(monkeypatch, tmp_path):
-    monkeypatch.setattr(builder.sys, "executable", executable(tmp_path / "python", "exec sleep 60"))
+def test_builder_that_hangs_is_ended(tmp_path):
+    python, path = executable(tmp_path / "python", "exec sleep 60"), weights.default_path("renderer")
     with pytest.raises(PlanError, match="SIGKILL"):
-        build_apart("renderer", weights.default_path("renderer"), "float16", ADA, print, within_s=0.2)
+        build_apart("renderer", path, "float16", ADA, print, within_s=0.2, python=python)
 
 
-def test_what_the_builder_could_not_read_is_said(tmp_path):
+def test_error_names_the_file_that_the_builder_could_not_read(tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="the extra `tensorrt` is not installed")
     with pytest.raises(PlanError, match=r"ended with 1; .*none\.safetensors: no such weights"):
         build_apart("geometry", tmp_path / "none.safetensors", "float32", ADA, print)
@@ -122,7 +124,7 @@ def test_missing_library_names_what_to_install(monkeypatch):
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a driver")
-def test_missing_driver_is_said():
+def test_missing_driver_is_an_error_with_the_remedy():
     with pytest.raises(PlanError, match="install the driver's tools"):
         runner.driver_version()
 
@@ -132,24 +134,26 @@ def test_missing_driver_is_said():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("network", "capability"), [("renderer", ADA), ("speech", ADA), ("geometry", BLACKWELL)])
-def test_plan_is_built_for_a_gpu_that_is_not_here_and_found_again(tmp_path, network, capability):
+def test_plan_is_built_for_a_gpu_that_is_not_here_and_found_again(network, capability):
+    """Built once: the plan stays in build/tests until the weights, our code or TensorRT change."""
     pytest.importorskip("onnxscript", reason="the extra `export` is not installed")
     pytest.importorskip("tensorrt_rtx", reason="the extra `tensorrt` is not installed")
-    heard: list[str] = []
+    cache, path, lines = PlanCache(ROOT / "build" / "tests" / "plans"), weights.default_path(network), []
+    missing = cache.find(PlanKey.of(network, path, "float16", capability, "none")) is None
 
-    def ask(driver="none"):
+    def plan():
         return plan_for(
             network,
-            weights.default_path(network),
+            path,
             precision="float16",
             capability=capability,
-            driver=driver,
-            cache=PlanCache(tmp_path),
-            progress=heard.append,
+            driver="none",
+            cache=cache,
+            progress=lines.append,
         )
 
-    plan = ask()
+    built = plan()
     weight_bytes = sum(p.numel() * p.element_size() for p in graphs.load(network, "float16").parameters())
-    assert len(plan) > weight_bytes and any("Building engine" in line for line in heard)
-    heard.clear()
-    assert ask() == plan and not heard
+    assert len(built) > weight_bytes and any("Building engine" in line for line in lines) == missing
+    lines.clear()
+    assert plan() == built and not lines

@@ -22,7 +22,7 @@ from engine.errors import AvatarFileError, OutputError, SpeechFormatError
 from engine.live.job import PaintJob
 from engine.live.pipeline import AvatarPipeline
 from engine.media import SAMPLES_PER_FRAME
-from engine.models.morphable import load_face_model
+from engine.models.weights import load_face_model
 
 SECONDS = 3
 

@@ -9,10 +9,10 @@ from chunked import run_chunked
 from torch import Tensor
 
 from engine.models.geometry import GeometryConfig, GeometryGenerator, GeometryState
-from engine.models.morphable import MorphableModel, load_face_model, mouth_opening
+from engine.models.morphable import MorphableModel, mouth_opening
 from engine.models.speech import SpeechConfig, SpeechEncoder, extract
 from engine.models.state import batch, unbatch
-from engine.models.weights import default_path, load
+from engine.models.weights import default_path, load, load_face_model
 
 SMALL = GeometryConfig(features=6, width=32, hidden=32, heads=2, layers=2, window_frames=5)
 FRAMES = 23

@@ -15,11 +15,11 @@ from engine.models.morphable import (
     LIPS_OUTER,
     RIGHT_EYE,
     VERTICES,
-    load_face_model,
     mouth_opening,
     project,
     rotation_matrix,
 )
+from engine.models.weights import load_face_model
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import torch
 from painted import psnr
 
 from engine.backends.cpu import CpuBackend
-from engine.models.morphable import load_face_model
 from engine.models.renderer import (
     CELL_PX,
     DIFFERENCE,
@@ -18,8 +17,10 @@ from engine.models.renderer import (
     References,
     RendererConfig,
 )
-from engine.models.weights import default_path, load
+from engine.models.weights import default_path, load, load_face_model
 from engine.paint.align import Aligner, Reference
+from engine.paint.raster import locate, spread_codes
+from engine.paint.shape import Shape
 
 CONFIG = RendererConfig()
 POSE = torch.tensor([0.0, 0.0, 0.0, 0.38, 0.5, 0.25])
@@ -48,11 +49,11 @@ def photo(seed=0):
     return np.stack([127 + 80 * w for w in waves], -1).astype(np.uint8)
 
 
-def shaped(model, aligner, opening=0.0, pose=POSE):
+def shaped(model, opening=0.0, pose=POSE):
     vertices = model.mean.clone()
     for v in (14, 87, 317, 17, 84, 314, 199, 152):
         vertices[v, 1] += opening
-    return aligner.shape(vertices, model.mean, pose)
+    return Shape.posed(vertices, model.mean, pose)
 
 
 def inputs(aligner, target, references, lips=None):
@@ -75,7 +76,7 @@ def window(crop, target):
 
 
 def test_an_untrained_network_copies_the_frame_it_is_shown(untrained, model, aligner):
-    shape = shaped(model, aligner)
+    shape = shaped(model)
     target = aligner.target(shape, shape)
     reference = Reference(photo(), shape)
     out = render(untrained, aligner, target, [reference])
@@ -83,7 +84,7 @@ def test_an_untrained_network_copies_the_frame_it_is_shown(untrained, model, ali
 
 
 def test_of_several_references_the_one_with_the_targets_geometry_is_copied(untrained, model, aligner):
-    closed, opened = shaped(model, aligner), shaped(model, aligner, 0.3)
+    closed, opened = shaped(model), shaped(model, 0.3)
     target = aligner.target(opened, opened)
     references = [Reference(photo(1), closed), Reference(photo(2), opened)]
     out = render(untrained, aligner, target, references)
@@ -96,7 +97,7 @@ def test_of_several_references_the_one_with_the_targets_geometry_is_copied(untra
 @pytest.mark.parametrize("trained", [False, True])
 def test_showing_every_reference_twice_changes_nothing(untrained, model, aligner, trained):
     network = load(DualAttentionRenderer, RendererConfig, default_path("renderer")) if trained else untrained
-    shapes = [shaped(model, aligner, opening) for opening in (0.0, 0.1, 0.25)]
+    shapes = [shaped(model, opening) for opening in (0.0, 0.1, 0.25)]
     target = aligner.target(shapes[1], shapes[0])
     references = [Reference(photo(i), shape) for i, shape in enumerate(shapes)]
     once, twice = (render(network, aligner, target, references * n) for n in (1, 2))
@@ -104,15 +105,11 @@ def test_showing_every_reference_twice_changes_nothing(untrained, model, aligner
 
 
 def test_the_order_of_the_references_does_not_matter(untrained, model, aligner):
-    shapes = [shaped(model, aligner, opening) for opening in (0.0, 0.1, 0.25)]
+    shapes = [shaped(model, opening) for opening in (0.0, 0.1, 0.25)]
     target = aligner.target(shapes[1], shapes[0])
     references = [Reference(photo(i), shape) for i, shape in enumerate(shapes)]
-    assert (
-        np.abs(
-            render(untrained, aligner, target, references) - render(untrained, aligner, target, references[::-1])
-        ).max()
-        < 0.02
-    )
+    there, back = (render(untrained, aligner, target, order) for order in (references, references[::-1]))
+    assert np.abs(there - back).max() < 0.02
 
 
 def test_attention_shares_sum_to_one_and_fall_with_the_distance():
@@ -128,7 +125,7 @@ def test_attention_shares_sum_to_one_and_fall_with_the_distance():
 
 
 def test_lip_texture_is_used_only_inside_the_lip_mask(untrained, model, aligner):
-    shape = shaped(model, aligner)
+    shape = shaped(model)
     target = aligner.target(shape, shape)
     face, lips = Reference(photo(1), shape), Reference(photo(5), shape)
     out = render(untrained, aligner, target, [face], lips=[lips])
@@ -143,8 +140,8 @@ def test_a_batch_is_its_members_side_by_side(model):
     aligner, made = Aligner(model, CONFIG), []
     for i, opening in enumerate((0.0, 0.2)):
         shapes = [
-            shaped(model, aligner, opening, POSE + torch.tensor([0, 0, 0, 0, 0.02 * i, 0.01])),
-            shaped(model, aligner),
+            shaped(model, opening, POSE + torch.tensor([0, 0, 0, 0, 0.02 * i, 0.01])),
+            shaped(model),
         ]
         made.append(inputs(aligner, aligner.target(*shapes), [Reference(photo(i), s) for s in shapes]))
     joined = [torch.cat(parts) for parts in zip(*(m[:3] for m in made), strict=True)]
@@ -165,7 +162,7 @@ def test_what_is_pasted_is_the_same_from_the_small_window_as_from_a_large_one(mo
     large = RendererConfig(face_rows=48, face_columns=56, lip_rows=20, lip_columns=32)
     crops = []
     for aligner in (Aligner(model), Aligner(model, large)):
-        closed, opened = shaped(model, aligner), shaped(model, aligner, opening)
+        closed, opened = shaped(model), shaped(model, opening)
         target = aligner.target(opened, closed)
         out = render(network, aligner, target, [Reference(photo(1), closed), Reference(photo(2), opened)])
         whole, mask = np.zeros((256, 256, 3)), np.zeros((256, 256))
@@ -179,12 +176,10 @@ def test_what_is_pasted_is_the_same_from_the_small_window_as_from_a_large_one(mo
 
 
 def test_bfloat16_gives_the_same_pictures(model, aligner):
-    backends = [CpuBackend.embedded(), CpuBackend.embedded()]
-    closed, opened = shaped(model, aligner), shaped(model, aligner, 0.3)
+    backends = [CpuBackend.embedded(bfloat16=reduced) for reduced in (False, True)]
+    closed, opened = shaped(model), shaped(model, 0.3)
     target = aligner.target(opened, closed)
     given = inputs(aligner, target, [Reference(photo(1), closed), Reference(photo(2), opened)])
-    for backend, precise in zip(backends, (True, False), strict=True):
-        backend.bfloat16 = not precise
     plain, fast = (backend.render(*given) for backend in backends)
     assert plain.dtype == fast.dtype == torch.float32 and not torch.equal(plain, fast)
     assert psnr(plain.numpy() * 127.5, fast.numpy() * 127.5) > 45
@@ -195,35 +190,26 @@ def test_bfloat16_gives_the_same_pictures(model, aligner):
 
 def test_a_reference_is_laid_onto_the_targets_place_and_turn(model, aligner):
     """A texture painted onto one posed face is found again on the other."""
-    here = shaped(model, aligner)
-    there = shaped(model, aligner, pose=torch.tensor([0.0, 0.25, 0.1, 0.42, 0.47, 0.22]))
+    here = shaped(model)
+    there = shaped(model, pose=torch.tensor([0.0, 0.25, 0.1, 0.42, 0.47, 0.22]))
 
     def painted(shape):
-        from engine.paint.raster import rasterise
-
-        drawn = rasterise(shape.mesh[:468], model.triangles.numpy(), model.codes.numpy(), 256, 256)
+        drawn = spread_codes(locate(shape.mesh[:468], model.triangles.numpy(), 256, 256), model.codes.numpy())
         return (np.moveaxis(drawn, 0, -1) * 255).astype(np.uint8)
 
     target = aligner.target(here, here)
     laid = aligner.faces(target, [Reference(painted(there), there)]).pixels[0, 0]
-    found, expected = (laid.permute(1, 2, 0).numpy() + 1) * 127.5, window(painted(here), target)
+    laid, expected = (laid.permute(1, 2, 0).numpy() + 1) * 127.5, window(painted(here), target)
     inside = target.paste_mask > 0.99
-    assert np.median(np.abs(found - expected)[inside]) < 4
+    assert np.median(np.abs(laid - expected)[inside]) < 4
 
 
 def test_the_difference_is_zero_for_the_target_itself_and_tells_lips_and_turn(model, aligner):
-    closed, opened = shaped(model, aligner), shaped(model, aligner, 0.3)
-    turned = shaped(model, aligner, pose=POSE + torch.tensor([0.0, 0.2, 0, 0, 0, 0]))
+    closed, opened = shaped(model), shaped(model, 0.3)
+    turned = shaped(model, pose=POSE + torch.tensor([0.0, 0.2, 0, 0, 0, 0]))
     target = aligner.target(closed, closed)
     difference = aligner.lips(target, [Reference(photo(), s) for s in (closed, opened, turned)]).difference[0]
     by_kind = {"same": difference[0], "opened": difference[1], "turned": difference[2]}
     assert not by_kind["same"].any()
     assert by_kind["turned"][4].min() == pytest.approx(0.2) and not by_kind["turned"][:3].any()
     assert by_kind["opened"][1].max() > 0.2 and not by_kind["opened"][3:].any()
-
-
-def test_the_nearest_lip_references_are_those_most_like_the_target(model, aligner):
-    shapes = [shaped(model, aligner, 0.05 * i) for i in range(8)]
-    target = aligner.target(shapes[3], shapes[3])
-    nearest = aligner.nearest(target, shapes, 3)
-    assert nearest[0] == 3 and set(nearest) == {2, 3, 4}

@@ -7,8 +7,9 @@ import pytest
 import torch
 from painted import photo, psnr
 
-from engine.models.morphable import CROP_PX, LIPS_OUTER, load_face_model, project
+from engine.models.morphable import CROP_PX, LIPS_OUTER, project
 from engine.models.renderer import CELL_PX, RendererConfig
+from engine.models.weights import load_face_model
 from engine.paint.composite import cut, paste
 from engine.paint.window import (
     GRID,

@@ -9,12 +9,14 @@ import torch
 
 from engine.avatar.avatar import Avatar
 from engine.backends.cpu import CpuBackend
-from engine.models.morphable import CROP_PX, load_face_model
+from engine.models.morphable import CROP_PX
 from engine.models.renderer import FINE, DualAttentionRenderer, RendererConfig
-from engine.models.weights import default_path, load
-from engine.paint.align import FINE_LIPS, Aligner, Reference
+from engine.models.weights import default_path, load, load_face_model
+from engine.paint.align import Aligner, Reference
 from engine.paint.composite import cut, paste
-from engine.paint.painter import Painter, paint
+from engine.paint.painter import FittedVideo
+from engine.paint.references import FINE_LIPS
+from engine.paint.shape import Shape
 
 POSE = torch.tensor([0.0, 0.0, 0.0, 0.38, 0.5, 0.25])
 SIDE = FINE * CROP_PX
@@ -53,14 +55,14 @@ def coarse(crop):
     return cv2.resize(crop, (CROP_PX, CROP_PX), interpolation=cv2.INTER_AREA)
 
 
-def shapes_of(model, aligner):
+def shapes_of(model):
     """Mouths closed, open, and between."""
     made = []
     for opening in (0.0, 0.25, 0.1):
         vertices = model.mean.clone()
         for v in (14, 87, 317, 17, 84, 314, 199, 152):
             vertices[v, 1] += opening
-        made.append(aligner.shape(vertices, model.mean, POSE))
+        made.append(Shape.posed(vertices, model.mean, POSE))
     return made
 
 
@@ -68,7 +70,7 @@ def shapes_of(model, aligner):
 def rendered(network, model, crops, which=0):
     """The target and its picture [h, w, 3] in [0, 255]; crops of either size, one for each of the shapes."""
     aligner = Aligner(model)
-    shapes = shapes_of(model, aligner)
+    shapes = shapes_of(model)
     target = aligner.target(shapes[which], shapes[0])
     references = [Reference.of(crop, shape) for crop, shape in zip(crops, shapes, strict=True)]
     pixels = network(
@@ -133,7 +135,7 @@ def test_detail_that_256_px_cannot_show_comes_back(network, model):
 
 def test_lip_detail_comes_from_the_nearest_lips_and_skin_from_the_base_frame_alone(model):
     aligner = Aligner(model)
-    shapes = shapes_of(model, aligner) * 2
+    shapes = shapes_of(model) * 2
     target = aligner.target(shapes[0], shapes[0])
     references = [Reference.of(textured(i), shape) for i, shape in enumerate(shapes)]
     lips, faces = aligner.lips(target, references), aligner.faces(target, references)
@@ -156,11 +158,15 @@ def mouths(avatar, model, count=3):
     return [(20 + 30 * i, lower[60 + 17 * i]) for i in range(count)]
 
 
-def pasted_of(sketch, shape):
+def painter_of(backend, avatar, model):
+    return backend.painter(FittedVideo.of(avatar), avatar.bank, model)
+
+
+def pasted_of(inputs, shape):
     """Where white would be seen on black, [H, W] bool."""
-    window = sketch.target.window
+    window = inputs.target.window
     white = np.full((window.height, window.width, 3), 255, np.uint8)
-    return paste(np.zeros(shape, np.uint8), sketch.crop, window, white, sketch.target.paste_mask).any(-1)
+    return paste(np.zeros(shape, np.uint8), inputs.box, window, white, inputs.target.paste_mask).any(-1)
 
 
 def test_a_large_face_is_enrolled_at_512_px_and_opened_as_is_asked(avatar, avatar_path):
@@ -173,12 +179,12 @@ def test_a_large_face_is_enrolled_at_512_px_and_opened_as_is_asked(avatar, avata
 
 def test_best_is_sharper_than_fast_and_changes_no_pixel_more(avatar, avatar_path, model):
     backend = CpuBackend.embedded()
-    best, fast = (Painter.of(backend, a, model) for a in (avatar, Avatar.open(avatar_path, quality="fast")))
+    best, fast = (painter_of(backend, a, model) for a in (avatar, Avatar.open(avatar_path, quality="fast")))
     ratios, truths = [], []
     with avatar.open_base() as video:
         for index, lower in mouths(avatar, model):
             base, fine, plain = video.read(index), best.paint(index, lower), fast.paint(index, lower)
-            pasted = pasted_of(best.sketch(index, lower), base.shape)
+            pasted = pasted_of(best.render_inputs(index, lower), base.shape)
             inner = cv2.erode(pasted.astype(np.uint8), np.ones((25, 25))) > 0
             assert pasted.mean() > 0.02 and (fine != base)[inner].any(-1).mean() > 0.9
             assert np.array_equal(fine[~pasted], base[~pasted])
@@ -191,20 +197,17 @@ def test_best_is_sharper_than_fast_and_changes_no_pixel_more(avatar, avatar_path
 def test_pictures_of_both_qualities_share_a_batch(avatar, avatar_path, model):
     backend = CpuBackend.embedded(windows=RendererConfig(face_rows=40, face_columns=44))
     opened = [avatar, Avatar.open(avatar_path, quality="fast"), avatar]
-    painters = [Painter.of(backend, a, model) for a in opened]
-    asked = [(p, *mouth) for p, mouth in zip(painters, mouths(avatar, model), strict=True)]
-    for picture, (painter, index, lower) in zip(paint(asked), asked, strict=True):
+    painters = [painter_of(backend, a, model) for a in opened]
+    batch = [(p, *mouth) for p, mouth in zip(painters, mouths(avatar, model), strict=True)]
+    for picture, (painter, index, lower) in zip(painters[0].paint_together(batch), batch, strict=True):
         alone = painter.paint(index, lower)
         assert np.abs(picture.astype(int) - alone).max() <= 3
 
 
 def test_a_picture_in_bfloat16_is_that_in_float32(avatar, model):
-    backend = CpuBackend.embedded()
-    pictures = []
-    for backend.bfloat16 in (False, True):
-        pictures += [
-            Painter.of(backend, avatar, model).paint(index, lower) for index, lower in mouths(avatar, model, 1)
-        ]
+    backends = [CpuBackend.embedded(bfloat16=reduced) for reduced in (False, True)]
+    (mouth,) = mouths(avatar, model, 1)
+    pictures = [painter_of(backend, avatar, model).paint(*mouth) for backend in backends]
     assert psnr(*pictures) > 50
 
 
@@ -214,7 +217,7 @@ def test_a_picture_in_bfloat16_is_that_in_float32(avatar, model):
 @pytest.mark.parametrize("box", [(40, 30, 300), (10, 5, 420), (-30, 60, 512), (20, 0, 700), (70, 60, 200)])
 def test_fine_pixels_are_pasted_where_the_plain_ones_are_and_nowhere_else(model, box):
     aligner = Aligner(model)
-    shape = shapes_of(model, aligner)[1]
+    shape = shapes_of(model)[1]
     target = aligner.target(shape, shape)
     y, x = np.mgrid[0:480, 0:640]
     frame = np.stack([127 + 80 * np.sin(x / 17 + y / 31), 127 + 80 * np.cos(y / 15), 0 * x + 90], -1).astype(np.uint8)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import pncc
 import pytest
 import torch
 
-from engine.models import pncc
-from engine.models.morphable import CROP_PX, load_face_model, project
-from engine.paint.raster import locate, rasterise, spread
+from engine.models.morphable import CROP_PX, project
+from engine.models.weights import load_face_model
+from engine.paint.raster import locate, spread, spread_codes
+
+
+def drawn_of(vertices, triangles, codes, height, width):
+    return spread_codes(locate(vertices, triangles, height, width), codes)
 
 
 def reference(vertices, triangles, codes, height, width):
@@ -21,7 +26,7 @@ def reference(vertices, triangles, codes, height, width):
 def same(vertices, triangles, codes, height=CROP_PX, width=CROP_PX, tolerated=0):
     """The images agree but for `tolerated` pixels on triangle edges, where rounding decides."""
     plain = reference(vertices, triangles, codes, height, width)
-    fast = rasterise(vertices, triangles, codes, height, width)
+    fast = drawn_of(vertices, triangles, codes, height, width)
     assert fast.dtype == np.float32 and fast.shape == (3, height, width) and np.isfinite(fast).all()
     different = (np.abs(fast - plain) > 1e-4).any(0).sum()
     assert different <= tolerated, f"{different} pixels differ"
@@ -76,14 +81,14 @@ def test_the_nearer_triangle_hides_the_farther_one_in_either_order():
     near, far = corners((0, 0, 1), (32, 0, 1), (0, 32, 1)), corners((0, 0, 5), (32, 0, 5), (0, 32, 5))
     codes = np.stack([np.full((3, 3), 0.25, np.float32), np.full((3, 3), 0.75, np.float32)])
     triangles = np.array([[0, 1, 2], [3, 4, 5]])
-    assert rasterise(np.concatenate([near, far]), triangles, codes, 32, 32)[0, 5, 5] == 0.25
-    assert rasterise(np.concatenate([far, near]), triangles, codes, 32, 32)[0, 5, 5] == 0.75
+    assert drawn_of(np.concatenate([near, far]), triangles, codes, 32, 32)[0, 5, 5] == 0.25
+    assert drawn_of(np.concatenate([far, near]), triangles, codes, 32, 32)[0, 5, 5] == 0.75
 
 
 def test_among_equals_the_earlier_triangle_wins():
     flat = corners((0, 0, 1), (32, 0, 1), (0, 32, 1))
     codes = np.stack([np.full((3, 3), 0.25, np.float32), np.full((3, 3), 0.75, np.float32)])
-    assert rasterise(flat, np.array([[0, 1, 2], [0, 1, 2]]), codes, 32, 32)[0, 5, 5] == 0.25
+    assert drawn_of(flat, np.array([[0, 1, 2], [0, 1, 2]]), codes, 32, 32)[0, 5, 5] == 0.25
 
 
 def test_a_pixel_finds_its_own_place_through_the_mesh(model):

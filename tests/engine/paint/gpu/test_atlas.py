@@ -6,12 +6,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from cpu_rasteriser import CpuRasteriser
 
-from engine.models.morphable import load_face_model
 from engine.models.renderer import RendererConfig
-from engine.paint.align import SHAPE_VERTICES, Aligner, Reference, triangles
+from engine.models.weights import load_face_model
+from engine.paint.align import Aligner, Reference
 from engine.paint.gpu.atlas import COLUMNS, ReferenceAtlas
-from engine.paint.raster import CpuRasteriser
+from engine.paint.shape import SHAPE_VERTICES, Shape, triangles
 
 POSE = torch.tensor([0.0, 0.0, 0.0, 0.38, 0.5, 0.25])
 CPU = torch.device("cpu")
@@ -32,44 +33,44 @@ def photo(seed):
     return cv2.GaussianBlur(rng.integers(0, 256, (256, 256, 3), dtype=np.uint8), (0, 0), 2)
 
 
-def shaped(model, aligner, opening, turn=0.0, x=0.5):
+def shaped(model, opening, turn=0.0, x=0.5):
     vertices = model.mean.clone()
     vertices[[14, 87, 317, 17, 84, 314, 199, 152], 1] += opening
     pose = POSE.clone()
     pose[1], pose[4] = turn, x
-    return aligner.shape(vertices, model.mean, pose)
+    return Shape.posed(vertices, model.mean, pose)
 
 
 @pytest.fixture(scope="module")
-def references(model, aligner):
+def references(model):
     """More than fit into one row of tiles; one of them hangs out of its crop."""
     poses = [(0.01 * i, 0.02 * i, 0.9 if i == 3 else 0.5) for i in range(COLUMNS + 3)]
-    return [Reference(photo(i), shaped(model, aligner, *pose)) for i, pose in enumerate(poses)]
+    return [Reference(photo(i), shaped(model, *pose)) for i, pose in enumerate(poses)]
 
 
 @pytest.fixture
-def resident(model, references):
-    store = ReferenceAtlas(CPU, CpuRasteriser(torch.from_numpy(triangles(model))), SHAPE_VERTICES)
+def atlas(model, references):
+    atlas = ReferenceAtlas(CPU, CpuRasteriser(triangles(model)), SHAPE_VERTICES)
     half = len(references) // 2
-    assert store.reserve(half) == 0
+    assert atlas.reserve(half) == 0
     for slot, reference in enumerate(references[:half]):
-        put(store, slot, reference)
-    assert store.reserve(len(references) - half) == half, "what is there stays there"
+        put(atlas, slot, reference)
+    assert atlas.reserve(len(references) - half) == half, "what is there stays there"
     for slot, reference in enumerate(references[half:], half):
-        put(store, slot, reference)
-    return store
+        put(atlas, slot, reference)
+    return atlas
 
 
-def put(store, slot, reference):
+def put(atlas, slot, reference):
     shape = reference.shape
-    store.put(slot, *map(torch.from_numpy, (reference.crop, shape.mesh, shape.canonical, shape.rotation)))
+    atlas.put(slot, *map(torch.from_numpy, (reference.crop, shape.mesh, shape.canonical, shape.rotation)))
 
 
-def lay(store, target, slots):
+def lay(atlas, target, slots):
     """Over the face window of one target."""
     window = target.window
     y, x = np.mgrid[window.top : window.top + window.height, window.left : window.left + window.width]
-    return store.lay(
+    return atlas.lay(
         torch.tensor([slots]),
         torch.from_numpy(target.shape.canonical)[None],
         torch.from_numpy(target.shape.rotation)[None],
@@ -79,18 +80,18 @@ def lay(store, target, slots):
 
 
 @pytest.mark.parametrize("slots", [[0, 1, 2], [COLUMNS + 2, 3, 0, COLUMNS - 1, COLUMNS], [3]])
-def test_they_are_laid_as_the_aligner_does(model, aligner, references, resident, slots):
-    base = shaped(model, aligner, 0.0)
-    target = aligner.target(shaped(model, aligner, 0.08, 0.1), base)
-    found, expected = lay(resident, target, slots), aligner.faces(target, [references[i] for i in slots])
-    assert found.pixels.shape == expected.pixels.shape and found.difference.shape == expected.difference.shape
-    error = 127.5 * (found.pixels - expected.pixels)
+def test_they_are_laid_as_the_aligner_does(model, aligner, references, atlas, slots):
+    base = shaped(model, 0.0)
+    target = aligner.target(shaped(model, 0.08, 0.1), base)
+    laid, expected = lay(atlas, target, slots), aligner.faces(target, [references[i] for i in slots])
+    assert laid.pixels.shape == expected.pixels.shape and laid.difference.shape == expected.difference.shape
+    error = 127.5 * (laid.pixels - expected.pixels)
     assert error.abs().max() <= 2 and error.square().mean() < 0.1
-    assert torch.allclose(found.difference, expected.difference, atol=1e-6)
+    assert torch.allclose(laid.difference, expected.difference, atol=1e-6)
 
 
-def test_a_reference_that_is_none_differs_so_much_that_it_counts_for_nothing(model, aligner, resident):
-    base = shaped(model, aligner, 0.0)
-    found = lay(resident, aligner.target(base, base), [1, -1])
-    assert (found.difference[0, 1] == 1).all() and found.difference[0, 0].abs().max() < 0.5
-    assert found.pixels.isfinite().all()
+def test_a_reference_that_is_none_differs_so_much_that_it_counts_for_nothing(model, aligner, atlas):
+    base = shaped(model, 0.0)
+    laid = lay(atlas, aligner.target(base, base), [1, -1])
+    assert (laid.difference[0, 1] == 1).all() and laid.difference[0, 0].abs().max() < 0.5
+    assert laid.pixels.isfinite().all()

@@ -8,8 +8,9 @@ import pytest
 import torch
 from painted import photo, psnr
 
-from engine.models.morphable import load_face_model, project
+from engine.models.morphable import project
 from engine.models.renderer import CELL_PX, RendererConfig
+from engine.models.weights import load_face_model
 from engine.paint.composite import cut, paste
 from engine.paint.gpu.composite import blended, gaussian, lip_masks, paste_masks
 from engine.paint.gpu.painter import pasted
@@ -71,21 +72,21 @@ def test_pictures_of_a_batch_are_blended_as_one_by_one():
     rendered = [np.clip(crop.astype(int) + 6 - 2 * i, 0, 255).astype(np.uint8) for i, crop in enumerate(crops)]
     spans = [pasted(frame.shape, np.array(box), WINDOW) for box in BOXES]
     under = np.zeros((len(BOXES), 300, 340, 3), np.uint8)
-    for row, (rows, columns, _) in zip(under, spans, strict=True):
+    for row, ((rows, columns), _) in zip(under, spans, strict=True):
         part = frame[rows, columns]
         row[: len(part), : part.shape[1]] = part
-    found = blended(
+    batch = blended(
         torch.from_numpy(np.stack(rendered)).permute(0, 3, 1, 2).float(),
         torch.from_numpy(np.stack([mask] * len(BOXES))),
         torch.from_numpy(under).permute(0, 3, 1, 2).float(),
-        torch.tensor([place for *_, place in spans]),
-        torch.tensor([(r.stop - r.start, c.stop - c.start) for r, c, _ in spans]),
+        torch.tensor([place for _, place in spans]),
+        torch.tensor([(r.stop - r.start, c.stop - c.start) for (r, c), _ in spans]),
     )
-    assert np.array_equal(found.numpy(), found.numpy().round())
-    for i, (box, (rows, columns, _)) in enumerate(zip(BOXES, spans, strict=True)):
+    assert np.array_equal(batch.numpy(), batch.numpy().round())
+    for i, (box, ((rows, columns), _)) in enumerate(zip(BOXES, spans, strict=True)):
         expected = paste(frame, np.array(box), WINDOW, rendered[i], mask)
         out = frame.copy()
-        out[rows, columns] = found[i].permute(1, 2, 0).numpy()[: rows.stop - rows.start, : columns.stop - columns.start]
+        out[rows, columns] = batch[i].permute(1, 2, 0).numpy()[: rows.stop - rows.start, : columns.stop - columns.start]
         assert psnr(out[rows, columns], expected[rows, columns]) > 60 if out[rows, columns].size else box[0] == 2000
         untouched = (expected == frame).all(-1)
         untouched[rows, columns] = False

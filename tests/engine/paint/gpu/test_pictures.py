@@ -1,5 +1,5 @@
-"""Pictures painted on a GPU are the CPU's, and in the steady state nothing is allocated and nothing waited for but the
-pictures."""
+"""Pictures painted on a GPU are the CPU's. In the steady state painting allocates nothing and waits for the pictures
+alone."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 from painted import check
 
 from engine.avatar.avatar import Avatar
+from engine.backends import graphs
 from engine.backends.cpu import CpuBackend
-from engine.backends.cuda import CudaBackend, cuda_device
+from engine.backends.cuda import CudaBackend, cpu_parts, cuda_device
 from engine.backends.tensorrt.runner import open_backend
 from engine.live.job import PaintJob
 from engine.live.pipeline import AvatarPipeline
-from engine.models.morphable import load_face_model
 from engine.models.renderer import RendererConfig
-from engine.paint.gpu.painter import GpuPainter, paint
-from engine.paint.painter import FittedVideo, Painter
+from engine.models.weights import load_face_model
+from engine.paint.painter import FittedVideo
 
 BATCH = 8
 WINDOWS = RendererConfig()
@@ -53,18 +53,16 @@ def lips(avatar, model):
 @pytest.fixture(scope="module")
 def expected(avatar, model, lips):
     """expected(i): what the CPU paints on frame i, and the frame itself."""
-    backend = CpuBackend.embedded(windows=WINDOWS)
-    backend.bfloat16 = False
-    footage = FittedVideo.of(avatar)
-    painter = Painter(backend, footage, avatar.bank, model, WINDOWS)
-    return lambda index: (painter.paint(index, lips(index)), footage.read(index))
+    video = FittedVideo.of(avatar)
+    painter = CpuBackend.embedded(windows=WINDOWS, bfloat16=False).painter(video, avatar.bank, model)
+    return lambda index: (painter.paint(index, lips(index)), video.read(index))
 
 
 def check_all(backend, avatar, model, lips, expected, alike_db):
-    painter = GpuPainter.of(backend.canvas, avatar, model)
+    painter = backend.painter(FittedVideo.of(avatar), avatar.bank, model)
     places = [0, 1, 20, 21, avatar.frames - 1]
     for count in (1, len(places)):
-        pictures = paint([(painter, index, lips(index)) for index in places[:count]])
+        pictures = painter.paint_together([(painter, index, lips(index)) for index in places[:count]])
         for index, picture in zip(places, pictures, strict=False):
             check(picture, *expected(index), alike_db)
 
@@ -99,11 +97,12 @@ def counted(device):
 def test_the_steady_state_allocates_nothing_and_waits_for_the_pictures_alone(avatar, model, lips, mode):
     device = cuda_device()
     backend = CudaBackend.through_torch(device, mode)
-    painter = GpuPainter.of(backend.canvas, avatar, model)
+    painter = backend.painter(FittedVideo.of(avatar), avatar.bank, model)
 
     def run(frames):
         for first in frames:
-            assert len(paint([(painter, first + i // 2, lips(first + i)) for i in range(BATCH)])) == BATCH
+            batch = [(painter, first + i // 2, lips(first + i)) for i in range(BATCH)]
+            assert len(painter.paint_together(batch)) == BATCH
 
     last = avatar.frames - BATCH
     run([*range(0, last, 4), *range(0, last, 4)])  # twice round, so that old frames have made room for new ones
@@ -118,12 +117,18 @@ def test_the_steady_state_allocates_nothing_and_waits_for_the_pictures_alone(ava
 
 
 def test_a_batch_that_failed_leaves_nothing_in_the_next_one(avatar, model, lips, expected):
-    backend = CudaBackend.through_torch(cuda_device())
-    painter = GpuPainter.of(backend.canvas, avatar, model)
-    whole, backend.canvas.renderer = backend.canvas.renderer, lambda *inputs: 1 / 0
+    device, calls = cuda_device(), []
+    runners = {name: graphs.load(name, "float32").eval().to(device) for name in graphs.NETWORKS}
+    renderer = runners["renderer"]
+
+    def failing_once(*inputs):
+        calls.append(inputs)
+        return renderer(*inputs) if len(calls) > 1 else 1 / 0
+
+    backend = CudaBackend(runners | {"renderer": failing_once}, *cpu_parts(), device)
+    painter = backend.painter(FittedVideo.of(avatar), avatar.bank, model)
     with pytest.raises(ZeroDivisionError):
-        paint([(painter, 40, lips(40)), (painter, 41, lips(41))])
-    backend.canvas.renderer = whole
-    (picture,) = paint([(painter, 20, lips(20))])
+        painter.paint_together([(painter, 40, lips(40)), (painter, 41, lips(41))])
+    picture = painter.paint(20, lips(20))
     check(picture, *expected(20), 42)
-    assert np.array_equal(picture, paint([(painter, 20, lips(20))])[0])
+    assert np.array_equal(picture, painter.paint(20, lips(20)))

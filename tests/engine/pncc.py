@@ -1,6 +1,6 @@
 """Projected normalised coordinate code (Zhu et al. 2017): the posed mesh drawn with a fixed colour at every corner.
 
-This is the definition: plain and slow. `engine.paint.raster` draws the same image fast on a CPU.
+This is the definition, plain and slow: the reference for `engine.paint.raster`.
 """
 
 from __future__ import annotations
