@@ -48,7 +48,6 @@ class AvatarVideo(VideoGenerator):  # type: ignore[misc]  # not installed where 
     def options(self) -> AvatarOptions:
         """What the runner has to know: the size of the pictures, 25 fps, 48 kHz mono."""
         ready = self._client.ready
-        assert ready is not None
         return AvatarOptions(
             video_width=ready.width,
             video_height=ready.height,
@@ -70,7 +69,6 @@ class AvatarVideo(VideoGenerator):  # type: ignore[misc]  # not installed where 
 
     async def __aiter__(self) -> AsyncIterator[rtc.VideoFrame | rtc.AudioFrame | AudioSegmentEnd]:
         ready = self._client.ready
-        assert ready is not None
         picture = b""
         async for message in self._client:
             if isinstance(message, Unit):

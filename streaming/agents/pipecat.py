@@ -89,9 +89,7 @@ class AvatarService(FrameProcessor):  # type: ignore[misc]  # not installed wher
 
     async def _play(self) -> None:
         """Push what the avatar shows and says, paced by the server."""
-        ready = self._client.ready
-        assert ready is not None
-        size = (ready.width, ready.height)
+        size = (self._client.ready.width, self._client.ready.height)
         async for message in self._client:
             if isinstance(message, Unit):
                 if message.picture:

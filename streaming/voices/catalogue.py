@@ -14,7 +14,7 @@ from streaming.config import VoicesConfig
 from streaming.errors import VoiceAuthError, VoiceError
 from streaming.voices.kokoro import KokoroVoice, open_kokoro
 from streaming.voices.program import ESPEAK_LANGUAGES, EspeakVoice, espeak_command, open_piper
-from streaming.voices.socket_api import SocketVoice
+from streaming.voices.socket_api import ServiceName, SocketVoice
 from streaming.voices.speech_api import SpeechApiVoice
 from streaming.voices.voice import Voice
 
@@ -32,11 +32,13 @@ async def open_voices(config: VoicesConfig) -> AsyncIterator[dict[str, Voice]]:
     """
     async with contextlib.AsyncExitStack() as stack:
         voices: dict[str, Voice] = {}
-        if config.api_url or config.socket_service:
-            # No limit in all: speech takes as long as it takes, and every wait in the clients has its own.
+        if config.api_url:
+            # No limit on the whole: the length of speech is unknown, and each wait in the client has its own limit.
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=config.stall_s)
             http = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
-            voices |= _remote_voices(config, http)
+            voices |= _http_voices(config, config.api_url.rstrip("/"), http)
+        if config.socket_service:
+            voices |= _socket_voices(config, config.socket_service)
         model, names = _kokoro_files(config)
         if model and names:
             kokoro = await stack.enter_async_context(open_kokoro(model, names))
@@ -70,35 +72,37 @@ def _kokoro_files(config: VoicesConfig) -> tuple[Path | None, Path | None]:
     return found[0], found[1]
 
 
-def _remote_voices(config: VoicesConfig, http: aiohttp.ClientSession) -> dict[str, Voice]:
-    voices: dict[str, Voice] = {}
-    if config.api_url:
-        key = os.environ.get(config.api_key_env)
-        for name in config.api_voices:
-            voices[f"api/{name}"] = SpeechApiVoice(
-                http=http,
-                url=config.api_url.rstrip("/"),
-                model=config.api_model,
-                voice=name,
-                key=key,
-                stall_s=config.stall_s,
-                sample_rate_hz=config.api_rate_hz,
-            )
-    if config.socket_service:
-        variable = config.socket_key_env or f"{config.socket_service.upper()}_API_KEY"
-        if not os.environ.get(variable):
-            raise VoiceAuthError(f"no API key for {config.socket_service}; set the environment variable {variable}")
-        if not config.socket_voices:
-            raise VoiceError(f"no voice of {config.socket_service} named; give --voices.socket-voices")
-        for name in config.socket_voices:
-            voices[f"{config.socket_service}/{name}"] = SocketVoice(
-                http=http,
-                service=config.socket_service,
-                url=config.socket_url.rstrip("/"),
-                model=config.socket_model,
-                voice=name,
-                key=os.environ[variable],
-                stall_s=config.stall_s,
-                sample_rate_hz=config.socket_rate_hz,
-            )
-    return voices
+def _http_voices(config: VoicesConfig, url: str, http: aiohttp.ClientSession) -> dict[str, Voice]:
+    return {
+        f"api/{name}": SpeechApiVoice(
+            http=http,
+            url=url,
+            model=config.api_model,
+            voice=name,
+            key=os.environ.get(config.api_key_env),
+            stall_s=config.stall_s,
+            sample_rate_hz=config.api_rate_hz,
+        )
+        for name in config.api_voices
+    }
+
+
+def _socket_voices(config: VoicesConfig, service: ServiceName) -> dict[str, Voice]:
+    variable = config.socket_key_env or f"{service.upper()}_API_KEY"
+    key = os.environ.get(variable)
+    if not key:
+        raise VoiceAuthError(f"no API key for {service}; set the environment variable {variable}")
+    if not config.socket_voices:
+        raise VoiceError(f"no voice of {service} named; give --voices.socket-voices")
+    return {
+        f"{service}/{name}": SocketVoice(
+            service=service,
+            url=config.socket_url.rstrip("/"),
+            model=config.socket_model,
+            voice=name,
+            key=key,
+            stall_s=config.stall_s,
+            sample_rate_hz=config.socket_rate_hz,
+        )
+        for name in config.socket_voices
+    }

@@ -14,12 +14,15 @@ import json
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import quote
 
-import aiohttp
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from streaming.errors import VoiceBrokenError, VoiceError, VoiceFormatError, VoiceStalledError, VoiceUnreachableError
 from streaming.voices.refusal import refusal
 from streaming.voices.voice import SampleCutter, sentences
+from streaming.websocket_client import close_websocket, open_websocket
 
 ServiceName = Literal["cartesia", "deepgram", "elevenlabs"]
 MAX_MESSAGE_BYTES = 4 << 20
@@ -99,7 +102,6 @@ SERVICES: dict[ServiceName, Service] = {
 class SocketVoice:
     """One voice of one service. `url` replaces the service's own address; `stall_s`: how long it may send nothing."""
 
-    http: aiohttp.ClientSession
     service: ServiceName
     url: str
     model: str
@@ -125,57 +127,55 @@ class SocketVoice:
                 for start in range(0, len(pcm), PIECE_BYTES):
                     yield pcm[start : start + PIECE_BYTES]
         finally:
-            with contextlib.suppress(TimeoutError):  # one that stalls or floods does not answer the closing handshake
-                async with asyncio.timeout(CLOSE_S):
-                    await socket.close()
+            await close_websocket(socket, CLOSE_S)
         if not cutter.seconds:
             raise VoiceFormatError(f"{self.service} sent no sound for voice {self.voice!r}; try another voice")
 
-    async def _connect(self, service: Service) -> aiohttp.ClientWebSocketResponse:
-        path = service.path.format(model=self.model, voice=self.voice, rate=self.sample_rate_hz)
+    async def _connect(self, service: Service) -> ClientConnection:
+        path = service.path.format(model=quote(self.model), voice=quote(self.voice), rate=self.sample_rate_hz)
         name, prefix = service.key
         headers = {**service.headers, name: f"{prefix}{self.key}"}
         where = self.url or service.url
         try:
-            async with asyncio.timeout(self.stall_s):
-                return await self.http.ws_connect(f"{where}{path}", headers=headers, max_msg_size=MAX_MESSAGE_BYTES)
+            return await open_websocket(
+                f"{where}{path}", headers, max_message_bytes=MAX_MESSAGE_BYTES, timeout_s=self.stall_s
+            )
         except TimeoutError:
             raise VoiceStalledError(f"{where} gave no answer for {self.stall_s:g} s; try again") from None
-        except aiohttp.WSServerHandshakeError as error:
-            raise refusal(where, error.status, error.message) from error
-        except (aiohttp.ClientError, OSError) as error:
+        except InvalidStatus as error:
+            raise refusal(where, error.response.status_code, error.response.reason_phrase) from error
+        except (WebSocketException, OSError) as error:
             raise VoiceUnreachableError(
                 f"{where} cannot be reached ({error or type(error).__name__}); check the address and the network"
             ) from error
 
-    async def _send(self, socket: aiohttp.ClientWebSocketResponse, request: dict[str, Any]) -> None:
+    async def _send(self, socket: ClientConnection, request: dict[str, Any]) -> None:
         try:
             async with asyncio.timeout(self.stall_s):
-                await socket.send_str(json.dumps(request))
+                with contextlib.suppress(ConnectionClosed):  # `_receive` reports it, after the sound that came before
+                    await socket.send(json.dumps(request))
         except TimeoutError:
             raise VoiceStalledError(f"{self.service} took no text for {self.stall_s:g} s; try again") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise VoiceBrokenError(f"{self.service} broke off before it spoke ({error}); try again") from error
 
-    async def _receive(self, socket: aiohttp.ClientWebSocketResponse, service: Service, heard_s: float) -> bytes | None:
-        """The next sound, perhaps none in this message; None at the end."""
+    async def _receive(self, socket: ClientConnection, service: Service, heard_s: float) -> bytes | None:
+        """The sound of the next message, empty where it carries none; None at the end."""
         try:
             async with asyncio.timeout(self.stall_s):
-                message = await socket.receive()
+                message = await socket.recv()
         except TimeoutError:
             raise VoiceStalledError(
                 f"{self.service} sent nothing for {self.stall_s:g} s after {heard_s:.1f} s of sound; say the rest again"
             ) from None
-        if message.type is aiohttp.WSMsgType.BINARY and service.sound is None:
-            return bytes(message.data)
-        if message.type is aiohttp.WSMsgType.TEXT:
-            return read_message(service, self.service, message.data)
-        if message.type is aiohttp.WSMsgType.BINARY:
+        except ConnectionClosed as error:
+            raise VoiceBrokenError(
+                f"{self.service} closed the connection ({error}) after {heard_s:.1f} s of sound; "
+                "what it had said is spoken, send the rest again"
+            ) from error
+        if isinstance(message, str):
+            return read_message(service, self.service, message)
+        if service.sound is not None:
             raise VoiceFormatError(f"{self.service} sent a binary message, expected JSON; check its address")
-        raise VoiceBrokenError(
-            f"{self.service} closed the connection ({message.data or 'no reason'}) after {heard_s:.1f} s of sound; "
-            "what it had said is spoken, send the rest again"
-        )
+        return message
 
 
 def read_message(service: Service, name: str, data: str) -> bytes | None:

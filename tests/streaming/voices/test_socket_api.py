@@ -29,7 +29,7 @@ CODED = base64.b64encode(PCM).decode()
 
 
 @pytest.fixture
-def speaking(service, http):
+def speaking(service):
     """`async with speaking(name, talk) as (voice, requests)`: `talk(socket)` is the service's side."""
 
     @contextlib.asynccontextmanager
@@ -47,7 +47,7 @@ def speaking(service, http):
         async with service("/{path:.*}", answer) as url:
             url = url.replace("http", "ws")
             yield (
-                SocketVoice(http=http, service=name, url=url, model="m", voice="v", key="secret", stall_s=stall_s),
+                SocketVoice(service=name, url=url, model="m", voice="v", key="secret", stall_s=stall_s),
                 requests,
             )
 
@@ -180,18 +180,18 @@ async def test_garbage_is_refused_and_named(speaking, message, kind, said):
 @pytest.mark.parametrize(
     ("status", "kind"), [(401, VoiceAuthError), (429, VoiceQuotaError), (500, VoiceUnreachableError), (404, VoiceError)]
 )
-async def test_a_refused_connection_is_typed(service, http, status, kind):
+async def test_a_refused_connection_is_typed(service, status, kind):
     async def answer(request):
         return web.Response(status=status)
 
     async with service("/{path:.*}", answer) as url:
-        voice = SocketVoice(http=http, service="deepgram", url=url, model="", voice="v", key="k", stall_s=60)
+        voice = SocketVoice(service="deepgram", url=url, model="", voice="v", key="k", stall_s=60)
         await fails(voice, kind, f"answered {status}")
 
 
-async def test_nobody_listens_at_the_address(http):
+async def test_nobody_listens_at_the_address():
     url = "ws://127.0.0.1:1"
-    voice = SocketVoice(http=http, service="deepgram", url=url, model="", voice="v", key="k", stall_s=60)
+    voice = SocketVoice(service="deepgram", url=url, model="", voice="v", key="k", stall_s=60)
     await fails(voice, VoiceUnreachableError, "cannot be reached")
 
 
