@@ -1,18 +1,12 @@
-"""What a voice is, how one is found by its name, and how text is cut for those that speak a sentence at a time."""
+"""The interface of a voice, how voices are found by name, and the check of the sound that they send."""
 
 from __future__ import annotations
 
-import contextlib
-import re
 from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
 
 from streaming.errors import VoiceError, VoiceFormatError
 
-SENTENCE_END = re.compile(r"""(?<=[.!?…])\s+|(?<=[.!?…]["'”’)\]])\s+|(?<=[。！？])\s*|\n+""")
-CLAUSE_END = re.compile(r"(?<=[,;:–—])\s+|(?<=[、，；：])")
-MIN_CHARS = 12  # shorter than any sentence worth a request of its own, longer than "Dr." or "e.g."
-FIRST_CHARS = 80  # a first sentence beyond this is cut at a clause, so that sound comes early
 MIN_LIMIT_S = 20.0
 SECONDS_A_CHAR = 1.0  # four times slower than the slowest speech
 
@@ -28,27 +22,6 @@ class Voice(Protocol):
     def sample_rate_hz(self) -> int: ...
 
     def speak(self, text: str) -> AsyncGenerator[bytes, None]: ...
-
-
-def sentences(text: str) -> list[str]:
-    """The sentences of a text, in order; a long first one as its clauses."""
-    pieces = _joined(SENTENCE_END.split(text))
-    if pieces and len(pieces[0]) > FIRST_CHARS:
-        pieces[:1] = _joined(CLAUSE_END.split(pieces[0]))
-    return pieces
-
-
-def _joined(pieces: list[str]) -> list[str]:
-    """The pieces without blanks; one too short to stand alone begins the next, the last ends its predecessor."""
-    found: list[str] = []
-    for piece in filter(None, (piece.strip() for piece in pieces)):
-        if found and len(found[-1]) < MIN_CHARS:
-            found[-1] += f" {piece}"
-        else:
-            found.append(piece)
-    if len(found) > 1 and len(found[-1]) < MIN_CHARS:
-        found[-2:] = [f"{found[-2]} {found[-1]}"]
-    return found
 
 
 class SampleCutter:
@@ -89,9 +62,3 @@ def find_voice(voices: Mapping[str, Voice], name: str | None) -> Voice:
     if name not in voices:
         raise VoiceError(f"no voice {name!r}; expected one of {', '.join(voices)}")
     return voices[name]
-
-
-async def speak_whole(voice: Voice, text: str) -> bytes:
-    """All of the sound at once, for short texts and tests."""
-    async with contextlib.aclosing(voice.speak(text)) as pieces:
-        return b"".join([piece async for piece in pieces])

@@ -10,6 +10,7 @@ import struct
 
 import pytest
 from aiohttp import WSMsgType, web
+from speaking import speak_whole
 
 from streaming.errors import (
     VoiceAuthError,
@@ -20,8 +21,7 @@ from streaming.errors import (
     VoiceStalledError,
     VoiceUnreachableError,
 )
-from streaming.voices.socket_api import SocketVoice
-from streaming.voices.voice import speak_whole
+from streaming.voices.websocket_api import WebsocketVoice
 
 SENTENCES = "The first sentence is here. The second sentence follows it."
 PCM = struct.pack("<4800h", *range(4800))  # 0.2 s
@@ -47,7 +47,7 @@ def speaking(service):
         async with service("/{path:.*}", answer) as url:
             url = url.replace("http", "ws")
             yield (
-                SocketVoice(service=name, url=url, model="m", voice="v", key="secret", stall_s=stall_s),
+                WebsocketVoice(service=name, url=url, model="m", voice="v", key="secret", stall_s=stall_s),
                 requests,
             )
 
@@ -185,13 +185,13 @@ async def test_a_refused_connection_is_typed(service, status, kind):
         return web.Response(status=status)
 
     async with service("/{path:.*}", answer) as url:
-        voice = SocketVoice(service="deepgram", url=url, model="", voice="v", key="k", stall_s=60)
+        voice = WebsocketVoice(service="deepgram", url=url, model="", voice="v", key="k", stall_s=60)
         await fails(voice, kind, f"answered {status}")
 
 
 async def test_nobody_listens_at_the_address():
     url = "ws://127.0.0.1:1"
-    voice = SocketVoice(service="deepgram", url=url, model="", voice="v", key="k", stall_s=60)
+    voice = WebsocketVoice(service="deepgram", url=url, model="", voice="v", key="k", stall_s=60)
     await fails(voice, VoiceUnreachableError, "cannot be reached")
 
 

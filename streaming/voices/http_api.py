@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import aiohttp
 
 from streaming.errors import VoiceBrokenError, VoiceError, VoiceFormatError, VoiceStalledError, VoiceUnreachableError
-from streaming.voices.refusal import refusal
-from streaming.voices.voice import SampleCutter, sentences
+from streaming.voices.http_status import status_error
+from streaming.voices.sentences import sentences
+from streaming.voices.voice import SampleCutter
 
 SOUND_TYPES = frozenset(
     ["audio/pcm", "audio/l16", "audio/wav", "audio/x-wav", "audio/wave", "audio/vnd.wave", "application/octet-stream"]
@@ -24,15 +25,15 @@ SOUND_TYPES = frozenset(
 # Formats that some servers send whatever they are asked for, by their first bytes.
 OTHER_FORMATS = {b"ID3": "MP3", b"OggS": "Ogg", b"fLaC": "FLAC", b"\xff\xfb": "MP3", b"\xff\xf3": "MP3", b"{": "JSON"}
 ATTEMPTS = 3
-BACKOFF_S = 0.3  # before the second attempt, twice that before the third
 MAX_RETRY_AFTER_S = 3.0  # a service that wants a longer pause is an error: nobody waits so long for an answer
 TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 MAX_HEADER_BYTES = 4_096
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeechApiVoice:
-    """One voice of one service. `key` is sent as a bearer token; `stall_s`: how long it may send nothing."""
+class HttpVoice:
+    """One voice of one service. `key` is sent as a bearer token; `stall_s`: how long the service may send nothing;
+    `backoff_s`: the pause before the second attempt, twice that before the third."""
 
     http: aiohttp.ClientSession
     url: str
@@ -41,6 +42,7 @@ class SpeechApiVoice:
     key: str | None
     stall_s: float
     sample_rate_hz: int = 24_000
+    backoff_s: float = 0.3
 
     async def speak(self, text: str) -> AsyncGenerator[bytes, None]:
         """See Voice. Raises the subclasses of VoiceError that tell what to do about it."""
@@ -66,7 +68,7 @@ class SpeechApiVoice:
     async def _ask(self, text: str) -> aiohttp.ClientResponse:
         """The answer, before any of its body; sent up to ATTEMPTS times where that may help."""
         for attempt in range(ATTEMPTS):
-            pause_s = BACKOFF_S * 2**attempt
+            pause_s = self.backoff_s * 2**attempt
             try:
                 reply = await self._post(text)
             except VoiceUnreachableError:
@@ -162,7 +164,7 @@ def wav_data_offset(head: bytes, sample_rate_hz: int, source: str) -> int | None
     return None
 
 
-async def _refused(voice: SpeechApiVoice, reply: aiohttp.ClientResponse) -> tuple[VoiceError, float]:
+async def _refused(voice: HttpVoice, reply: aiohttp.ClientResponse) -> tuple[VoiceError, float]:
     """The error that a status other than 200 means, and the seconds that the service asks to wait."""
     said = ""
     with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
@@ -173,4 +175,4 @@ async def _refused(voice: SpeechApiVoice, reply: aiohttp.ClientResponse) -> tupl
         asked_s = float(reply.headers.get("Retry-After", 0))
     except ValueError:  # a date: longer than anybody waits
         asked_s = float("inf")
-    return refusal(voice.url, reply.status, said or str(reply.reason)), asked_s
+    return status_error(voice.url, reply.status, said or str(reply.reason)), asked_s

@@ -1,9 +1,8 @@
-"""Which voices a server has: the configured ones that work, by the names that clients ask for."""
+"""The voices of a server, made from its settings, by the names that clients use."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,13 +11,12 @@ import aiohttp
 
 from streaming.config import VoicesConfig
 from streaming.errors import VoiceAuthError, VoiceError
+from streaming.voices.espeak import espeak_voices
+from streaming.voices.http_api import HttpVoice
 from streaming.voices.kokoro import KokoroVoice, open_kokoro
-from streaming.voices.program import ESPEAK_LANGUAGES, EspeakVoice, espeak_command, open_piper
-from streaming.voices.socket_api import ServiceName, SocketVoice
-from streaming.voices.speech_api import SpeechApiVoice
+from streaming.voices.piper import open_piper
 from streaming.voices.voice import Voice
-
-log = logging.getLogger(__name__)
+from streaming.voices.websocket_api import ServiceName, WebsocketVoice
 
 KOKORO_MODEL_ENV = "PERSONASTREAM_KOKORO_MODEL"
 KOKORO_VOICES_ENV = "PERSONASTREAM_KOKORO_VOICES"
@@ -48,33 +46,23 @@ async def open_voices(config: VoicesConfig) -> AsyncIterator[dict[str, Voice]]:
         yield voices
 
 
-def espeak_voices() -> dict[str, Voice]:
-    """One voice for each language of eSpeak NG, by its code; none where eSpeak NG cannot be found."""
-    try:
-        espeak_command("en-us")
-    except VoiceError as error:
-        log.warning("no embedded voice: %s", error)
-        return {}
-    return {language: EspeakVoice(language) for language in ESPEAK_LANGUAGES}
-
-
 def _kokoro_files(config: VoicesConfig) -> tuple[Path | None, Path | None]:
     """Model and voices, as configured or named in the environment; both or neither."""
-    found = [
+    files = [
         path or (Path(os.environ[name]) if os.environ.get(name) else None)
         for path, name in ((config.kokoro_model, KOKORO_MODEL_ENV), (config.kokoro_voices, KOKORO_VOICES_ENV))
     ]
-    if (found[0] is None) != (found[1] is None):
+    if (files[0] is None) != (files[1] is None):
         raise VoiceError(
             "Kokoro needs two files, found one; give --voices.kokoro-model and --voices.kokoro-voices, or set "
             f"{KOKORO_MODEL_ENV} and {KOKORO_VOICES_ENV}"
         )
-    return found[0], found[1]
+    return files[0], files[1]
 
 
 def _http_voices(config: VoicesConfig, url: str, http: aiohttp.ClientSession) -> dict[str, Voice]:
     return {
-        f"api/{name}": SpeechApiVoice(
+        f"api/{name}": HttpVoice(
             http=http,
             url=url,
             model=config.api_model,
@@ -95,7 +83,7 @@ def _socket_voices(config: VoicesConfig, service: ServiceName) -> dict[str, Voic
     if not config.socket_voices:
         raise VoiceError(f"no voice of {service} named; give --voices.socket-voices")
     return {
-        f"{service}/{name}": SocketVoice(
+        f"{service}/{name}": WebsocketVoice(
             service=service,
             url=config.socket_url.rstrip("/"),
             model=config.socket_model,

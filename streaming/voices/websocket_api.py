@@ -20,8 +20,9 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from streaming.errors import VoiceBrokenError, VoiceError, VoiceFormatError, VoiceStalledError, VoiceUnreachableError
-from streaming.voices.refusal import refusal
-from streaming.voices.voice import SampleCutter, sentences
+from streaming.voices.http_status import status_error
+from streaming.voices.sentences import sentences
+from streaming.voices.voice import SampleCutter
 from streaming.websocket_client import close_websocket, open_websocket
 
 ServiceName = Literal["cartesia", "deepgram", "elevenlabs"]
@@ -43,12 +44,12 @@ class Service:
     path: str
     key: tuple[str, str]
     headers: dict[str, str]
-    requests: Callable[[SocketVoice, list[str]], list[dict[str, Any]]]
+    requests: Callable[[WebsocketVoice, list[str]], list[dict[str, Any]]]
     sound: str | None
     end: tuple[str, Any]
 
 
-def _cartesia(voice: SocketVoice, texts: list[str]) -> list[dict[str, Any]]:
+def _cartesia(voice: WebsocketVoice, texts: list[str]) -> list[dict[str, Any]]:
     common = {
         "model_id": voice.model,
         "voice": {"mode": "id", "id": voice.voice},
@@ -59,11 +60,11 @@ def _cartesia(voice: SocketVoice, texts: list[str]) -> list[dict[str, Any]]:
     return [{**common, "transcript": f"{text} ", "continue": n < last} for n, text in enumerate(texts)]
 
 
-def _deepgram(voice: SocketVoice, texts: list[str]) -> list[dict[str, Any]]:
+def _deepgram(voice: WebsocketVoice, texts: list[str]) -> list[dict[str, Any]]:
     return [*({"type": "Speak", "text": f"{text} "} for text in texts), {"type": "Flush"}]
 
 
-def _elevenlabs(voice: SocketVoice, texts: list[str]) -> list[dict[str, Any]]:
+def _elevenlabs(voice: WebsocketVoice, texts: list[str]) -> list[dict[str, Any]]:
     return [{"text": " "}, *({"text": f"{text} ", "flush": n == 0} for n, text in enumerate(texts)), {"text": ""}]
 
 
@@ -99,7 +100,7 @@ SERVICES: dict[ServiceName, Service] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class SocketVoice:
+class WebsocketVoice:
     """One voice of one service. `url` replaces the service's own address; `stall_s`: how long it may send nothing."""
 
     service: ServiceName
@@ -143,7 +144,7 @@ class SocketVoice:
         except TimeoutError:
             raise VoiceStalledError(f"{where} gave no answer for {self.stall_s:g} s; try again") from None
         except InvalidStatus as error:
-            raise refusal(where, error.response.status_code, error.response.reason_phrase) from error
+            raise status_error(where, error.response.status_code, error.response.reason_phrase) from error
         except (WebSocketException, OSError) as error:
             raise VoiceUnreachableError(
                 f"{where} cannot be reached ({error or type(error).__name__}); check the address and the network"

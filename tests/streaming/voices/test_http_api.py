@@ -8,6 +8,7 @@ import struct
 
 import pytest
 from aiohttp import web
+from speaking import speak_whole
 
 from streaming.errors import (
     VoiceAuthError,
@@ -19,8 +20,7 @@ from streaming.errors import (
     VoiceUnreachableError,
 )
 from streaming.voices.espeak_child import wav_header
-from streaming.voices.speech_api import ATTEMPTS, SpeechApiVoice, wav_data_offset
-from streaming.voices.voice import speak_whole
+from streaming.voices.http_api import ATTEMPTS, HttpVoice, wav_data_offset
 
 SENTENCES = "The first sentence is here. The second sentence follows it."
 PCM = struct.pack("<4800h", *range(4800))  # 0.2 s
@@ -34,7 +34,7 @@ def speaking(service, http):
     async def open_voice(handler, **settings):
         async with service("/v1/audio/speech", handler) as url:
             settings = {"url": f"{url}/v1", "stall_s": 60.0, **settings}
-            yield SpeechApiVoice(http=http, model="tts-1", voice="alloy", key="secret", **settings)
+            yield HttpVoice(http=http, model="tts-1", voice="alloy", key="secret", **settings)
 
     return open_voice
 
@@ -120,28 +120,26 @@ def test_chunks_before_the_sound_are_skipped():
         (500, VoiceUnreachableError, ATTEMPTS),
     ],
 )
-async def test_a_refusal_is_typed_and_only_a_passing_one_is_tried_again(speaking, monkeypatch, status, kind, requests):
-    monkeypatch.setattr("streaming.voices.speech_api.BACKOFF_S", 0.01)
+async def test_a_refusal_is_typed_and_only_a_passing_one_is_tried_again(speaking, status, kind, requests):
     asked = []
 
     async def answer(request):
         asked.append(request)
         return web.Response(status=status, text="the reason")
 
-    async with speaking(answer) as voice:
+    async with speaking(answer, backoff_s=0.01) as voice:
         with pytest.raises(VoiceError, match=f"answered {status} .the reason") as refusal:
             await speak_whole(voice, "One sentence.")
     assert type(refusal.value) is kind and len(asked) == requests
 
 
-async def test_a_second_attempt_that_works_is_spoken_once(speaking, monkeypatch):
-    monkeypatch.setattr("streaming.voices.speech_api.BACKOFF_S", 0.01)
+async def test_a_second_attempt_that_works_is_spoken_once(speaking):
     replies = [web.Response(status=503), web.Response(body=PCM, content_type="audio/pcm")]
 
     async def answer(request):
         return replies.pop(0)
 
-    async with speaking(answer) as voice:
+    async with speaking(answer, backoff_s=0.01) as voice:
         assert await speak_whole(voice, "One sentence.") == PCM
 
 
@@ -159,7 +157,7 @@ async def test_a_service_that_asks_for_a_long_pause_is_not_waited_for(speaking):
 
 
 async def test_nobody_listens_at_the_address(http):
-    voice = SpeechApiVoice(http=http, url="http://127.0.0.1:1/v1", model="m", voice="v", key=None, stall_s=60)
+    voice = HttpVoice(http=http, url="http://127.0.0.1:1/v1", model="m", voice="v", key=None, stall_s=60)
     with pytest.raises(VoiceUnreachableError, match="cannot be reached"):
         await speak_whole(voice, "One sentence.")
 
