@@ -26,7 +26,7 @@ KOKORO_VOICES_ENV = "PERSONASTREAM_KOKORO_VOICES"
 async def open_voices(config: VoicesConfig) -> AsyncIterator[dict[str, Voice]]:
     """The voices by name for the time of the block, natural ones first; the first is the default.
 
-    VoiceError for a voice that was asked for and cannot be had: a missing file, package, program or key.
+    VoiceError for a configured voice that lacks its file, package, program or key.
     """
     async with contextlib.AsyncExitStack() as stack:
         voices: dict[str, Voice] = {}

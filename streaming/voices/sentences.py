@@ -20,12 +20,12 @@ def sentences(text: str) -> list[str]:
 
 def _joined(pieces: list[str]) -> list[str]:
     """The pieces without blanks; one too short to stand alone begins the next, the last ends its predecessor."""
-    found: list[str] = []
+    merged: list[str] = []
     for piece in filter(None, (piece.strip() for piece in pieces)):
-        if found and len(found[-1]) < MIN_CHARS:
-            found[-1] += f" {piece}"
+        if merged and len(merged[-1]) < MIN_CHARS:
+            merged[-1] += f" {piece}"
         else:
-            found.append(piece)
-    if len(found) > 1 and len(found[-1]) < MIN_CHARS:
-        found[-2:] = [f"{found[-2]} {found[-1]}"]
-    return found
+            merged.append(piece)
+    if len(merged) > 1 and len(merged[-1]) < MIN_CHARS:
+        merged[-2:] = [f"{merged[-2]} {merged[-1]}"]
+    return merged

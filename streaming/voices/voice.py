@@ -14,7 +14,7 @@ SECONDS_A_CHAR = 1.0  # four times slower than the slowest speech
 class Voice(Protocol):
     """Speaks text as s16le mono at its own sample rate, in pieces as they are made.
 
-    `speak` raises VoiceError or one of its subclasses, also after sound has come. Leaving the generator before its end
+    `speak` raises VoiceError or one of its subclasses, also after the first piece. Leaving the generator before its end
     (`aclose`) ends the work, here and at a remote service.
     """
 
@@ -25,7 +25,7 @@ class Voice(Protocol):
 
 
 class SampleCutter:
-    """Bytes in pieces of any length to whole s16le samples, and no more of them than `text` can be."""
+    """Cuts bytes in pieces of any length into whole s16le samples, limited to the duration that `text` can take."""
 
     def __init__(self, name: str, text: str, sample_rate_hz: int):
         self._name = name
@@ -36,11 +36,11 @@ class SampleCutter:
 
     @property
     def seconds(self) -> float:
-        """How much sound has come."""
+        """The duration of the sound so far."""
         return self._samples / self._rate_hz
 
     def push(self, data: bytes) -> bytes:
-        """Continue; the whole samples. VoiceFormatError for a flood."""
+        """The whole samples up to the end of `data`. VoiceFormatError beyond the limit."""
         data = self._odd + data
         whole = len(data) // 2 * 2
         self._odd = data[whole:]
@@ -54,7 +54,7 @@ class SampleCutter:
 
 
 def find_voice(voices: Mapping[str, Voice], name: str | None) -> Voice:
-    """The voice of that name, or the default; VoiceError lists what there is."""
+    """The voice of that name, or the first one where `name` is None; VoiceError lists the names."""
     if not voices:
         raise VoiceError("this server has no voice; send sound instead (speech.start)")
     if name is None:

@@ -1,7 +1,7 @@
 """Remote voices over a websocket: Cartesia, Deepgram and ElevenLabs, each described by a few lines.
 
-One connection a text: the sentences go out as they are, sound comes back while it is made. Leaving the generator
-closes the connection, which ends the work there.
+Each text has a connection of its own: its sentences go out at once, sound comes back while it is made. Leaving the
+generator closes the connection, which ends the service's work.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ CLOSE_S = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """How one service is spoken to.
+    """The protocol of one service.
 
-    path: after the address, with {model}, {voice} and {rate}.  key: header and what stands before the key in it.
-    requests: the messages for the sentences of a text.  sound: the key of base64 sound, None where sound comes in
-    binary messages.  end: the key and value that mark the last message.
+    path: after the address, with {model}, {voice} and {rate}.  key: name of the header and prefix of the key in it.
+    requests: the messages for the sentences of a text.  sound: the field that holds sound as base64, None where sound
+    comes in binary messages.  end: the field and value that mark the last message.
     """
 
     url: str
@@ -101,7 +101,7 @@ SERVICES: dict[ServiceName, Service] = {
 
 @dataclass(frozen=True, kw_only=True)
 class WebsocketVoice:
-    """One voice of one service. `url` replaces the service's own address; `stall_s`: how long it may send nothing."""
+    """One voice of one service. `url` replaces the service's address; `stall_s`: the longest time without a message."""
 
     service: ServiceName
     url: str
@@ -165,12 +165,12 @@ class WebsocketVoice:
                 message = await socket.recv()
         except TimeoutError:
             raise VoiceStalledError(
-                f"{self.service} sent nothing for {self.stall_s:g} s after {heard_s:.1f} s of sound; say the rest again"
+                f"{self.service} sent nothing for {self.stall_s:g} s after {heard_s:.1f} s of sound; send the rest"
             ) from None
         except ConnectionClosed as error:
             raise VoiceBrokenError(
                 f"{self.service} closed the connection ({error}) after {heard_s:.1f} s of sound; "
-                "what it had said is spoken, send the rest again"
+                "the sound before that is spoken, send the rest of the text again"
             ) from error
         if isinstance(message, str):
             return read_message(service, self.service, message)
@@ -180,17 +180,17 @@ class WebsocketVoice:
 
 
 def read_message(service: Service, name: str, data: str) -> bytes | None:
-    """One text message of a service: its sound, none where it carries none, None where it is the last."""
+    """The sound in one text message of a service, empty where it carries none; None for the last message."""
     try:
-        found = json.loads(data)
-        if not isinstance(found, dict):
+        fields = json.loads(data)
+        if not isinstance(fields, dict):
             raise ValueError("not an object")
-        sound = found.get(service.sound) if service.sound else None
+        sound = fields.get(service.sound) if service.sound else None
         pcm = base64.b64decode(sound, validate=True) if sound else b""
     except (ValueError, TypeError, RecursionError, binascii.Error) as error:
         raise VoiceFormatError(f"{name} sent {data[:60]!r} ({error}), expected JSON; check its address") from None
-    if found.get("error") or str(found.get("type")).lower() == "error":
-        said = found.get("error") or found.get("description") or found.get("message")
-        raise VoiceError(f"{name} refused the text ({said!r:.300}); check model, voice and key")
+    if fields.get("error") or str(fields.get("type")).lower() == "error":
+        reason = fields.get("error") or fields.get("description") or fields.get("message")
+        raise VoiceError(f"{name} refused the text ({reason!r:.300}); check model, voice and key")
     key, value = service.end
-    return None if found.get(key) == value and not pcm else pcm
+    return None if fields.get(key) == value and not pcm else pcm

@@ -1,4 +1,4 @@
-"""The speech protocol: what is accepted, what is refused, and what the refusal says."""
+"""The speech protocol: accepted messages, refused ones, and the text of the refusals."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SERVER_MESSAGES = [
     SessionReady("s", "anna", 512, 288, 25, ("en-us", "de")),
     Started("a", 96_000),
     Finished("a", 1234, True),
-    Failure("protocol", "what was found", False),
+    Failure("protocol", "a message", False),
     SessionClosing("drain", 1500),
     Truncate("item", 0, 1500),
     Unit(1920, True, bytes(range(256)) * 15, b"\x00\xff" * 6),

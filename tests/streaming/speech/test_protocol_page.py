@@ -1,4 +1,4 @@
-"""The programs in docs/protocol.md run as they stand, and its tables name what there is."""
+"""The programs in docs/protocol.md run unchanged, and its tables name every message and field."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ PAGE = (ROOT / "docs" / "protocol.md").read_text()
 
 def program(containing: str) -> str:
     """The one Python block with that text."""
-    (found,) = [block for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if containing in block]
-    return found
+    (source,) = [block for block in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if containing in block]
+    return source
 
 
 @pytest.mark.asyncio(loop_scope="session")
@@ -43,9 +43,9 @@ async def test_the_speech_program_plays_a_file(serving, speech_wav, tmp_path):
             stderr=asyncio.subprocess.STDOUT,
         )
         async with asyncio.timeout(120):
-            said = (await child.communicate())[0].decode()
-    assert child.returncode == 0, said
-    assert "'type': 'playback.finished'" in said and "'position_samples': 24000" in said
+            output = (await child.communicate())[0].decode()
+    assert child.returncode == 0, output
+    assert "'type': 'playback.finished'" in output and "'position_samples': 24000" in output
 
 
 @pytest.mark.asyncio(loop_scope="session")
@@ -79,12 +79,12 @@ async def test_the_forwarder_joins_a_model_and_the_avatar(serving):
             asyncio.timeout(60),
         ):
             forwarding = asyncio.create_task(names["forward"](socket, speech.socket))
-            found = await truncated
+            event = await truncated
             forwarding.cancel()
     finally:
         await runner.cleanup()
-    assert found["type"] == "conversation.item.truncate" and found["item_id"] == "item"
-    assert 0 < found["audio_end_ms"] < 10_000
+    assert event["type"] == "conversation.item.truncate" and event["item_id"] == "item"
+    assert 0 < event["audio_end_ms"] < 10_000
 
 
 def test_every_program_is_python():

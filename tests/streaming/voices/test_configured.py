@@ -44,7 +44,7 @@ async def test_a_configured_service_comes_first_and_speaks_with_the_key_of_the_e
 
 
 @pytest.mark.parametrize(
-    ("config", "kind", "said"),
+    ("config", "kind", "message"),
     [
         (VoicesConfig(socket_service="deepgram", socket_voices=("v",)), VoiceAuthError, "variable DEEPGRAM_API_KEY"),
         (VoicesConfig(socket_service="deepgram", socket_key_env="HOME"), VoiceError, "give --voices.socket-voices"),
@@ -52,8 +52,8 @@ async def test_a_configured_service_comes_first_and_speaks_with_the_key_of_the_e
         (VoicesConfig(kokoro_model=Path("m.onnx"), kokoro_voices=Path("v")), VoiceError, "m.onnx: no such file"),
     ],
 )
-async def test_a_voice_that_cannot_be_had_is_an_error_when_the_server_starts(config, kind, said):
-    with pytest.raises(VoiceError, match=said) as failure:
+async def test_a_voice_that_cannot_be_had_is_an_error_when_the_server_starts(config, kind, message):
+    with pytest.raises(VoiceError, match=message) as failure:
         async with open_voices(config):
             pass
     assert type(failure.value) is kind

@@ -1,4 +1,4 @@
-"""Kokoro's process, spoken to through its pipes. The real model is used where it is installed and named."""
+"""Kokoro's process behind its pipes, with a library of its interface, and the real model where it is configured."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_sentences_are_spoken_in_the_voices_own_language(kokoro):
             assert len(pcm) == 600 and abs(int(pcm[0]) - level) < 2
 
 
-async def test_a_text_that_nobody_hears_to_its_end_is_not_heard_in_the_next(kokoro):
+async def test_the_rest_of_a_text_left_early_is_not_heard_in_the_next(kokoro):
     async with open_kokoro(*kokoro) as process:
         voice = KokoroVoice(process, "af_heart")
         pieces = voice.speak("word " * 20)
@@ -74,11 +74,11 @@ async def test_a_text_that_nobody_hears_to_its_end_is_not_heard_in_the_next(koko
 async def test_two_sessions_take_turns(kokoro):
     async with open_kokoro(*kokoro) as process:
         voice = KokoroVoice(process, "af_heart")
-        said = await asyncio.gather(*(speak_whole(voice, "three little words") for _ in range(3)))
-        assert [len(pcm) for pcm in said] == [600] * 3
+        sounds = await asyncio.gather(*(speak_whole(voice, "three little words") for _ in range(3)))
+        assert [len(pcm) for pcm in sounds] == [600] * 3
 
 
-async def test_what_it_cannot_say_is_an_error_and_it_goes_on(kokoro):
+async def test_a_text_that_it_refuses_is_an_error_and_the_next_is_spoken(kokoro):
     async with open_kokoro(*kokoro) as process:
         voice = KokoroVoice(process, "af_heart")
         with pytest.raises(VoiceError, match="no phonemes"):
@@ -86,7 +86,7 @@ async def test_what_it_cannot_say_is_an_error_and_it_goes_on(kokoro):
         assert len(await speak_whole(voice, "two words")) == 400
 
 
-async def test_a_process_that_dies_is_an_error_at_once_and_ever_after(kokoro):
+async def test_a_process_that_dies_is_an_error_for_this_text_and_the_next(kokoro):
     async with open_kokoro(*kokoro) as process:
         voice = KokoroVoice(process, "af_heart")
         for _ in range(2):

@@ -40,18 +40,18 @@ async def test_piper_gets_the_text_as_one_line_and_its_raw_sound_is_taken(piper)
         assert await speak_whole(voices["piper/joe"], "Two lines\nof text.") == b"Two lines of text.\n"[:18]
 
 
-async def test_piper_that_fails_says_why(piper):
+async def test_an_error_of_piper_is_in_the_message(piper):
     model = piper("cat > /dev/null; echo bad model >&2; exit 1")
     with pytest.raises(VoiceBrokenError, match=r"'joe' stopped with exit code 1 \(bad model\)"):
         await speak_whole(open_piper(model), "One sentence.")
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [([], "no settings of a Piper voice"), ({"audio": {"sample_rate": 7}}, "speaks at 7 Hz")],
 )
-def test_a_piper_model_with_odd_settings_is_refused(piper, settings, said):
-    with pytest.raises(VoiceError, match=said):
+def test_a_piper_model_with_odd_settings_is_refused(piper, settings, message):
+    with pytest.raises(VoiceError, match=message):
         open_piper(piper("cat", settings))
 
 
