@@ -49,18 +49,25 @@ def wav_header(sample_rate_hz: int) -> bytes:
     return struct.pack("<4sI4s", b"RIFF", unknown, b"WAVE") + fmt + struct.pack("<4sI", b"data", unknown)
 
 
-def speak(text: str, voice: str, with_phonemes: bool) -> int:
-    """Write `text` as sound to stdout; returns the exit code."""
+def open_library(voice: str, options: int) -> tuple[ctypes.CDLL, int]:
+    """eSpeak NG, ready to speak in `voice`, and its sample rate in Hz. ValueError says why not."""
     espeakng_loader = importlib.import_module("espeakng_loader")  # this process alone loads it
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     data = espeakng_loader.get_data_path().encode()
-    options = PHONEME_EVENTS_IPA if with_phonemes else 0
-    sample_rate_hz = library.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, BUFFER_MS, data, options)
+    sample_rate_hz = int(library.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, BUFFER_MS, data, options))
     if sample_rate_hz <= 0:
-        print(f"eSpeak NG did not start with the data at {data.decode()}", file=sys.stderr)
-        return 1
+        raise ValueError(f"eSpeak NG did not start with the data at {data.decode()}")
     if library.espeak_SetVoiceByName(voice.encode()) != 0:
-        print(f"eSpeak NG has no voice {voice!r}", file=sys.stderr)
+        raise ValueError(f"eSpeak NG has no voice {voice!r}")
+    return library, sample_rate_hz
+
+
+def speak(text: str, voice: str, with_phonemes: bool) -> int:
+    """Write `text` as sound to stdout; returns the exit code."""
+    try:
+        library, sample_rate_hz = open_library(voice, PHONEME_EVENTS_IPA if with_phonemes else 0)
+    except ValueError as error:
+        print(error, file=sys.stderr)
         return 1
     out = sys.stdout.buffer
     out.write(wav_header(sample_rate_hz))

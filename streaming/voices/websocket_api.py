@@ -165,7 +165,8 @@ class WebsocketVoice:
                 message = await socket.recv()
         except TimeoutError:
             raise VoiceStalledError(
-                f"{self.service} sent nothing for {self.stall_s:g} s after {heard_s:.1f} s of sound; send the rest"
+                f"{self.service} sent nothing for {self.stall_s:g} s after {heard_s:.1f} s of sound; "
+                "send the rest again"
             ) from None
         except ConnectionClosed as error:
             raise VoiceBrokenError(
