@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streaming.errors import VoiceBrokenError, VoiceError, VoiceStalledError
-from streaming.voices.kokoro_child import FAILED, READY, SOUND, read_record
+from streaming.voices.kokoro_child import FAILED, READY, SOUND, RecordReader
 from streaming.voices.sentences import sentences
 from streaming.voices.voice import SampleCutter
 
@@ -26,9 +26,9 @@ LANGUAGES = {"a": "en-us", "b": "en-gb", "e": "es", "f": "fr-fr", "h": "hi", "i"
 class KokoroProcess:
     """The child process. It speaks one text at a time; others wait."""
 
-    def __init__(self, child: asyncio.subprocess.Process, names: list[str]):
+    def __init__(self, requests: asyncio.StreamWriter, records: RecordReader, names: list[str]):
         self.names = names
-        self._child = child
+        self._requests, self._records = requests, records
         self._turn = asyncio.Lock()
         self._unread = False  # records of a text left before its end are still to come
 
@@ -36,18 +36,17 @@ class KokoroProcess:
         """The sound of one sentence, s16le in pieces."""
         async with self._turn:
             while self._unread:
-                kind, _ = await _next_record(self._child, STALL_S)
+                kind, _ = await _next_record(self._records, STALL_S)
                 self._unread = kind == SOUND
-            assert self._child.stdin
             request = {"text": text, "voice": voice, "lang": LANGUAGES.get(voice[:1], "en-us")}
             try:
-                self._child.stdin.write(json.dumps(request).encode() + b"\n")
-                await self._child.stdin.drain()
+                self._requests.write(json.dumps(request).encode() + b"\n")
+                await self._requests.drain()
             except ConnectionError as error:
                 raise VoiceBrokenError(f"Kokoro's process has ended ({error}); restart the server") from error
             self._unread = True
             while self._unread:
-                kind, data = await _next_record(self._child, STALL_S)
+                kind, data = await _next_record(self._records, STALL_S)
                 self._unread = kind == SOUND
                 if kind == FAILED:
                     raise VoiceError(f"Kokoro cannot say this ({data.decode()}); try another text or voice")
@@ -55,11 +54,10 @@ class KokoroProcess:
                     yield data[start : start + PIECE_BYTES]
 
 
-async def _next_record(child: asyncio.subprocess.Process, timeout_s: float) -> tuple[bytes, bytes]:
-    assert child.stdout
+async def _next_record(records: RecordReader, timeout_s: float) -> tuple[bytes, bytes]:
     try:
         async with asyncio.timeout(timeout_s):
-            return await read_record(child.stdout)
+            return await records.read()
     except TimeoutError:
         raise VoiceStalledError(f"Kokoro gave no answer for {timeout_s:g} s; the machine is too busy for it") from None
     except asyncio.IncompleteReadError:
@@ -78,13 +76,15 @@ async def open_kokoro(model: Path, voices: Path) -> AsyncIterator[KokoroProcess]
         stdin=pipe,
         stdout=pipe,
     )
+    assert child.stdin and child.stdout
+    records = RecordReader(child.stdout)
     try:
-        kind, data = await _next_record(child, START_TIMEOUT_S)
+        kind, data = await _next_record(records, START_TIMEOUT_S)
         if kind != READY:
             raise VoiceError(
                 f"Kokoro does not start ({data.decode()}); run `pip install personastream[kokoro]` and check both files"
             )
-        yield KokoroProcess(child, json.loads(data))
+        yield KokoroProcess(child.stdin, records, json.loads(data))
     finally:
         if child.returncode is None:
             with contextlib.suppress(ProcessLookupError):

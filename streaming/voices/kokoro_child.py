@@ -30,10 +30,21 @@ def write_record(out: BinaryIO, kind: bytes, data: bytes = b"") -> None:
     out.flush()
 
 
-async def read_record(stream: asyncio.StreamReader) -> tuple[bytes, bytes]:
-    """The kind and the bytes of the next record. IncompleteReadError where the stream ends."""
-    kind, size = RECORD.unpack(await stream.readexactly(RECORD.size))
-    return kind, await stream.readexactly(size)
+class RecordReader:
+    """Reads the records in `stream`. A read that is cancelled loses nothing."""
+
+    def __init__(self, stream: asyncio.StreamReader):
+        self._stream = stream
+        self._head: tuple[bytes, int] | None = None  # kind and length of a record whose bytes are not read
+
+    async def read(self) -> tuple[bytes, bytes]:
+        """The kind and the bytes of the next record. IncompleteReadError where the stream ends."""
+        if self._head is None:
+            self._head = RECORD.unpack(await self._stream.readexactly(RECORD.size))
+        kind, size = self._head
+        data = await self._stream.readexactly(size)
+        self._head = None
+        return kind, data
 
 
 async def speak(kokoro: Any, out: BinaryIO, text: str, voice: str, lang: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import sys
 import textwrap
@@ -15,6 +16,7 @@ from speaking import speak_whole
 from streaming.errors import VoiceBrokenError, VoiceError
 from streaming.voices.configured import KOKORO_MODEL_ENV, KOKORO_VOICES_ENV
 from streaming.voices.kokoro import KokoroVoice, open_kokoro
+from streaming.voices.kokoro_child import SOUND, RecordReader, write_record
 
 LIBRARY = """
     import asyncio, os
@@ -69,6 +71,19 @@ async def test_the_rest_of_a_text_left_early_is_not_heard_in_the_next(kokoro):
         await anext(pieces)
         await pieces.aclose()
         assert len(await speak_whole(voice, "two words")) == 2 * 200
+
+
+async def test_a_read_cancelled_in_the_middle_of_a_record_loses_nothing():
+    record = io.BytesIO()
+    write_record(record, SOUND, b"sound")
+    stream = asyncio.StreamReader()
+    records = RecordReader(stream)
+    stream.feed_data(record.getvalue()[:-2])
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await records.read()
+    stream.feed_data(record.getvalue()[-2:] + record.getvalue())
+    assert [await records.read() for _ in range(2)] == [(SOUND, b"sound")] * 2
 
 
 async def test_two_sessions_take_turns(kokoro):
