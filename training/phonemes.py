@@ -15,6 +15,7 @@ import csv
 import json
 import logging
 import re
+import struct
 import subprocess
 import sys
 import unicodedata
@@ -33,6 +34,7 @@ from engine.models.speech import FRAME_SAMPLES, RATE_HZ
 
 log = logging.getLogger(__name__)
 
+WAV_RATE_OFFSET, WAV_HEADER_BYTES = 24, 44  # a canonical header: RIFF, fmt of 16 bytes, data
 KOKORO_HZ = 24_000
 DURATION_SAMPLES = 600  # one unit of the predicted durations
 DURATIONS = "/encoder/Clip_output_0"
@@ -152,22 +154,24 @@ class Kokoro:
 
 
 def espeak(text: str, voice: str) -> tuple[np.ndarray, list[tuple[str, float, float]]]:
-    """16 kHz float32 [N] and the phonemes with their seconds, from the child process `training.espeak`.
+    """16 kHz float32 [N] and the phonemes with the seconds at which they begin and end.
 
-    Raises MediaError where it has no such voice.
+    The program of the server's own voice speaks, `streaming.voices.espeak_child`. Raises MediaError where it has no
+    such voice.
     """
-    command = [sys.executable, "-m", "training.espeak", voice]
+    command = [sys.executable, "-m", "streaming.voices.espeak_child", voice, "--phonemes"]
     child = subprocess.run(command, input=text.encode(), capture_output=True)
     if child.returncode != 0:
         raise MediaError(f"eSpeak NG does not speak as {voice}: {child.stderr.decode(errors='replace').strip()}")
-    head, _, sound = child.stdout.partition(b"\n")
-    found = json.loads(head)
-    starts = [start / found["rate"] for _, start in found["phonemes"]]
-    pcm = np.frombuffer(sound, np.int16).astype(np.float32) / 32768
-    ends = [*starts[1:], len(pcm) / found["rate"]]
-    phonemes = [(s.strip("ˈˌ"), a, b) for (s, _), a, b in zip(found["phonemes"], starts, ends, strict=True) if s]
-    common = np.gcd(RATE_HZ, found["rate"])
-    return scipy.signal.resample_poly(pcm, RATE_HZ // common, found["rate"] // common).astype(np.float32), phonemes
+    wav, _, line = child.stdout.rpartition(b"\n")
+    (rate_hz,) = struct.unpack_from("<I", wav, WAV_RATE_OFFSET)
+    pcm = np.frombuffer(wav, np.int16, offset=WAV_HEADER_BYTES).astype(np.float32) / 32768
+    symbols, samples = zip(*json.loads(line), strict=True)
+    starts = [sample / rate_hz for sample in samples]
+    ends = [*starts[1:], len(pcm) / rate_hz]
+    phonemes = [(s.strip("ˈˌ"), a, b) for s, a, b in zip(symbols, starts, ends, strict=True) if s]
+    common = np.gcd(RATE_HZ, rate_hz)
+    return scipy.signal.resample_poly(pcm, RATE_HZ // common, rate_hz // common).astype(np.float32), phonemes
 
 
 def speak_all(runs: Path, kokoro: Path | None = None) -> None:

@@ -1,1 +1,1 @@
-"""The avatar in programs of others: a client, LiveKit, Pipecat."""
+"""The avatar in agent frameworks: a client of our server, LiveKit, Pipecat."""

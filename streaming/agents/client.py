@@ -1,6 +1,7 @@
 """A client of a personastream server for programs in Python: speech in, units and playback events out.
 
-It needs aiohttp and msgpack and nothing of the engine, so that agents can use it from an environment of their own.
+It needs aiohttp, msgpack, msgspec and websockets, and of the engine only `errors` and `queues`: agents can use it in an
+environment that has nothing else.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from engine.errors import CapacityError, PersonaStreamError, ProtocolError, SessionClosedError, UnknownAvatarError
 from engine.queues import MediaQueue, Policy
@@ -33,6 +36,7 @@ from streaming.speech.protocol import (
     decode_server,
     encode,
 )
+from streaming.websocket_client import close_websocket, open_websocket
 
 PIECE_BYTES = 1 << 16  # of sound in one message
 BACKLOG = 25
@@ -43,21 +47,24 @@ AvatarMessage = Unit | Started | Finished | Failure
 
 
 class AvatarClient:
-    """One session, opened by `open_avatar`. Iterate over it for what the avatar shows and says, 25 units a second.
+    """One session, opened by `open_avatar`. Iterate over it for its units, 25 a second, and its playback events.
 
-    One utterance is spoken at a time: `speak` begins it and goes on with it, `finish` ends it, `interrupt` cuts it off.
+    One utterance is spoken at a time: `speak` begins and continues it, `finish` completes it, `interrupt` drops it.
     """
 
-    def __init__(self, speech: aiohttp.ClientWebSocketResponse, units: aiohttp.ClientWebSocketResponse):
+    def __init__(self, ready: SessionReady, speech: ClientConnection, units: ClientConnection):
+        self.ready = ready
         self._speech, self._units = speech, units
         self._messages: MediaQueue[AvatarMessage] = MediaQueue(BACKLOG, Policy.WAIT)
         self._names = itertools.count(1)
         self._speaking: str | None = None
-        self._interrupted = False  # units that were on their way when the avatar was interrupted may still come
-        self.ready: SessionReady | None = None
+        self._interrupted = False  # units sent before the interruption may still arrive
 
     async def speak(self, pcm: bytes, sample_rate_hz: int, channels: int) -> None:
-        """Continue the utterance, or begin one, with s16le sound. SessionClosedError."""
+        """Continue the utterance, or begin one, with s16le sound; waits while the session is full.
+
+        Raises SessionClosedError.
+        """
         if self._speaking is None:
             self._speaking = f"utterance {next(self._names)}"
             await self._send(SpeechStart(self._speaking, sample_rate_hz, channels))
@@ -65,17 +72,20 @@ class AvatarClient:
             await self._send(SpeechAudio(self._speaking, pcm[start : start + PIECE_BYTES]))
 
     async def finish(self) -> None:
-        """The utterance is complete; nothing if there is none."""
+        """Complete the utterance, if there is one. Raises SessionClosedError."""
         if self._speaking is not None:
             name, self._speaking = self._speaking, None
             await self._send(SpeechEnd(name))
 
     async def say(self, text: str, voice: str | None = None) -> None:
-        """An utterance in a voice of the server."""
+        """Speak `text` in a voice of the server, or in its first one. Raises SessionClosedError."""
         await self._send(SpeechText(f"utterance {next(self._names)}", text, voice))
 
     async def interrupt(self) -> None:
-        """Barge-in: everything said or waiting is dropped, and no unit with speech of before comes out any more."""
+        """Barge-in: drop all speech, spoken or waiting. Units with that speech are no longer returned.
+
+        Raises SessionClosedError.
+        """
         self._speaking, self._interrupted = None, True
         await self._send(SpeechCancel())
 
@@ -89,22 +99,19 @@ class AvatarClient:
 
     async def _send(self, message: ClientMessage) -> None:
         try:
-            data = encode(message, Encoding.MSGPACK)
-            assert isinstance(data, bytes)
-            await self._speech.send_bytes(data)
-        except (ConnectionError, aiohttp.ClientError) as error:
+            await self._speech.send(encode(message, Encoding.MSGPACK))
+        except ConnectionClosed as error:
             raise SessionClosedError(f"the avatar's session is closed ({error}); open another one") from error
 
-    async def read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        """Read one of the two websockets until it closes; playback is told on the one that has the units."""
-        async for message in socket:
-            if message.type not in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT):
-                break
-            found = decode_server(message.data)
-            if isinstance(found, SessionReady):
-                self.ready = found
-            elif isinstance(found, Failure) or (socket is self._units and isinstance(found, Unit | Started | Finished)):
-                await self._messages.put(found)
+    async def read(self, socket: ClientConnection) -> None:
+        """Read one of the two websockets until it closes. Playback events are on both; those of the units are kept."""
+        with contextlib.suppress(ConnectionClosed):
+            async for data in socket:
+                message = decode_server(data)
+                if isinstance(message, Failure) or (
+                    socket is self._units and isinstance(message, Unit | Started | Finished)
+                ):
+                    await self._messages.put(message)
         await self._messages.close()
 
 
@@ -114,6 +121,7 @@ async def open_avatar(url: str, avatar: str, key: str | None = None) -> AsyncIte
 
     Raises UnknownAvatarError, CapacityError, PersonaStreamError for other refusals, SessionClosedError for no server.
     """
+    url = url.rstrip("/")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
     async with contextlib.AsyncExitStack() as stack:
@@ -123,21 +131,17 @@ async def open_avatar(url: str, avatar: str, key: str | None = None) -> AsyncIte
             bearer = {"Authorization": f"Bearer {session['token']}"}
             path = f"/v1/sessions/{session['id']}"
             stack.push_async_callback(_close_session, http, path, bearer)
-            # A unit is too large for the default limit; compression would only cost time on one machine.
-            limit = MAX_SERVER_MESSAGE_BYTES
-            units = await stack.enter_async_context(
-                http.ws_connect(f"{path}/units", headers=bearer, max_msg_size=limit)
-            )
-            ready = decode_server(await units.receive_bytes(timeout=CONNECT_S))
-            speech = await stack.enter_async_context(http.ws_connect(f"{path}/speech", headers=bearer))
-        except (aiohttp.ClientError, OSError) as error:
+            units = await stack.enter_async_context(_websocket(f"{url}{path}/units", bearer))
+            speech = await stack.enter_async_context(_websocket(f"{url}{path}/speech", bearer))
+            async with asyncio.timeout(CONNECT_S):
+                ready = decode_server(await speech.recv())  # that of the units names no voices
+        except (aiohttp.ClientError, WebSocketException, OSError) as error:
             raise SessionClosedError(
                 f"{url} cannot be spoken to ({error}); is `personastream serve` running?"
             ) from error
-        client = AvatarClient(speech, units)
         if not isinstance(ready, SessionReady):
             raise ProtocolError(f"{url} began with {type(ready).__name__}, expected session.ready; is it up to date?")
-        client.ready = ready
+        client = AvatarClient(ready, speech, units)
         async with asyncio.TaskGroup() as tasks:
             readers = [tasks.create_task(client.read(socket)) for socket in (speech, units)]
             try:
@@ -147,18 +151,28 @@ async def open_avatar(url: str, avatar: str, key: str | None = None) -> AsyncIte
                     reader.cancel()
 
 
+@contextlib.asynccontextmanager
+async def _websocket(url: str, headers: dict[str, str]) -> AsyncIterator[ClientConnection]:
+    socket = await open_websocket(url, headers, max_message_bytes=MAX_SERVER_MESSAGE_BYTES, timeout_s=CONNECT_S)
+    try:
+        yield socket
+    finally:
+        await close_websocket(socket, CONNECT_S)
+
+
 async def _open_session(http: aiohttp.ClientSession, avatar: str, headers: dict[str, str]) -> dict[str, Any]:
     async with http.post("/v1/sessions", json={"avatar": avatar}, headers=headers) as reply:
         body = await reply.text()
     try:
-        found = json.loads(body)
-        assert isinstance(found, dict)
-    except (ValueError, AssertionError):
-        raise ProtocolError(f"{reply.url} answered {body[:80]!r}; expected a personastream server") from None
+        session = json.loads(body)
+    except ValueError:
+        session = None
+    if not isinstance(session, dict):
+        raise ProtocolError(f"{reply.url} answered {body[:80]!r}; expected a personastream server")
     if reply.status != 201:
-        kind = REFUSALS.get(found.get("code", ""), PersonaStreamError)
-        raise kind(f"{found.get('detail', reply.reason)} ({reply.status})")
-    return found
+        kind = REFUSALS.get(session.get("code", ""), PersonaStreamError)
+        raise kind(f"{session.get('detail', reply.reason)} ({reply.status})")
+    return session
 
 
 async def _close_session(http: aiohttp.ClientSession, path: str, bearer: dict[str, str]) -> None:

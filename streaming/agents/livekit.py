@@ -3,7 +3,7 @@
     python -m streaming.agents.livekit --server http://127.0.0.1:8080 --avatar speaker --livekit-url wss://… --token …
 
 livekit-agents cannot be installed beside the engine (it needs protobuf 5 or later, the engine's face tracker one before
-5), so the worker runs in an environment of its own and speaks to the server: see docs/agents.md.
+5), so the worker runs in an environment of its own and connects to the server: see docs/agents.md.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ SAMPLES_PER_FRAME = 1920
 
 
 class AvatarVideo(VideoGenerator):  # type: ignore[misc]  # not installed where types are checked
-    """What livekit-agents' AvatarRunner drives: speech in, pictures and sound out, with the end of each segment.
+    """The generator for livekit-agents' AvatarRunner: speech in, pictures and sound out, with the end of each segment.
 
-    While the avatar idles there are pictures and no sound, since the runner counts all sound as played speech. Its
-    position is therefore exact to one frame, 40 ms.
+    While the avatar idles it sends pictures and no sound, because the runner counts all sound as played speech. The
+    runner's playback position is therefore exact to one frame, 40 ms.
     """
 
     def __init__(self, client: AvatarClient):
@@ -46,9 +46,8 @@ class AvatarVideo(VideoGenerator):  # type: ignore[misc]  # not installed where 
 
     @property
     def options(self) -> AvatarOptions:
-        """What the runner has to know: the size of the pictures, 25 fps, 48 kHz mono."""
+        """The size of the pictures, 25 fps, 48 kHz mono."""
         ready = self._client.ready
-        assert ready is not None
         return AvatarOptions(
             video_width=ready.width,
             video_height=ready.height,
@@ -58,19 +57,18 @@ class AvatarVideo(VideoGenerator):  # type: ignore[misc]  # not installed where 
         )
 
     async def push_audio(self, frame: rtc.AudioFrame | AudioSegmentEnd) -> None:
-        """Speech of the present segment, or its end."""
+        """Take speech of the present segment, or its end."""
         if isinstance(frame, AudioSegmentEnd):
             await self._client.finish()
         else:
             await self._client.speak(bytes(frame.data), frame.sample_rate, frame.num_channels)
 
     async def clear_buffer(self) -> None:
-        """Interruption: no sound of what was pushed before comes out any more."""
+        """Interruption: drop all speech pushed before."""
         await self._client.interrupt()
 
     async def __aiter__(self) -> AsyncIterator[rtc.VideoFrame | rtc.AudioFrame | AudioSegmentEnd]:
         ready = self._client.ready
-        assert ready is not None
         picture = b""
         async for message in self._client:
             if isinstance(message, Unit):
@@ -82,7 +80,7 @@ class AvatarVideo(VideoGenerator):  # type: ignore[misc]  # not installed where 
             elif isinstance(message, Finished) and not message.interrupted:
                 yield AudioSegmentEnd()
             elif isinstance(message, Failure):
-                log.error("the avatar did not take its speech: %s (%s)", message.message, message.code)
+                log.error("the avatar refused speech: %s (%s)", message.message, message.code)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +90,11 @@ class Worker:
     avatar: str
     livekit_url: str
     token: str
-    """Of the avatar's participant; the agent makes it with the attribute lk.publish_on_behalf."""
+    """Token of the avatar's participant; the agent makes it with the attribute lk.publish_on_behalf."""
     server: str = "http://127.0.0.1:8080"
 
     async def run(self) -> None:
-        """Until the room is left."""
+        """Serve until the room is left."""
         key = os.environ.get("PERSONASTREAM_API_KEY", "").partition(",")[0].strip() or None
         async with open_avatar(self.server, self.avatar, key) as client:
             room, left = rtc.Room(), asyncio.Event()

@@ -4,7 +4,7 @@
         pipeline = Pipeline([…, tts, AvatarService(avatar), transport.output(), …])
 
 pipecat-ai cannot be installed beside the engine (it needs protobuf 5 or later, the engine's face tracker one before 5),
-so the service speaks to a personastream server: see docs/agents.md.
+so the service connects to a personastream server: see docs/agents.md.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ SAMPLE_RATE_HZ = 48_000
 
 
 class AvatarService(FrameProcessor):  # type: ignore[misc]  # not installed where types are checked
-    """Takes TTSAudioRawFrames, and gives OutputImageRawFrames and TTSAudioRawFrames (48 kHz mono) in real time.
+    """Takes TTSAudioRawFrames, and pushes OutputImageRawFrames and TTSAudioRawFrames (48 kHz mono) in real time.
 
-    A TTSStoppedFrame comes out when its speech has been played, an EndFrame when all has. An InterruptionFrame drops
-    everything that was said before it.
+    A TTSStoppedFrame is pushed when its speech has been played, an EndFrame when all speech has. An InterruptionFrame
+    drops all speech before it.
     """
 
     def __init__(self, client: AvatarClient):
         super().__init__()
         self._client = client
-        self._stops: deque[TTSStoppedFrame] = deque()  # of utterances that are not played to their end
+        self._stops: deque[TTSStoppedFrame] = deque()  # of utterances that are still played
         self._played = asyncio.Event()
         self._played.set()
         self._playing: asyncio.Task[None] | None = None
@@ -50,12 +50,12 @@ class AvatarService(FrameProcessor):  # type: ignore[misc]  # not installed wher
         """See FrameProcessor."""
         await super().process_frame(frame, direction)
         try:
-            if await self._obey(frame):
+            if await self._take(frame):
                 return
         except SessionClosedError as error:
             await self.push_error(str(error), exception=error)
         await self.push_frame(frame, direction)
-        if isinstance(frame, StartFrame):  # behind it: nothing may be pushed before
+        if isinstance(frame, StartFrame):  # nothing may be pushed before it
             self._playing = self.create_task(self._play())
 
     async def cleanup(self) -> None:
@@ -63,14 +63,14 @@ class AvatarService(FrameProcessor):  # type: ignore[misc]  # not installed wher
         await super().cleanup()
         await self._stop()
 
-    async def _obey(self, frame: Frame) -> bool:
-        """Whether the frame goes no further now."""
+    async def _take(self, frame: Frame) -> bool:
+        """Pass the frame on to the avatar; True for frames that are not pushed on, or later."""
         if isinstance(frame, TTSAudioRawFrame):
             self._played.clear()
             await self._client.speak(frame.audio, frame.sample_rate, frame.num_channels)
             return True
         elif isinstance(frame, TTSStoppedFrame):
-            if self._played.is_set():  # there was no speech: nothing will end
+            if self._played.is_set():  # an utterance without sound: no playback will end
                 return False
             self._stops.append(frame)
             await self._client.finish()
@@ -88,10 +88,8 @@ class AvatarService(FrameProcessor):  # type: ignore[misc]  # not installed wher
         return False
 
     async def _play(self) -> None:
-        """Push what the avatar shows and says, paced by the server."""
-        ready = self._client.ready
-        assert ready is not None
-        size = (ready.width, ready.height)
+        """Push pictures and sound of the avatar, at the pace of the server."""
+        size = (self._client.ready.width, self._client.ready.height)
         async for message in self._client:
             if isinstance(message, Unit):
                 if message.picture:
@@ -108,7 +106,7 @@ class AvatarService(FrameProcessor):  # type: ignore[misc]  # not installed wher
                     self._played.set()
             elif isinstance(message, Failure):
                 await self.push_error(f"{message.message} ({message.code})")
-        self._played.set()  # the session has ended: nobody has to wait for it
+        self._played.set()  # the session has ended, and with it all playback
 
     async def _stop(self) -> None:
         if self._playing is not None:

@@ -24,7 +24,7 @@ from streaming.publish.standing import on_air
 from streaming.server.app import Server
 from streaming.server.auth import BROADCAST_VARIABLE, Secrets
 from streaming.server.catalog import list_samples
-from streaming.voices.catalogue import open_voices
+from streaming.voices.configured import open_voices
 
 log = logging.getLogger(__name__)
 

@@ -1,20 +1,19 @@
-"""The speech protocol: what a client and a session say to each other over a websocket. Pure, no I/O.
+"""The messages of the speech and units websockets. Pure, no I/O.
 
 A message is a map with a `type`. It travels as msgpack in a binary websocket message, or as JSON in a text message,
-where bytes are base64. Anything that is not exactly one of the messages below is a ProtocolError.
+where bytes are base64. Anything but one of the messages below is a ProtocolError.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+import re
+from collections.abc import Iterable, Mapping
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Annotated, Any, get_args, get_type_hints
 
 import msgpack  # type: ignore[import-untyped]
+from msgspec import Meta, Struct, ValidationError, convert, to_builtins
 
 from engine.errors import PersonaStreamError, ProtocolError
 
@@ -23,105 +22,96 @@ MAX_SERVER_MESSAGE_BYTES = 64 << 20  # a unit with a picture of 4096 x 4096
 MAX_ID_CHARS = 128
 MAX_TEXT_CHARS = 5_000  # about six minutes of speech
 
+Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID_CHARS)]
+Count = Annotated[int, Meta(ge=0)]
+
 
 class Encoding(Enum):
     MSGPACK = "msgpack"  # binary websocket messages
     JSON = "json"  # text websocket messages
 
 
-@dataclass(frozen=True)
-class SpeechStart:
-    """An utterance begins: s16le sound at `sample_rate`, 1 or 2 channels."""
+class SpeechStart(Struct, frozen=True, tag="speech.start"):
+    """Begins an utterance of s16le sound at `sample_rate` Hz, with 1 or 2 channels."""
 
-    id: str
-    sample_rate: int
-    channels: int = 1
+    id: Id
+    sample_rate: Count
+    channels: Count = 1
 
 
-@dataclass(frozen=True)
-class SpeechAudio:
-    id: str
+class SpeechAudio(Struct, frozen=True, tag="speech.audio"):
+    id: Id
     pcm: bytes  # s16le, interleaved, whole samples
 
 
-@dataclass(frozen=True)
-class SpeechEnd:
-    id: str
+class SpeechEnd(Struct, frozen=True, tag="speech.end"):
+    id: Id
 
 
-@dataclass(frozen=True)
-class SpeechCancel:
-    """Barge-in: forget all speech of the session, spoken or waiting."""
+class SpeechCancel(Struct, frozen=True, tag="speech.cancel"):
+    """Barge-in: drops all speech of the session, spoken or waiting."""
 
 
-@dataclass(frozen=True)
-class SpeechText:
-    """An utterance that the server's own voice speaks."""
+class SpeechText(Struct, frozen=True, tag="speech.text"):
+    """An utterance that a voice of the server speaks: 1 to MAX_TEXT_CHARS characters, outer blanks not counted."""
 
-    id: str
+    id: Id
     text: str
     voice: str | None = None
 
 
-@dataclass(frozen=True)
-class SessionReady:
-    """The first message of a connection: what it is connected to."""
+class SessionReady(Struct, frozen=True, tag="session.ready"):
+    """The first message of a connection: its session."""
 
     session: str
     avatar: str
-    width: int
-    height: int
-    fps: int
+    width: Count
+    height: Count
+    fps: Count
     voices: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Started:
+class SessionClosing(Struct, frozen=True, tag="session.closing"):
+    """The session takes no new utterance. It ends when those begun are played, at the latest in `within_ms`."""
+
+    reason: str
+    within_ms: Count
+
+
+class Started(Struct, frozen=True, tag="playback.started"):
     """The first sample of utterance `id` was played at media time `pts` (48 kHz samples)."""
 
-    id: str
-    pts: int
+    id: Id
+    pts: Count
 
 
-@dataclass(frozen=True)
-class Finished:
+class Finished(Struct, frozen=True, tag="playback.finished"):
     """`position_samples` of utterance `id` were played, counted at its own sample rate."""
 
-    id: str
-    position_samples: int
+    id: Id
+    position_samples: Count
     interrupted: bool
 
 
-@dataclass(frozen=True)
-class Truncate:
-    """For a Realtime model whose item was interrupted: the event to forward to it (see `realtime`)."""
+class Truncate(Struct, frozen=True, tag="conversation.item.truncate"):
+    """The event to forward to a Realtime model whose item was interrupted (see `realtime`)."""
 
     item_id: str
-    content_index: int
-    audio_end_ms: int
+    content_index: Count
+    audio_end_ms: Count
 
 
-@dataclass(frozen=True)
-class SessionClosing:
-    """The session takes no new utterance; it ends when what was begun is said, and within `within_ms`."""
-
-    reason: str
-    within_ms: int
-
-
-@dataclass(frozen=True)
-class Unit:
+class Unit(Struct, frozen=True, tag="unit"):
     """One frame with its sound, on the units websocket. A picture that repeats its predecessor is left out."""
 
-    pts: int
+    pts: Count
     speaking: bool  # the sound is speech of an utterance
     samples: bytes  # 1920 samples s16le mono, 48 kHz
-    picture: bytes | None = None  # RGB, row by row, of the size that session.ready told
+    picture: bytes | None = None  # RGB, row by row, of the size in session.ready
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A message was refused, or speech could not be made; the connection goes on."""
+class Failure(Struct, frozen=True, tag="error"):
+    """A message was refused, or its speech failed. The connection goes on."""
 
     code: str
     message: str
@@ -133,134 +123,105 @@ class Failure:
 
 
 ClientMessage = SpeechStart | SpeechAudio | SpeechEnd | SpeechCancel | SpeechText
-ServerMessage = SessionReady | Started | Finished | SessionClosing | Truncate | Unit | Failure
-AnyMessage = TypeVar("AnyMessage", ClientMessage, ServerMessage)
+ServerMessage = SessionReady | SessionClosing | Started | Finished | Truncate | Unit | Failure
 
-CLIENT_TYPES: dict[str, type[ClientMessage]] = {
-    "speech.start": SpeechStart,
-    "speech.audio": SpeechAudio,
-    "speech.end": SpeechEnd,
-    "speech.cancel": SpeechCancel,
-    "speech.text": SpeechText,
+CLIENT_TYPES: dict[str, type[ClientMessage]] = {kind.__struct_config__.tag: kind for kind in get_args(ClientMessage)}
+SERVER_TYPES: dict[str, type[ServerMessage]] = {kind.__struct_config__.tag: kind for kind in get_args(ServerMessage)}
+EXPECTED: dict[Any, str] = {
+    str: "a string",
+    str | None: "a string",
+    int: "an integer, not negative",
+    bool: "true or false",
+    bytes: "bytes",
+    bytes | None: "bytes",
+    tuple[str, ...]: "a list of strings",
 }
-SERVER_TYPES: dict[str, type[ServerMessage]] = {
-    "session.ready": SessionReady,
-    "session.closing": SessionClosing,
-    "playback.started": Started,
-    "playback.finished": Finished,
-    "conversation.item.truncate": Truncate,
-    "unit": Unit,
-    "error": Failure,
-}
-TYPE_NAMES: dict[type[Any], str] = {kind: name for name, kind in [*CLIENT_TYPES.items(), *SERVER_TYPES.items()]}
 
 
-def decode_client(data: bytes | str) -> ClientMessage:
-    """One websocket message from a client; ProtocolError says what was found and what was expected."""
-    return message_of(parse(data), isinstance(data, str))
+def message_of(fields: dict[str, Any], text: bool) -> ClientMessage:
+    """The client's message in a parsed map; `text`: it came as JSON, where bytes are base64.
 
-
-def message_of(found: dict[str, Any], text: bool) -> ClientMessage:
-    """The message in a parsed map; `text`: it came as JSON, where bytes are base64. ProtocolError as above."""
-    return _checked_message(found, text, CLIENT_TYPES)
+    ProtocolError states the value found and the one expected.
+    """
+    return _checked_message(fields, text, CLIENT_TYPES)
 
 
 def decode_server(data: bytes | str) -> ServerMessage:
-    """One websocket message from the server: for clients written in Python."""
+    """One websocket message from the server, for clients written in Python. ProtocolError as above."""
     return _checked_message(parse(data, MAX_SERVER_MESSAGE_BYTES), isinstance(data, str), SERVER_TYPES)
 
 
 def encode(message: ClientMessage | ServerMessage, encoding: Encoding) -> bytes | str:
-    """The websocket message: bytes for msgpack, str for JSON."""
-    found: dict[str, Any] = {"type": TYPE_NAMES[type(message)]}
-    for field in fields(message):
-        value = getattr(message, field.name)
-        if value is not None:
-            found[field.name] = value
-    if encoding is Encoding.MSGPACK:
-        return bytes(msgpack.packb(found))
-    return json.dumps(found, default=lambda pcm: base64.b64encode(pcm).decode(), ensure_ascii=False)
+    """The websocket message: bytes for msgpack, str for JSON. Fields that are None are left out."""
+    binary = encoding is Encoding.MSGPACK
+    values = to_builtins(message, builtin_types=(bytes,) if binary else ())  # other types than those become text
+    fields = {name: value for name, value in values.items() if value is not None}
+    return bytes(msgpack.packb(fields)) if binary else json.dumps(fields, ensure_ascii=False)
 
 
 def encoding_of(data: bytes | str) -> Encoding:
     return Encoding.JSON if isinstance(data, str) else Encoding.MSGPACK
 
 
-def _checked_message(found: dict[str, Any], text: bool, types: dict[str, type[AnyMessage]]) -> AnyMessage:
-    name = found.get("type")
-    if not isinstance(name, str) or name not in types:
-        raise ProtocolError(f"message type {_shown(name)}; expected one of {_listed(types)}")
-    kind = types[name]
-    names: list[str] = [field.name for field in fields(kind)]
-    unknown = sorted(key for key in found if key not in ("type", *names))
-    if unknown:
-        shown = _listed(key[:40] for key in unknown[:4])
-        raise ProtocolError(f"{name} with {shown}; its fields are {_listed(names) or 'none'}")
-    values = {}
-    for field in fields(kind):
-        value = found.get(field.name, field.default)
-        values[field.name] = _checked(name, field.name, str(field.type), value, text)
-    return kind(**values)
-
-
 def parse(data: bytes | str, limit: int = MAX_MESSAGE_BYTES) -> dict[str, Any]:
-    """The map that a websocket message holds, whatever it says; ProtocolError."""
+    """The map in a websocket message, with any fields. ProtocolError for other data and above `limit` bytes."""
     size = len(data)
     if size > limit:
         raise ProtocolError(f"a message of {size} bytes; expected at most {limit}: send smaller pieces")
     try:
-        found = json.loads(data) if isinstance(data, str) else msgpack.unpackb(data)
+        fields = json.loads(data) if isinstance(data, str) else msgpack.unpackb(data)
     except (ValueError, RecursionError, msgpack.UnpackException) as error:
         name = "JSON in a text message" if isinstance(data, str) else "msgpack in a binary message"
         raise ProtocolError(
             f"{size} bytes that do not parse ({error or type(error).__name__}); expected {name}"
         ) from None
-    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
-        raise ProtocolError(f"a message that is a {type(found).__name__}; expected a map with names as keys")
-    return found
+    if not isinstance(fields, dict) or not all(isinstance(key, str) for key in fields):
+        raise ProtocolError(f"a message that is a {type(fields).__name__}; expected a map with names as keys")
+    return fields
 
 
-def _checked(message: str, name: str, kind: str, value: Any, text: bool) -> Any:
-    """`value` if it is what field `name` of `message` takes; base64 becomes bytes in text messages."""
-    if kind.startswith("bytes") and text and isinstance(value, str):
-        try:
-            value = base64.b64decode(value, validate=True)
-        except (binascii.Error, ValueError):
-            raise ProtocolError(f"{message}: {name} is not base64; text messages carry bytes as base64") from None
-    expected, right = {
-        "str": ("a string", isinstance(value, str)),
-        "str | None": ("a string", value is None or isinstance(value, str)),
-        "int": ("an integer, not negative", type(value) is int and value >= 0),
-        "bool": ("true or false", isinstance(value, bool)),
-        "bytes": ("bytes", isinstance(value, bytes)),
-        "bytes | None": ("bytes", value is None or isinstance(value, bytes)),
-        "tuple[str, ...]": ("a list of strings", _is_strings(value)),
-    }[kind]
-    if not right:
-        raise ProtocolError(f"{message}: {name} is {_shown(value)}; expected {expected}")
-    if isinstance(value, str) and not _is_unicode(value):
-        raise ProtocolError(f"{message}: {name} holds half a surrogate pair; expected Unicode text")
-    if name == "id" and not 1 <= len(value) <= MAX_ID_CHARS:
-        raise ProtocolError(f"{message}: id of {len(value)} characters; expected 1 to {MAX_ID_CHARS}")
-    if name == "text" and not 1 <= len(value.strip()) <= MAX_TEXT_CHARS:
-        raise ProtocolError(f"{message}: text of {len(value.strip())} characters; expected 1 to {MAX_TEXT_CHARS}")
-    return tuple(value) if kind == "tuple[str, ...]" else value
+def _checked_message(fields: dict[str, Any], text: bool, types: Mapping[str, type[Struct]]) -> Any:
+    name = fields.get("type")
+    if not isinstance(name, str) or name not in types:
+        raise ProtocolError(f"message type {_shown(name)}; expected one of {_listed(types)}")
+    kind = types[name]
+    for key, value in fields.items():  # JSON can spell lone surrogates, which no other program can read
+        if not _is_unicode(key) or (isinstance(value, str) and not _is_unicode(value)):
+            raise ProtocolError(f"{name}: {ascii(key[:40])[1:-1]} holds half a surrogate pair; expected Unicode text")
+    unknown = sorted(fields.keys() - {"type", *kind.__struct_fields__})
+    if unknown:
+        shown = _listed(key[:40] for key in unknown[:4])
+        raise ProtocolError(f"{name} with {shown}; its fields are {_listed(kind.__struct_fields__) or 'none'}")
+    try:
+        message = convert(fields, kind, builtin_types=() if text else (bytes,))
+    except ValidationError as error:
+        raise ProtocolError(f"{name}: {_explained(kind, fields, str(error))}") from None
+    if isinstance(message, SpeechText) and not 1 <= len(message.text.strip()) <= MAX_TEXT_CHARS:
+        chars = len(message.text.strip())
+        raise ProtocolError(f"{name}: text of {chars} characters; expected 1 to {MAX_TEXT_CHARS}")
+    return message
 
 
-def _is_strings(value: Any) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+def _explained(kind: type[Struct], fields: dict[str, Any], problem: str) -> str:
+    """An error of msgspec, which ends with the name of the field, in the words of this protocol."""
+    name = re.findall(r"`(?:\$\.)?(\w+)", problem)[-1]
+    if "base64" in problem:
+        return f"{name} is not base64; text messages carry bytes as base64"
+    if "length" in problem:
+        return f"{name} of {len(fields[name])} characters; expected 1 to {MAX_ID_CHARS}"
+    return f"{name} is {_shown(fields.get(name))}; expected {EXPECTED[get_type_hints(kind)[name]]}"
 
 
 def _is_unicode(value: str) -> bool:
     try:
         value.encode()
-    except UnicodeEncodeError:  # JSON can spell lone surrogates, which no other program can read
+    except UnicodeEncodeError:
         return False
     return True
 
 
 def _shown(value: Any) -> str:
-    if value is None or repr(value).startswith("<dataclasses._MISSING_TYPE"):
+    if value is None:
         return "missing"
     shown = repr(value)
     return shown if len(shown) <= 40 else f"{shown[:40]}… ({type(value).__name__})"

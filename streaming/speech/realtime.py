@@ -1,9 +1,9 @@
-"""OpenAI Realtime events on the speech websocket: what a model's server sends, forwarded to us as it is. Pure, no I/O.
+"""OpenAI Realtime events on the speech websocket, forwarded unchanged from the model's server. Pure, no I/O.
 
-Somebody who holds a Realtime connection passes every event of the model on to this socket, and every
-`conversation.item.truncate` of this socket on to the model. An audio item of the model is one utterance; its id is the
-item's. Events that carry no sound and end none mean nothing here. Both generations of names are taken: those of the
-beta (`response.audio.delta`) and the present ones (`response.output_audio.delta`).
+A program with a Realtime connection forwards every event of the model to this socket, and every
+`conversation.item.truncate` of this socket to the model. An audio item of the model is one utterance with the item's
+id. Events without sound that end no sound are ignored. Both generations of names are read: those of the beta
+(`response.audio.delta`) and the present ones (`response.output_audio.delta`).
 Source: the Realtime API reference, "Server events".
 """
 
@@ -26,7 +26,7 @@ SPEECH_TYPES = {
     "response.cancel": "cancel",
     "output_audio_buffer.clear": "cancel",
     "output_audio_buffer.cleared": "cancel",
-    "input_audio_buffer.speech_started": "cancel",  # the user speaks: the model's server cancels its response as well
+    "input_audio_buffer.speech_started": "cancel",  # the user speaks: the model's server cancels its response, too
     "response.done": "response",
     "session.created": "format",
     "session.updated": "format",
@@ -46,14 +46,14 @@ def is_realtime(kind: str) -> bool:
 
 
 class RealtimeReader:
-    """The events of one connection, in their order, as messages of the speech protocol."""
+    """Turns the events of one connection, in their order, into messages of the speech protocol."""
 
     def __init__(self) -> None:
         self._open: set[str] = set()
         self._begun: deque[str] = deque(maxlen=REMEMBERED_ITEMS)
 
     def read(self, event: dict[str, Any]) -> list[RealtimeMessage]:
-        """What `event` means: nothing for most of them. ProtocolError, SpeechFormatError."""
+        """The messages for `event`, which are none for most events. Raises ProtocolError, SpeechFormatError."""
         kind = str(event["type"])
         match SPEECH_TYPES.get(kind):
             case "delta":
@@ -86,7 +86,7 @@ class RealtimeReader:
             raise ProtocolError(f"{kind}: delta is not base64; forward the event as the model sent it") from None
         if utterance in self._open:
             return [SpeechAudio(utterance, pcm)]
-        if utterance in self._begun:  # late sound of one that was cancelled or is complete
+        if utterance in self._begun:  # late sound of an item that was cancelled or completed
             return []
         self._begun.append(utterance)
         self._open.add(utterance)
@@ -98,13 +98,13 @@ class RealtimeReader:
 
 
 def truncation(utterance: str, position_samples: int) -> Truncate:
-    """The event that tells the model how much of an interrupted item was heard."""
+    """The event for the model: how much of an interrupted item was played, of samples at SAMPLE_RATE_HZ."""
     item, _, index = utterance.partition("#")
     return Truncate(item, int(index or 0), position_samples * 1000 // SAMPLE_RATE_HZ)
 
 
 def _utterance(kind: str, event: dict[str, Any]) -> str:
-    """The item's id, with the number of its part behind it where that is not the first."""
+    """The item's id, followed by # and the index of its content part unless that is 0."""
     item, index = event.get("item_id"), event.get("content_index", 0)
     if not isinstance(item, str) or not 1 <= len(item) <= MAX_ID_CHARS - 8 or not item.isascii() or "#" in item:
         raise ProtocolError(f"{kind}: item_id is {item!r:.60}; expected the id of the model's item")
@@ -114,13 +114,13 @@ def _utterance(kind: str, event: dict[str, Any]) -> str:
 
 
 def _check_format(session: Any) -> None:
-    """SpeechFormatError where the session's sound is not audio/pcm: G.711 formats of both generations of the API."""
+    """SpeechFormatError unless the session's sound is audio/pcm at 24 kHz, in either generation of the API."""
     if not isinstance(session, dict):
         return
     audio = session.get("audio")
     output = audio.get("output") if isinstance(audio, dict) else None
-    found = output.get("format") if isinstance(output, dict) else session.get("output_audio_format")
-    name, rate = (found.get("type"), found.get("rate")) if isinstance(found, dict) else (found, None)
+    spec = output.get("format") if isinstance(output, dict) else session.get("output_audio_format")
+    name, rate = (spec.get("type"), spec.get("rate")) if isinstance(spec, dict) else (spec, None)
     if name not in (None, "pcm16", "audio/pcm") or rate not in (None, SAMPLE_RATE_HZ):
         raise SpeechFormatError(
             f"the model speaks {name!r:.40} at {rate!r:.20} Hz; set its output to audio/pcm, 24 kHz"

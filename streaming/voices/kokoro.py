@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from streaming.errors import VoiceBrokenError, VoiceError, VoiceStalledError
-from streaming.voices.kokoro_child import FAILED, READY, RECORD, SOUND
-from streaming.voices.voice import SampleCutter, sentences
+from streaming.voices.kokoro_child import FAILED, READY, SOUND, RecordReader
+from streaming.voices.sentences import sentences
+from streaming.voices.voice import SampleCutter
 
 SAMPLE_RATE_HZ = 24_000
 START_TIMEOUT_S = 180.0  # 90 to 330 MB from a cold disk, libraries that compile, and a busy machine
@@ -23,72 +24,67 @@ LANGUAGES = {"a": "en-us", "b": "en-gb", "e": "es", "f": "fr-fr", "h": "hi", "i"
 
 
 class KokoroProcess:
-    """The child process. One text at a time: who comes second waits."""
+    """The child process. It speaks one text at a time; others wait."""
 
-    def __init__(self, child: asyncio.subprocess.Process, names: list[str]):
+    def __init__(self, requests: asyncio.StreamWriter, records: RecordReader, names: list[str]):
         self.names = names
-        self._child = child
+        self._requests, self._records = requests, records
         self._turn = asyncio.Lock()
-        self._unread = False  # records of a text that nobody wanted to the end are still to come
+        self._unread = False  # records of a text left before its end are still to come
 
     async def speak(self, text: str, voice: str) -> AsyncGenerator[bytes, None]:
         """The sound of one sentence, s16le in pieces."""
         async with self._turn:
             while self._unread:
-                kind, _ = await self._record(STALL_S)
+                kind, _ = await _next_record(self._records, STALL_S)
                 self._unread = kind == SOUND
-            assert self._child.stdin
             request = {"text": text, "voice": voice, "lang": LANGUAGES.get(voice[:1], "en-us")}
             try:
-                self._child.stdin.write(json.dumps(request).encode() + b"\n")
-                await self._child.stdin.drain()
+                self._requests.write(json.dumps(request).encode() + b"\n")
+                await self._requests.drain()
             except ConnectionError as error:
                 raise VoiceBrokenError(f"Kokoro's process has ended ({error}); restart the server") from error
             self._unread = True
             while self._unread:
-                kind, data = await self._record(STALL_S)
+                kind, data = await _next_record(self._records, STALL_S)
                 self._unread = kind == SOUND
                 if kind == FAILED:
                     raise VoiceError(f"Kokoro cannot say this ({data.decode()}); try another text or voice")
                 for start in range(0, len(data), PIECE_BYTES):
                     yield data[start : start + PIECE_BYTES]
 
-    async def _record(self, timeout_s: float) -> tuple[bytes, bytes]:
-        return await read_record(self._child, timeout_s)
 
-
-async def read_record(child: asyncio.subprocess.Process, timeout_s: float) -> tuple[bytes, bytes]:
-    """The next record of the child: its kind and its bytes."""
-    assert child.stdout
+async def _next_record(records: RecordReader, timeout_s: float) -> tuple[bytes, bytes]:
     try:
         async with asyncio.timeout(timeout_s):
-            kind, size = RECORD.unpack(await child.stdout.readexactly(RECORD.size))
-            return kind, await child.stdout.readexactly(size)
+            return await records.read()
     except TimeoutError:
         raise VoiceStalledError(f"Kokoro gave no answer for {timeout_s:g} s; the machine is too busy for it") from None
     except asyncio.IncompleteReadError:
-        raise VoiceBrokenError("Kokoro's process has ended; restart the server, and see what it wrote") from None
+        raise VoiceBrokenError("Kokoro's process has ended; restart the server, and see its output above") from None
 
 
 @contextlib.asynccontextmanager
 async def open_kokoro(model: Path, voices: Path) -> AsyncIterator[KokoroProcess]:
-    """The process with the model loaded, for the time of the block. VoiceError says what is missing."""
+    """The process with the model loaded, for the time of the block. VoiceError names what is missing."""
     for path in (model, voices):
         if not path.is_file():
-            raise VoiceError(f"{path}: no such file; Kokoro needs kokoro-v1.0.onnx and the voices that belong to it")
+            raise VoiceError(f"{path}: no such file; Kokoro needs kokoro-v1.0.onnx and its file of voices")
     pipe = asyncio.subprocess.PIPE
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "streaming.voices.kokoro_child", str(model), str(voices)),
         stdin=pipe,
         stdout=pipe,
     )
+    assert child.stdin and child.stdout
+    records = RecordReader(child.stdout)
     try:
-        kind, data = await read_record(child, START_TIMEOUT_S)
+        kind, data = await _next_record(records, START_TIMEOUT_S)
         if kind != READY:
             raise VoiceError(
                 f"Kokoro does not start ({data.decode()}); run `pip install personastream[kokoro]` and check both files"
             )
-        yield KokoroProcess(child, json.loads(data))
+        yield KokoroProcess(child.stdin, records, json.loads(data))
     finally:
         if child.returncode is None:
             with contextlib.suppress(ProcessLookupError):

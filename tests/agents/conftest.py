@@ -1,5 +1,5 @@
 """Contract tests of the agent frameworks' own classes. They run in those frameworks' environments (`tools/agents`),
-against the server at PERSONASTREAM_URL; tests/streaming/test_agents.py starts both."""
+against the server at PERSONASTREAM_URL; tests/streaming/agents/test_agents.py starts both."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ async def avatar():
     """A session on the server under test."""
     url = os.environ.get("PERSONASTREAM_URL")
     if not url:
-        pytest.skip("no server: PERSONASTREAM_URL is not set, run tests/streaming/test_agents.py")
+        pytest.skip("no server: PERSONASTREAM_URL is not set, run tests/streaming/agents/test_agents.py")
     async with open_avatar(url, "speaker") as client:
         yield client
 

@@ -15,18 +15,18 @@ from streaming.agents.livekit import AvatarVideo
 
 
 class Agent(AudioReceiver):
-    """The agent's end: gives frames to the runner and notes what it is told."""
+    """The agent's end: gives frames to the runner and keeps its notifications."""
 
     def __init__(self):
         super().__init__()
         self.frames: asyncio.Queue[rtc.AudioFrame | AudioSegmentEnd] = asyncio.Queue()
-        self.told: asyncio.Queue[tuple] = asyncio.Queue()
+        self.notifications: asyncio.Queue[tuple] = asyncio.Queue()
 
     def notify_playback_finished(self, playback_position, interrupted):
-        self.told.put_nowait(("finished", playback_position, interrupted))
+        self.notifications.put_nowait(("finished", playback_position, interrupted))
 
     def notify_playback_started(self):
-        self.told.put_nowait(("started",))
+        self.notifications.put_nowait(("started",))
 
     async def __aiter__(self):
         while True:
@@ -39,9 +39,9 @@ class Agent(AudioReceiver):
             self.frames.put_nowait(rtc.AudioFrame(piece, 24_000, 1, len(piece) // 2))
         self.frames.put_nowait(AudioSegmentEnd())
 
-    async def next_told(self) -> tuple:
+    async def next_notification(self) -> tuple:
         async with asyncio.timeout(60):
-            return await self.told.get()
+            return await self.notifications.get()
 
 
 @pytest.fixture
@@ -56,32 +56,32 @@ async def running(avatar):
     await runner.aclose()
 
 
-async def test_segments_are_played_one_after_the_other_and_each_is_told_once(running, buzz):
+async def test_segments_are_played_one_after_the_other_and_each_is_notified_once(running, buzz):
     for seconds in (1.0, 0.6):
         running.say(buzz(seconds))
-        assert await running.next_told() == ("started",)
-        kind, position, interrupted = await running.next_told()
+        assert await running.next_notification() == ("started",)
+        kind, position, interrupted = await running.next_notification()
         assert (kind, interrupted) == ("finished", False)
         assert seconds <= position <= seconds + 0.08
     await asyncio.sleep(0.5)
-    assert running.told.empty()
+    assert running.notifications.empty()
 
 
 async def test_an_interruption_ends_the_segment_in_time_and_the_next_one_is_whole(running, buzz):
     running.say(buzz(20))
-    assert await running.next_told() == ("started",)
+    assert await running.next_notification() == ("started",)
     await asyncio.sleep(0.5)
     running.emit("clear_buffer")
-    async with asyncio.timeout(15):  # far less than was left to say
-        kind, position, interrupted = await running.next_told()
+    async with asyncio.timeout(15):  # far less than was left to speak
+        kind, position, interrupted = await running.next_notification()
     assert (kind, interrupted) == ("finished", True) and 0 < position < 20
     running.say(buzz(0.5))
-    assert await running.next_told() == ("started",)
-    kind, position, interrupted = await running.next_told()
+    assert await running.next_notification() == ("started",)
+    kind, position, interrupted = await running.next_notification()
     assert (kind, interrupted) == ("finished", False) and 0.5 <= position <= 0.58
 
 
-async def test_pictures_come_while_nobody_speaks_and_sound_does_not(avatar):
+async def test_an_idle_avatar_sends_pictures_and_no_sound(avatar):
     video = AvatarVideo(avatar)
     frames = []
     async with asyncio.timeout(60):

@@ -19,7 +19,7 @@ from streaming.agents.pipecat import SAMPLE_RATE_HZ, AvatarService
 
 
 def spoken(pcm: bytes) -> list:
-    """What a TTS service sends for one utterance."""
+    """The frames of a TTS service for one utterance."""
     pieces = [pcm[start : start + 4_800] for start in range(0, len(pcm), 4_800)]
     return [TTSStartedFrame(), *(TTSAudioRawFrame(piece, 24_000, 1) for piece in pieces), TTSStoppedFrame()]
 
@@ -42,7 +42,7 @@ async def test_speech_comes_out_with_pictures_and_its_end_behind_it(avatar, buzz
     assert times == sorted(times) and all((time - times[0]) % 40_000_000 == 0 for time in times)
 
 
-async def test_an_interruption_drops_what_was_said_and_the_next_utterance_is_whole(avatar, buzz):
+async def test_an_interruption_drops_earlier_speech_and_the_next_utterance_is_whole(avatar, buzz):
     frames = [*spoken(buzz(20)), SleepFrame(1.5), InterruptionFrame(), SleepFrame(1.0), *spoken(buzz(0.5))]
     down, _ = await run_test(AvatarService(avatar), frames_to_send=frames)
     cut = next(n for n, frame in enumerate(down) if isinstance(frame, InterruptionFrame))

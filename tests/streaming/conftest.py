@@ -20,7 +20,7 @@ from engine.live.engine import Engine
 from streaming.config import ServerConfig
 from streaming.server.app import Server
 from streaming.speech.protocol import Encoding, Failure, SpeechEnd, decode_server, encode
-from streaming.voices.catalogue import espeak_voices
+from streaming.voices.espeak import espeak_voices
 
 sys.path.insert(0, str(Path(__file__).parent))  # for helpers that stand beside their tests
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 
 def tone(seconds: float, sample_rate: int = 16_000) -> bytes:
@@ -16,3 +17,9 @@ async def ended(engine, session, timeout_s=60.0):
     async with asyncio.timeout(timeout_s):
         while session["id"] in engine.sessions:
             await asyncio.sleep(0.05)
+
+
+async def speak_whole(voice, text: str) -> bytes:
+    """All of a voice's sound for a text, at once."""
+    async with contextlib.aclosing(voice.speak(text)) as pieces:
+        return b"".join([piece async for piece in pieces])

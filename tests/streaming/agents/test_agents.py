@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 async def test_the_avatar_keeps_the_contract(serving, framework):
     python = ROOT / "build" / "agents" / framework / "bin" / "python"
     if not python.exists():
-        pytest.skip(f"{framework} is not installed; run `tools/agents`")
+        pytest.skip(f"no environment with {framework}; run `tools/agents`")
     async with serving() as client:
         child = await asyncio.create_subprocess_exec(
             *(str(python), "-m", "pytest", "-q", "-x", "--confcutdir=tests/agents", "-p", "no:cacheprovider"),
@@ -28,6 +28,6 @@ async def test_the_avatar_keeps_the_contract(serving, framework):
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        said, _ = await child.communicate()
-    assert child.returncode == 0, said.decode()
-    assert b"passed" in said and b"skipped" not in said, said.decode()
+        output, _ = await child.communicate()
+    assert child.returncode == 0, output.decode()
+    assert b"passed" in output and b"skipped" not in output, output.decode()

@@ -1,4 +1,4 @@
-"""The Python client and the units websocket on a real server: what is said comes out, frame by frame, in order."""
+"""The Python client and the units websocket on a real server: speech comes back in units, in order."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def tone(seconds: float) -> bytes:
 
 async def test_speech_comes_back_between_its_events_with_a_picture_for_every_sound(serving):
     async with serving() as client, open_avatar(client.server.url, "speaker") as avatar:
-        assert avatar.ready.width == 512
+        assert avatar.ready.width == 512 and "en-us" in avatar.ready.voices
         await avatar.speak(tone(0.5), 24_000, 1)
         await avatar.speak(tone(0.5), 24_000, 1)
         await avatar.finish()
-        said, pictures, begun = [], 0, None
+        sounds, pictures, begun = [], 0, None
         async with asyncio.timeout(60):
             async for message in avatar:
                 if isinstance(message, Unit):
@@ -33,19 +33,19 @@ async def test_speech_comes_back_between_its_events_with_a_picture_for_every_sou
                     assert message.picture is None or len(message.picture) == 512 * 512 * 3
                     if message.speaking:
                         assert begun is not None
-                        said.append(message.samples)
+                        sounds.append(message.samples)
                         pictures += message.picture is not None
                 elif isinstance(message, Started):
                     begun = message
                 elif isinstance(message, Finished):
                     break
         assert message == Finished("utterance 1", 24_000, False) and begun.id == "utterance 1"
-        assert len(said) == 25 and pictures > 0
-        sound = np.frombuffer(b"".join(said), "<i2").astype(float)
+        assert len(sounds) == 25 and pictures > 0
+        sound = np.frombuffer(b"".join(sounds), "<i2").astype(float)
         assert 5_000 < np.sqrt(np.mean(sound[4_800:-4_800] ** 2)) < 6_500  # the tone, at its own loudness
 
 
-async def test_nothing_said_before_an_interruption_comes_out_after_it(serving):
+async def test_no_unit_with_speech_from_before_an_interruption_comes_after_it(serving):
     async with serving() as client, open_avatar(client.server.url, "speaker") as avatar:
         await avatar.speak(tone(5), 24_000, 1)
         async with asyncio.timeout(60):
@@ -72,7 +72,7 @@ async def test_nothing_said_before_an_interruption_comes_out_after_it(serving):
                     break
 
 
-async def test_what_the_server_refuses_is_told(serving):
+async def test_a_refused_text_is_a_failure_among_the_messages(serving):
     async with serving() as client, open_avatar(client.server.url, "speaker") as avatar:
         await avatar.say("Hello.", voice="klingon")
         async with asyncio.timeout(60):
@@ -82,7 +82,7 @@ async def test_what_the_server_refuses_is_told(serving):
                     break
 
 
-async def test_an_avatar_that_is_not_there_a_full_server_and_none_at_all_are_typed_errors(serving, max_sessions):
+async def test_an_unknown_avatar_a_full_server_and_no_server_are_errors_of_their_own(serving, max_sessions):
     async with serving() as client:
         with pytest.raises(UnknownAvatarError, match="no avatar 'nobody'"):
             async with open_avatar(client.server.url, "nobody"):

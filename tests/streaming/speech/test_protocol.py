@@ -1,4 +1,4 @@
-"""The speech protocol: what is accepted, what is refused, and what the refusal says."""
+"""The speech protocol: accepted messages, refused ones, and the text of the refusals."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from streaming.speech.protocol import (
     Encoding,
     Failure,
     Finished,
+    SessionClosing,
     SessionReady,
     SpeechAudio,
     SpeechCancel,
@@ -23,10 +24,13 @@ from streaming.speech.protocol import (
     SpeechStart,
     SpeechText,
     Started,
-    decode_client,
+    Truncate,
+    Unit,
     decode_server,
     encode,
     encoding_of,
+    message_of,
+    parse,
 )
 
 CLIENT_MESSAGES = [
@@ -41,8 +45,16 @@ SERVER_MESSAGES = [
     SessionReady("s", "anna", 512, 288, 25, ("en-us", "de")),
     Started("a", 96_000),
     Finished("a", 1234, True),
-    Failure("protocol", "what was found", False),
+    Failure("protocol", "a message", False),
+    SessionClosing("drain", 1500),
+    Truncate("item", 0, 1500),
+    Unit(1920, True, bytes(range(256)) * 15, b"\x00\xff" * 6),
+    Unit(3840, False, bytes(3840)),
 ]
+
+
+def decode_client(data):
+    return message_of(parse(data), isinstance(data, str))
 
 
 @pytest.mark.parametrize("encoding", Encoding)
@@ -78,7 +90,7 @@ def as_json(**message):
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         ("", "JSON in a text message"),
         ("{", "JSON in a text message"),
@@ -111,16 +123,40 @@ def as_json(**message):
         (as_json(type="speech.text", id="a", text="  "), "text of 0 characters"),
         (as_json(type="speech.text", id="a", text="x" * (MAX_TEXT_CHARS + 1)), "text of 5001 characters"),
         (as_json(type="speech.text", id="a", text="x", voice=3), "voice is 3; expected a string"),
-        (as_json(type="speech.text", id="a", text="\ud800"), "surrogate"),
+        (as_json(type="speech.text", id="a", text="\ud800"), "speech.text: text holds half a surrogate pair"),
+        (as_json(type="speech.audio", id="a", pcm="\ud800"), "speech.audio: pcm holds half a surrogate pair"),
+        ('{"type": "speech.cancel", "\\ud800": 1}', "half a surrogate pair"),
+        (as_json(type="speech.end", id="a", **{"b": 1, "c": 2}), "speech.end with b, c; its fields are id"),
         (" " * (MAX_MESSAGE_BYTES + 1), "send smaller pieces"),
         (bytes(MAX_MESSAGE_BYTES + 1), "send smaller pieces"),
     ],
 )
-def test_malformed_message_is_refused_with_what_was_found_and_expected(data, said):
+def test_malformed_message_is_refused_with_what_was_found_and_expected(data, message):
     with pytest.raises(ProtocolError) as refusal:
         decode_client(data)
-    assert said in str(refusal.value)
+    assert message in str(refusal.value)
     assert len(str(refusal.value)) < 400
+    str(refusal.value).encode()  # it is sent back to the client
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (as_json(type="playback.started", id="a", pts=-1), "pts is -1; expected an integer, not negative"),
+        (as_json(type="playback.finished", id="a", position_samples=0, interrupted=1), "expected true or false"),
+        (as_json(type="session.ready", **dict.fromkeys(("session", "avatar"), "a")), "width is missing"),
+        (msgpack.packb({"type": "unit", "pts": 0, "speaking": True, "samples": b"", "picture": 7}), "expected bytes"),
+    ],
+)
+def test_malformed_server_message_is_refused_with_what_was_found_and_expected(data, message):
+    with pytest.raises(ProtocolError, match=message):
+        decode_server(data)
+
+
+def test_a_list_with_anything_but_strings_is_refused():
+    ready = json.loads(encode(SessionReady("s", "anna", 512, 288, 25, ()), Encoding.JSON))
+    with pytest.raises(ProtocolError, match=r"voices is \['de', 7\]; expected a list of strings"):
+        decode_server(json.dumps({**ready, "voices": ["de", 7]}))
 
 
 def test_a_server_message_is_no_client_message():

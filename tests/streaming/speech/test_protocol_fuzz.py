@@ -18,18 +18,24 @@ from streaming.speech.protocol import (
     SpeechEnd,
     SpeechStart,
     SpeechText,
-    decode_client,
     decode_server,
     encode,
+    message_of,
+    parse,
 )
 from streaming.speech.realtime import SPEECH_TYPES, RealtimeReader
 
 QUICK = settings(max_examples=200, deadline=None, derandomize=True)
 
-scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary()
+surrogates = st.text(st.characters(categories=["Cs", "Ll"]), max_size=3)
+scalars = (
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | surrogates | st.binary()
+)
 values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8)
 types = st.sampled_from([*CLIENT_TYPES, *SERVER_TYPES]) | values
-names = st.sampled_from(["id", "sample_rate", "channels", "pcm", "text", "voice", "pts", "fps"]) | st.text()
+names = (
+    st.sampled_from(["id", "sample_rate", "channels", "pcm", "text", "voice", "pts", "fps"]) | st.text() | surrogates
+)
 maps = st.dictionaries(names, values, max_size=6).flatmap(
     lambda fields: types.map(lambda kind: {"type": kind, **fields})
 )
@@ -41,6 +47,10 @@ messages = st.one_of(
     st.just(SpeechCancel()),
     st.builds(SpeechText, ids, st.just("text") | ids.filter(str.strip), st.none() | ids),
 )
+
+
+def decode_client(data):
+    return message_of(parse(data), isinstance(data, str))
 
 
 def decode(data) -> None:
@@ -95,9 +105,9 @@ def test_any_realtime_events_are_messages_that_the_session_takes_or_refused(even
     reader = RealtimeReader()
     for event in events:
         try:
-            said = reader.read(event)
+            messages = reader.read(event)
         except (ProtocolError, SpeechFormatError) as refusal:
             assert len(str(refusal)) < 1_000
         else:
-            for message in said:
+            for message in messages:
                 assert decode_client(encode(message, Encoding.MSGPACK)) == message

@@ -1,4 +1,4 @@
-"""A Realtime model's events on the speech socket: forwarded as they are, in both generations of names."""
+"""A Realtime model's events on the speech socket, forwarded unchanged, in both generations of names."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def done(name: str, item: str = "item_1"):
 @pytest.mark.parametrize("name", GENERATIONS)
 def test_an_audio_item_is_one_utterance(name):
     reader = RealtimeReader()
-    said = [m for event in (delta(name), delta(name), done(name), done(name)) for m in reader.read(event)]
+    messages = [m for event in (delta(name), delta(name), done(name), done(name)) for m in reader.read(event)]
     sound = SpeechAudio("item_1", b"\1\2")
-    assert said == [SpeechStart("item_1", 24_000), sound, sound, SpeechEnd("item_1")]
+    assert messages == [SpeechStart("item_1", 24_000), sound, sound, SpeechEnd("item_1")]
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_an_audio_item_is_one_utterance(name):
         {"type": "response.done", "response": {"status": "cancelled"}},
     ],
 )
-def test_what_interrupts_the_model_interrupts_the_avatar_and_late_sound_is_ignored(event):
+def test_events_that_interrupt_the_model_interrupt_the_avatar_and_late_sound_is_ignored(event):
     reader = RealtimeReader()
     reader.read(delta(GENERATIONS[1]))
     assert reader.read(event) == [SpeechCancel()]
@@ -73,7 +73,7 @@ def test_what_interrupts_the_model_interrupts_the_avatar_and_late_sound_is_ignor
         "error",
     ],
 )
-def test_other_events_of_a_model_mean_nothing(kind):
+def test_other_events_of_a_model_are_ignored(kind):
     assert is_realtime(kind) and RealtimeReader().read({"type": kind, "audio": "AAAA"}) == []
 
 
@@ -89,7 +89,7 @@ def test_the_speech_protocols_own_messages_are_no_realtime_events():
         {"audio": {"output": {"format": {"type": "audio/pcm", "rate": 16_000}}}},
     ],
 )
-def test_a_session_that_speaks_another_format_is_an_error(session):
+def test_a_session_in_another_format_is_an_error(session):
     with pytest.raises(SpeechFormatError, match="set its output to audio/pcm, 24 kHz"):
         RealtimeReader().read({"type": "session.updated", "session": session})
 
@@ -97,7 +97,7 @@ def test_a_session_that_speaks_another_format_is_an_error(session):
 @pytest.mark.parametrize(
     "session", [{}, {"output_audio_format": "pcm16"}, {"audio": {"output": {"format": {"type": "audio/pcm"}}}}, 7]
 )
-def test_a_session_that_speaks_pcm_is_none(session):
+def test_a_session_in_pcm_is_no_error(session):
     assert RealtimeReader().read({"type": "session.created", "session": session}) == []
 
 
@@ -109,7 +109,7 @@ def test_malformed_sound_is_refused(change):
         RealtimeReader().read(delta(GENERATIONS[0], **change))
 
 
-def test_parts_of_one_item_are_utterances_of_their_own_and_the_model_hears_of_the_right_one():
+def test_each_part_of_an_item_is_an_utterance_and_its_truncation_names_the_part():
     reader = RealtimeReader()
     assert reader.read(delta(GENERATIONS[0], content_index=2))[0] == SpeechStart("item_1#2", 24_000)
     assert truncation("item_1#2", 36_000) == Truncate("item_1", 2, 1500)
@@ -117,7 +117,7 @@ def test_parts_of_one_item_are_utterances_of_their_own_and_the_model_hears_of_th
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_events_of_a_model_make_the_avatar_speak_and_tell_the_model_what_was_heard(serving):
+async def test_events_of_a_model_make_the_avatar_speak_and_an_interruption_truncates_the_item(serving):
     async with serving() as client, client.speech(await client.open_session()) as speech:
         for name, item in zip(GENERATIONS, ("old", "new"), strict=True):
             events = ({"type": "response.created"}, delta(name, item, PCM), done(name, item), {"type": "response.done"})

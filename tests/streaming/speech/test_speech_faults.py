@@ -21,7 +21,7 @@ from streaming.speech.protocol import (
     SpeechText,
     Started,
 )
-from streaming.voices.speech_api import SpeechApiVoice
+from streaming.voices.http_api import HttpVoice
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -129,7 +129,7 @@ def speaking(serving):
         url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         try:
             async with aiohttp.ClientSession() as http:
-                voice = SpeechApiVoice(http=http, url=url, model="m", voice="v", key=None, stall_s=stall_s)
+                voice = HttpVoice(http=http, url=url, model="m", voice="v", key=None, stall_s=stall_s)
                 async with (
                     serving(voices={"remote": voice}) as client,
                     client.speech(await client.open_session()) as speech,

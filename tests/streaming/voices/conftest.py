@@ -1,4 +1,4 @@
-"""A local service that a test tells how to behave, and the HTTP client that voices share."""
+"""A local service with the behaviour that a test gives it, and the HTTP client that voices share."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from streaming.config import ServerConfig
 from streaming.server.app import Server
 from streaming.server.auth import Secrets
 from streaming.server.live_session import CLOSED
-from streaming.voices.catalogue import espeak_voices
+from streaming.voices.espeak import espeak_voices
 
 pytestmark = [
     pytest.mark.browser,

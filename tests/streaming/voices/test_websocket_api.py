@@ -1,4 +1,4 @@
-"""Voices over websockets against real servers that speak as the services do, and as they should not."""
+"""Voices over websockets against real servers that answer as the services do, and wrongly."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import struct
 
 import pytest
 from aiohttp import WSMsgType, web
+from speaking import speak_whole
 
 from streaming.errors import (
     VoiceAuthError,
@@ -20,8 +21,7 @@ from streaming.errors import (
     VoiceStalledError,
     VoiceUnreachableError,
 )
-from streaming.voices.socket_api import SocketVoice
-from streaming.voices.voice import speak_whole
+from streaming.voices.websocket_api import WebsocketVoice
 
 SENTENCES = "The first sentence is here. The second sentence follows it."
 PCM = struct.pack("<4800h", *range(4800))  # 0.2 s
@@ -29,7 +29,7 @@ CODED = base64.b64encode(PCM).decode()
 
 
 @pytest.fixture
-def speaking(service, http):
+def speaking(service):
     """`async with speaking(name, talk) as (voice, requests)`: `talk(socket)` is the service's side."""
 
     @contextlib.asynccontextmanager
@@ -47,14 +47,14 @@ def speaking(service, http):
         async with service("/{path:.*}", answer) as url:
             url = url.replace("http", "ws")
             yield (
-                SocketVoice(http=http, service=name, url=url, model="m", voice="v", key="secret", stall_s=stall_s),
+                WebsocketVoice(service=name, url=url, model="m", voice="v", key="secret", stall_s=stall_s),
                 requests,
             )
 
     return open_voice
 
 
-async def test_cartesia_is_spoken_to_as_its_reference_says(speaking):
+async def test_cartesia_gets_the_messages_of_its_reference(speaking):
     heard = []
 
     async def talk(socket):
@@ -76,7 +76,7 @@ async def test_cartesia_is_spoken_to_as_its_reference_says(speaking):
     assert requests[0].headers["X-API-Key"] == "secret" and requests[0].path == "/tts/websocket"
 
 
-async def test_deepgram_is_spoken_to_as_its_reference_says(speaking):
+async def test_deepgram_gets_the_messages_of_its_reference(speaking):
     heard = []
 
     async def talk(socket):
@@ -118,9 +118,9 @@ async def test_elevenlabs_is_spoken_to_as_its_reference_says(speaking):
     assert requests[0].headers["xi-api-key"] == "secret"
 
 
-async def fails(voice, kind, said):
+async def fails(voice, kind, message):
     got = []
-    with pytest.raises(VoiceError, match=said) as failure:
+    with pytest.raises(VoiceError, match=message) as failure:
         async for piece in voice.speak("One sentence."):
             got.append(piece)
     assert type(failure.value) is kind
@@ -136,7 +136,7 @@ async def test_a_service_that_stalls_is_an_error_after_the_limit(speaking):
         assert await fails(voice, VoiceStalledError, "sent nothing for 0.5 s after 0.2 s") == PCM
 
 
-async def test_a_service_that_dies_mid_word_gives_what_it_said(speaking):
+async def test_sound_sent_before_a_service_closes_is_spoken(speaking):
     async def talk(socket):
         await socket.send_bytes(PCM)
         await socket.close(code=1011, message=b"out of voices")
@@ -145,7 +145,7 @@ async def test_a_service_that_dies_mid_word_gives_what_it_said(speaking):
         assert await fails(voice, VoiceBrokenError, "closed the connection .*after 0.2 s") == PCM
 
 
-async def test_a_flood_is_cut_off_and_hung_up_on(speaking):
+async def test_endless_sound_is_cut_off_and_its_connection_closed(speaking):
     async def talk(socket):
         with contextlib.suppress(ConnectionError):
             while True:
@@ -156,7 +156,7 @@ async def test_a_flood_is_cut_off_and_hung_up_on(speaking):
 
 
 @pytest.mark.parametrize(
-    ("message", "kind", "said"),
+    ("data", "kind", "message"),
     [
         ("<html>", VoiceFormatError, "sent '<html>'"),
         ("[" * 100_000, VoiceFormatError, "expected JSON"),
@@ -168,34 +168,34 @@ async def test_a_flood_is_cut_off_and_hung_up_on(speaking):
         (json.dumps({"type": "done", "done": True}), VoiceFormatError, "sent no sound"),
     ],
 )
-async def test_garbage_is_refused_and_named(speaking, message, kind, said):
+async def test_a_malformed_message_is_refused_and_quoted(speaking, data, kind, message):
     async def talk(socket):
-        await (socket.send_str(message) if isinstance(message, str) else socket.send_bytes(message))
+        await (socket.send_str(data) if isinstance(data, str) else socket.send_bytes(data))
         await socket.receive()
 
     async with speaking("cartesia", talk) as (voice, _):
-        assert await fails(voice, kind, said) == b""
+        assert await fails(voice, kind, message) == b""
 
 
 @pytest.mark.parametrize(
     ("status", "kind"), [(401, VoiceAuthError), (429, VoiceQuotaError), (500, VoiceUnreachableError), (404, VoiceError)]
 )
-async def test_a_refused_connection_is_typed(service, http, status, kind):
+async def test_a_refused_handshake_is_the_error_of_its_status(service, status, kind):
     async def answer(request):
         return web.Response(status=status)
 
     async with service("/{path:.*}", answer) as url:
-        voice = SocketVoice(http=http, service="deepgram", url=url, model="", voice="v", key="k", stall_s=60)
+        voice = WebsocketVoice(service="deepgram", url=url, model="", voice="v", key="k", stall_s=60)
         await fails(voice, kind, f"answered {status}")
 
 
-async def test_nobody_listens_at_the_address(http):
+async def test_an_address_without_a_server_is_an_error():
     url = "ws://127.0.0.1:1"
-    voice = SocketVoice(http=http, service="deepgram", url=url, model="", voice="v", key="k", stall_s=60)
+    voice = WebsocketVoice(service="deepgram", url=url, model="", voice="v", key="k", stall_s=60)
     await fails(voice, VoiceUnreachableError, "cannot be reached")
 
 
-async def test_a_listener_that_leaves_hangs_up(speaking):
+async def test_leaving_the_generator_closes_the_connection(speaking):
     gone = asyncio.Event()
 
     async def talk(socket):

@@ -1,4 +1,4 @@
-"""Voices over HTTP against real servers: good ones, and all the ways in which they fail."""
+"""Voices over HTTP against real servers: sound as it should be, and every failure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import struct
 
 import pytest
 from aiohttp import web
+from speaking import speak_whole
 
 from streaming.errors import (
     VoiceAuthError,
@@ -19,8 +20,7 @@ from streaming.errors import (
     VoiceUnreachableError,
 )
 from streaming.voices.espeak_child import wav_header
-from streaming.voices.speech_api import ATTEMPTS, SpeechApiVoice, wav_data_offset
-from streaming.voices.voice import speak_whole
+from streaming.voices.http_api import ATTEMPTS, HttpVoice, wav_data_offset
 
 SENTENCES = "The first sentence is here. The second sentence follows it."
 PCM = struct.pack("<4800h", *range(4800))  # 0.2 s
@@ -34,7 +34,7 @@ def speaking(service, http):
     async def open_voice(handler, **settings):
         async with service("/v1/audio/speech", handler) as url:
             settings = {"url": f"{url}/v1", "stall_s": 60.0, **settings}
-            yield SpeechApiVoice(http=http, model="tts-1", voice="alloy", key="secret", **settings)
+            yield HttpVoice(http=http, model="tts-1", voice="alloy", key="secret", **settings)
 
     return open_voice
 
@@ -46,20 +46,20 @@ async def stream(request, content_type="audio/pcm"):
 
 
 async def test_each_sentence_is_one_request_in_the_form_of_the_api(speaking):
-    asked = []
+    requests = []
 
     async def answer(request):
-        asked.append((await request.json(), request.headers["Authorization"]))
+        requests.append((await request.json(), request.headers["Authorization"]))
         return web.Response(body=PCM, content_type="audio/pcm")
 
     async with speaking(answer) as voice:
         assert await speak_whole(voice, SENTENCES) == PCM * 2
     body = {"model": "tts-1", "voice": "alloy", "response_format": "pcm"}
-    assert [found for found, _ in asked] == [
+    assert [found for found, _ in requests] == [
         body | {"input": "The first sentence is here."},
         body | {"input": "The second sentence follows it."},
     ]
-    assert {key for _, key in asked} == {"Bearer secret"}
+    assert {key for _, key in requests} == {"Bearer secret"}
 
 
 async def test_sound_comes_out_before_the_service_has_made_all_of_it_and_in_whole_samples(speaking):
@@ -110,7 +110,7 @@ def test_chunks_before_the_sound_are_skipped():
 
 
 @pytest.mark.parametrize(
-    ("status", "kind", "requests"),
+    ("status", "kind", "attempts"),
     [
         (401, VoiceAuthError, 1),
         (403, VoiceAuthError, 1),
@@ -120,46 +120,44 @@ def test_chunks_before_the_sound_are_skipped():
         (500, VoiceUnreachableError, ATTEMPTS),
     ],
 )
-async def test_a_refusal_is_typed_and_only_a_passing_one_is_tried_again(speaking, monkeypatch, status, kind, requests):
-    monkeypatch.setattr("streaming.voices.speech_api.BACKOFF_S", 0.01)
-    asked = []
+async def test_a_refusal_is_typed_and_only_a_passing_one_is_tried_again(speaking, status, kind, attempts):
+    requests = []
 
     async def answer(request):
-        asked.append(request)
+        requests.append(request)
         return web.Response(status=status, text="the reason")
 
-    async with speaking(answer) as voice:
+    async with speaking(answer, backoff_s=0.01) as voice:
         with pytest.raises(VoiceError, match=f"answered {status} .the reason") as refusal:
             await speak_whole(voice, "One sentence.")
-    assert type(refusal.value) is kind and len(asked) == requests
+    assert type(refusal.value) is kind and len(requests) == attempts
 
 
-async def test_a_second_attempt_that_works_is_spoken_once(speaking, monkeypatch):
-    monkeypatch.setattr("streaming.voices.speech_api.BACKOFF_S", 0.01)
+async def test_a_second_attempt_that_works_is_spoken_once(speaking):
     replies = [web.Response(status=503), web.Response(body=PCM, content_type="audio/pcm")]
 
     async def answer(request):
         return replies.pop(0)
 
-    async with speaking(answer) as voice:
+    async with speaking(answer, backoff_s=0.01) as voice:
         assert await speak_whole(voice, "One sentence.") == PCM
 
 
 async def test_a_service_that_asks_for_a_long_pause_is_not_waited_for(speaking):
-    asked = []
+    requests = []
 
     async def answer(request):
-        asked.append(request)
+        requests.append(request)
         return web.Response(status=429, headers={"Retry-After": "60"})
 
     async with speaking(answer) as voice, asyncio.timeout(30):
         with pytest.raises(VoiceQuotaError):
             await speak_whole(voice, "One sentence.")
-    assert len(asked) == 1
+    assert len(requests) == 1
 
 
-async def test_nobody_listens_at_the_address(http):
-    voice = SpeechApiVoice(http=http, url="http://127.0.0.1:1/v1", model="m", voice="v", key=None, stall_s=60)
+async def test_an_address_without_a_server_is_an_error(http):
+    voice = HttpVoice(http=http, url="http://127.0.0.1:1/v1", model="m", voice="v", key=None, stall_s=60)
     with pytest.raises(VoiceUnreachableError, match="cannot be reached"):
         await speak_whole(voice, "One sentence.")
 
@@ -179,11 +177,11 @@ async def test_a_service_that_stalls_is_an_error_after_the_limit(speaking, sound
         assert b"".join(got) == sound
 
 
-async def test_a_service_that_dies_mid_word_gives_what_it_said_and_is_not_asked_again(speaking):
-    asked = []
+async def test_sound_sent_before_a_connection_breaks_is_spoken_and_the_request_not_repeated(speaking):
+    requests = []
 
     async def answer(request):
-        asked.append(request)
+        requests.append(request)
         reply = await stream(request)
         await reply.write(PCM)
         request.transport.close()
@@ -194,10 +192,10 @@ async def test_a_service_that_dies_mid_word_gives_what_it_said_and_is_not_asked_
         with pytest.raises(VoiceBrokenError, match=r"broke off after 0.2 s"):
             async for piece in voice.speak("One sentence."):
                 got.append(piece)
-        assert b"".join(got) == PCM and len(asked) == 1
+        assert b"".join(got) == PCM and len(requests) == 1
 
 
-async def test_a_flood_is_cut_off(speaking):
+async def test_endless_sound_is_cut_off(speaking):
     async def answer(request):
         reply = await stream(request)
         with contextlib.suppress(ConnectionError):
@@ -211,7 +209,7 @@ async def test_a_flood_is_cut_off(speaking):
 
 
 @pytest.mark.parametrize(
-    ("content_type", "body", "said"),
+    ("content_type", "body", "message"),
     [
         ("application/json", b'{"error": "no"}', "answered with application/json"),
         ("text/html", b"<html>", "answered with text/html"),
@@ -223,16 +221,16 @@ async def test_a_flood_is_cut_off(speaking):
         ("audio/pcm", b"", "sent no sound"),
     ],
 )
-async def test_what_is_no_sound_is_refused_and_named(speaking, content_type, body, said):
+async def test_an_answer_other_than_sound_is_refused_by_its_name(speaking, content_type, body, message):
     async def answer(request):
         return web.Response(body=body, content_type=content_type)
 
     async with speaking(answer) as voice:
-        with pytest.raises(VoiceFormatError, match=said):
+        with pytest.raises(VoiceFormatError, match=message):
             await speak_whole(voice, "One sentence.")
 
 
-async def test_a_listener_that_leaves_hangs_up(speaking):
+async def test_leaving_the_generator_closes_the_connection(speaking):
     gone = asyncio.Event()
 
     async def answer(request):

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from speaking import speak_whole
 
 from streaming.errors import VoiceError
-from streaming.voices.catalogue import espeak_voices
+from streaming.voices.espeak import EspeakVoice, espeak_command
 from streaming.voices.espeak_child import wav_header
-from streaming.voices.program import EspeakVoice, espeak_command
-from streaming.voices.voice import find_voice, speak_whole
 
 TEXT = "The quick brown fox jumps over the lazy dog."
 
@@ -29,7 +28,7 @@ def espeak(request, monkeypatch):
     if request.param == "library":
         if not importlib.util.find_spec("espeakng_loader"):
             pytest.skip("espeakng-loader is not installed")
-        monkeypatch.setattr(shutil, "which", lambda name: None)
+        monkeypatch.setenv("PATH", "")
 
 
 def test_text_becomes_speech(espeak):
@@ -83,8 +82,10 @@ def test_a_voice_that_espeak_lacks_is_an_error_that_names_it(espeak):
 
 
 def test_a_program_that_does_not_start_is_an_error_with_the_remedy(monkeypatch, tmp_path):
-    (tmp_path / "espeak-ng").write_text("not a program")
-    monkeypatch.setattr(shutil, "which", lambda name: str(tmp_path / name))
+    program = tmp_path / "espeak-ng"
+    program.write_text("not a program")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(VoiceError, match="does not start .*check that it can be executed"):
         asyncio.run(speak_whole(EspeakVoice("en-us"), TEXT))
 
@@ -94,23 +95,13 @@ def test_a_program_that_fails_after_some_sound_is_an_error(monkeypatch, tmp_path
     header = "".join(f"\\{byte:03o}" for byte in wav_header(22_050))
     program.write_text(f"#!/bin/sh\ncat > /dev/null\nprintf '{header}abcd'\necho broken >&2\nexit 3\n")
     program.chmod(0o755)
-    monkeypatch.setattr(shutil, "which", lambda name: str(program))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(VoiceError, match=r"exit code 3 \(broken\)"):
         asyncio.run(speak_whole(EspeakVoice("en-us"), TEXT))
 
 
 def test_no_espeak_at_all_names_the_remedy(monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(VoiceError, match="pip install espeakng-loader"):
         espeak_command("en-us")
-
-
-def test_voices_are_found_by_name_and_the_first_is_the_default():
-    voices = espeak_voices()
-    assert find_voice(voices, None) is voices["en-us"]
-    assert find_voice(voices, "de") == EspeakVoice("de")
-    with pytest.raises(VoiceError, match="expected one of en-us, en-gb"):
-        find_voice(voices, "klingon")
-    with pytest.raises(VoiceError, match=r"speech\.start"):
-        find_voice({}, None)

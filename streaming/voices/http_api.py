@@ -1,7 +1,7 @@
-"""Remote voices over HTTP: `POST {url}/audio/speech`, the form of OpenAI's API, which many servers speak.
+"""Remote voices over HTTP: `POST {url}/audio/speech`, the form of OpenAI's API, which many servers implement.
 
-The answer is s16le mono, bare or as WAV, streamed while it is made: one request a sentence, the next one when the
-sound of the last has been taken. A request is sent again only before its first byte of sound.
+The answer is s16le mono, bare or as WAV, streamed while it is made. Each sentence is one request, sent when the sound
+of the one before has been taken. A request is repeated only before its first byte of sound.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ from dataclasses import dataclass
 import aiohttp
 
 from streaming.errors import VoiceBrokenError, VoiceError, VoiceFormatError, VoiceStalledError, VoiceUnreachableError
-from streaming.voices.refusal import refusal
-from streaming.voices.voice import SampleCutter, sentences
+from streaming.voices.http_status import status_error
+from streaming.voices.sentences import sentences
+from streaming.voices.voice import SampleCutter
 
 SOUND_TYPES = frozenset(
     ["audio/pcm", "audio/l16", "audio/wav", "audio/x-wav", "audio/wave", "audio/vnd.wave", "application/octet-stream"]
 )
-# Formats that some servers send whatever they are asked for, by their first bytes.
+# Formats that some servers send for any `response_format`, by their first bytes.
 OTHER_FORMATS = {b"ID3": "MP3", b"OggS": "Ogg", b"fLaC": "FLAC", b"\xff\xfb": "MP3", b"\xff\xf3": "MP3", b"{": "JSON"}
 ATTEMPTS = 3
-BACKOFF_S = 0.3  # before the second attempt, twice that before the third
-MAX_RETRY_AFTER_S = 3.0  # a service that wants a longer pause is an error: nobody waits so long for an answer
+MAX_RETRY_AFTER_S = 3.0  # a longer pause is an error: users do not wait so long for an answer
 TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 MAX_HEADER_BYTES = 4_096
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeechApiVoice:
-    """One voice of one service. `key` is sent as a bearer token; `stall_s`: how long it may send nothing."""
+class HttpVoice:
+    """One voice of one service. `key` is sent as a bearer token; `stall_s`: how long the service may send nothing;
+    `backoff_s`: the pause before the second attempt, twice that before the third."""
 
     http: aiohttp.ClientSession
     url: str
@@ -41,16 +42,17 @@ class SpeechApiVoice:
     key: str | None
     stall_s: float
     sample_rate_hz: int = 24_000
+    backoff_s: float = 0.3
 
     async def speak(self, text: str) -> AsyncGenerator[bytes, None]:
-        """See Voice. Raises the subclasses of VoiceError that tell what to do about it."""
+        """See Voice. Raises subclasses of VoiceError, by the remedy."""
         for sentence in sentences(text):
             async with contextlib.aclosing(self._speak(sentence)) as pieces:
                 async for pcm in pieces:
                     yield pcm
 
     async def _speak(self, text: str) -> AsyncGenerator[bytes, None]:
-        reply = await self._ask(text)
+        reply = await self._request(text)
         cutter = SampleCutter(self.voice, text, self.sample_rate_hz)
         try:
             first = await self._skip_header(reply)
@@ -59,14 +61,14 @@ class SpeechApiVoice:
                     yield pcm
                 first = b""
         finally:
-            reply.close()  # the connection too: an answer that nobody reads to its end must not go on
+            reply.close()  # and the connection: the service must not go on with an answer that is no longer read
         if not cutter.seconds:
             raise VoiceFormatError(f"voice {self.voice!r} of {self.url} sent no sound; try another text or voice")
 
-    async def _ask(self, text: str) -> aiohttp.ClientResponse:
-        """The answer, before any of its body; sent up to ATTEMPTS times where that may help."""
+    async def _request(self, text: str) -> aiohttp.ClientResponse:
+        """The answer, before any of its body. A failure that may pass is tried ATTEMPTS times."""
         for attempt in range(ATTEMPTS):
-            pause_s = BACKOFF_S * 2**attempt
+            pause_s = self.backoff_s * 2**attempt
             try:
                 reply = await self._post(text)
             except VoiceUnreachableError:
@@ -75,10 +77,10 @@ class SpeechApiVoice:
             else:
                 if reply.status == 200:
                     return self._checked(reply)
-                error, asked_s = await _refused(self, reply)
-                if reply.status not in TRY_AGAIN or attempt == ATTEMPTS - 1 or asked_s > MAX_RETRY_AFTER_S:
+                error, retry_after_s = await _refused(self, reply)
+                if reply.status not in TRY_AGAIN or attempt == ATTEMPTS - 1 or retry_after_s > MAX_RETRY_AFTER_S:
                     raise error
-                pause_s = max(pause_s, asked_s)
+                pause_s = max(pause_s, retry_after_s)
             await asyncio.sleep(pause_s)
         raise AssertionError("the last attempt returns or raises")
 
@@ -107,8 +109,7 @@ class SpeechApiVoice:
         return reply
 
     async def _skip_header(self, reply: aiohttp.ClientResponse) -> bytes:
-        """The first bytes of sound, behind the WAV header where there is one. A container that says what it is not
-        asked for is an error."""
+        """The first bytes of sound, after the WAV header if there is one. VoiceFormatError for any other container."""
         head = b""
         while len(head) < 12 and not reply.content.at_eof():
             head += await self._read(reply, 0.0)
@@ -118,9 +119,9 @@ class SpeechApiVoice:
         if not head.startswith(b"RIFF"):
             return head
         while True:
-            found = wav_data_offset(head, self.sample_rate_hz, self.url)
-            if found is not None and len(head) > found:
-                return head[found:]
+            offset = wav_data_offset(head, self.sample_rate_hz, self.url)
+            if offset is not None and len(head) > offset:
+                return head[offset:]
             if reply.content.at_eof() or len(head) > MAX_HEADER_BYTES:
                 raise VoiceFormatError(f"{self.url} sent a WAV header without sound; ask it for `pcm`")
             head += await self._read(reply, 0.0)
@@ -136,14 +137,16 @@ class SpeechApiVoice:
             ) from None
         except (aiohttp.ClientError, OSError) as error:
             raise VoiceBrokenError(
-                f"{self.url} broke off after {heard_s:.1f} s of sound ({error or type(error).__name__}); what it had "
-                "said is spoken, send the rest again"
+                f"{self.url} broke off after {heard_s:.1f} s of sound ({error or type(error).__name__}); the "
+                "sound before that is spoken, send the rest of the text again"
             ) from error
 
 
 def wav_data_offset(head: bytes, sample_rate_hz: int, source: str) -> int | None:
-    """Where the samples of a RIFF file begin, or None while its header is not complete. VoiceFormatError for sound that
-    is not s16le mono at `sample_rate_hz`."""
+    """The byte at which the samples of a WAV file begin, or None while its header `head` is not complete.
+
+    `source` is its name in error messages. VoiceFormatError for sound other than s16le mono at `sample_rate_hz`.
+    """
     at = 12
     while len(head) >= at + 8:
         name, size = struct.unpack_from("<4sI", head, at)
@@ -162,15 +165,15 @@ def wav_data_offset(head: bytes, sample_rate_hz: int, source: str) -> int | None
     return None
 
 
-async def _refused(voice: SpeechApiVoice, reply: aiohttp.ClientResponse) -> tuple[VoiceError, float]:
-    """The error that a status other than 200 means, and the seconds that the service asks to wait."""
-    said = ""
+async def _refused(voice: HttpVoice, reply: aiohttp.ClientResponse) -> tuple[VoiceError, float]:
+    """The error for a status other than 200, and the seconds of the Retry-After header (RFC 9110, §10.2.3)."""
+    reason = ""
     with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
         async with asyncio.timeout(voice.stall_s):
-            said = (await reply.content.read(300)).decode("utf-8", "replace").strip()
+            reason = (await reply.content.read(300)).decode("utf-8", "replace").strip()
     reply.close()
     try:
-        asked_s = float(reply.headers.get("Retry-After", 0))
-    except ValueError:  # a date: longer than anybody waits
-        asked_s = float("inf")
-    return refusal(voice.url, reply.status, said or str(reply.reason)), asked_s
+        retry_after_s = float(reply.headers.get("Retry-After", 0))
+    except ValueError:  # a date, which services use for long pauses
+        retry_after_s = float("inf")
+    return status_error(voice.url, reply.status, reason or str(reply.reason)), retry_after_s

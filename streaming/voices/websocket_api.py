@@ -1,7 +1,7 @@
 """Remote voices over a websocket: Cartesia, Deepgram and ElevenLabs, each described by a few lines.
 
-One connection a text: the sentences go out as they are, sound comes back while it is made. Leaving the generator
-closes the connection, which ends the work there.
+Each text has a connection of its own: its sentences go out at once, sound comes back while it is made. Leaving the
+generator closes the connection, which ends the service's work.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ import json
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import quote
 
-import aiohttp
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from streaming.errors import VoiceBrokenError, VoiceError, VoiceFormatError, VoiceStalledError, VoiceUnreachableError
-from streaming.voices.refusal import refusal
-from streaming.voices.voice import SampleCutter, sentences
+from streaming.voices.http_status import status_error
+from streaming.voices.sentences import sentences
+from streaming.voices.voice import SampleCutter
+from streaming.websocket_client import close_websocket, open_websocket
 
 ServiceName = Literal["cartesia", "deepgram", "elevenlabs"]
 MAX_MESSAGE_BYTES = 4 << 20
@@ -29,23 +33,23 @@ CLOSE_S = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """How one service is spoken to.
+    """The protocol of one service.
 
-    path: after the address, with {model}, {voice} and {rate}.  key: header and what stands before the key in it.
-    requests: the messages for the sentences of a text.  sound: the key of base64 sound, None where sound comes in
-    binary messages.  end: the key and value that mark the last message.
+    path: after the address, with {model}, {voice} and {rate}.  key: name of the header and prefix of the key in it.
+    requests: the messages for the sentences of a text.  sound: the field that holds sound as base64, None where sound
+    comes in binary messages.  end: the field and value that mark the last message.
     """
 
     url: str
     path: str
     key: tuple[str, str]
     headers: dict[str, str]
-    requests: Callable[[SocketVoice, list[str]], list[dict[str, Any]]]
+    requests: Callable[[WebsocketVoice, list[str]], list[dict[str, Any]]]
     sound: str | None
     end: tuple[str, Any]
 
 
-def _cartesia(voice: SocketVoice, texts: list[str]) -> list[dict[str, Any]]:
+def _cartesia(voice: WebsocketVoice, texts: list[str]) -> list[dict[str, Any]]:
     common = {
         "model_id": voice.model,
         "voice": {"mode": "id", "id": voice.voice},
@@ -56,11 +60,11 @@ def _cartesia(voice: SocketVoice, texts: list[str]) -> list[dict[str, Any]]:
     return [{**common, "transcript": f"{text} ", "continue": n < last} for n, text in enumerate(texts)]
 
 
-def _deepgram(voice: SocketVoice, texts: list[str]) -> list[dict[str, Any]]:
+def _deepgram(voice: WebsocketVoice, texts: list[str]) -> list[dict[str, Any]]:
     return [*({"type": "Speak", "text": f"{text} "} for text in texts), {"type": "Flush"}]
 
 
-def _elevenlabs(voice: SocketVoice, texts: list[str]) -> list[dict[str, Any]]:
+def _elevenlabs(voice: WebsocketVoice, texts: list[str]) -> list[dict[str, Any]]:
     return [{"text": " "}, *({"text": f"{text} ", "flush": n == 0} for n, text in enumerate(texts)), {"text": ""}]
 
 
@@ -96,10 +100,9 @@ SERVICES: dict[ServiceName, Service] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class SocketVoice:
-    """One voice of one service. `url` replaces the service's own address; `stall_s`: how long it may send nothing."""
+class WebsocketVoice:
+    """One voice of one service. `url` replaces the service's address; `stall_s`: the longest time without a message."""
 
-    http: aiohttp.ClientSession
     service: ServiceName
     url: str
     model: str
@@ -125,71 +128,70 @@ class SocketVoice:
                 for start in range(0, len(pcm), PIECE_BYTES):
                     yield pcm[start : start + PIECE_BYTES]
         finally:
-            with contextlib.suppress(TimeoutError):  # one that stalls or floods does not answer the closing handshake
-                async with asyncio.timeout(CLOSE_S):
-                    await socket.close()
+            await close_websocket(socket, CLOSE_S)
         if not cutter.seconds:
             raise VoiceFormatError(f"{self.service} sent no sound for voice {self.voice!r}; try another voice")
 
-    async def _connect(self, service: Service) -> aiohttp.ClientWebSocketResponse:
-        path = service.path.format(model=self.model, voice=self.voice, rate=self.sample_rate_hz)
+    async def _connect(self, service: Service) -> ClientConnection:
+        path = service.path.format(model=quote(self.model), voice=quote(self.voice), rate=self.sample_rate_hz)
         name, prefix = service.key
         headers = {**service.headers, name: f"{prefix}{self.key}"}
         where = self.url or service.url
         try:
-            async with asyncio.timeout(self.stall_s):
-                return await self.http.ws_connect(f"{where}{path}", headers=headers, max_msg_size=MAX_MESSAGE_BYTES)
+            return await open_websocket(
+                f"{where}{path}", headers, max_message_bytes=MAX_MESSAGE_BYTES, timeout_s=self.stall_s
+            )
         except TimeoutError:
             raise VoiceStalledError(f"{where} gave no answer for {self.stall_s:g} s; try again") from None
-        except aiohttp.WSServerHandshakeError as error:
-            raise refusal(where, error.status, error.message) from error
-        except (aiohttp.ClientError, OSError) as error:
+        except InvalidStatus as error:
+            raise status_error(where, error.response.status_code, error.response.reason_phrase) from error
+        except (WebSocketException, OSError) as error:
             raise VoiceUnreachableError(
                 f"{where} cannot be reached ({error or type(error).__name__}); check the address and the network"
             ) from error
 
-    async def _send(self, socket: aiohttp.ClientWebSocketResponse, request: dict[str, Any]) -> None:
+    async def _send(self, socket: ClientConnection, request: dict[str, Any]) -> None:
         try:
             async with asyncio.timeout(self.stall_s):
-                await socket.send_str(json.dumps(request))
+                with contextlib.suppress(ConnectionClosed):  # `_receive` reports it, after the sound that came before
+                    await socket.send(json.dumps(request))
         except TimeoutError:
             raise VoiceStalledError(f"{self.service} took no text for {self.stall_s:g} s; try again") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise VoiceBrokenError(f"{self.service} broke off before it spoke ({error}); try again") from error
 
-    async def _receive(self, socket: aiohttp.ClientWebSocketResponse, service: Service, heard_s: float) -> bytes | None:
-        """The next sound, perhaps none in this message; None at the end."""
+    async def _receive(self, socket: ClientConnection, service: Service, heard_s: float) -> bytes | None:
+        """The sound of the next message, empty where it carries none; None at the end."""
         try:
             async with asyncio.timeout(self.stall_s):
-                message = await socket.receive()
+                message = await socket.recv()
         except TimeoutError:
             raise VoiceStalledError(
-                f"{self.service} sent nothing for {self.stall_s:g} s after {heard_s:.1f} s of sound; say the rest again"
+                f"{self.service} sent nothing for {self.stall_s:g} s after {heard_s:.1f} s of sound; "
+                "send the rest again"
             ) from None
-        if message.type is aiohttp.WSMsgType.BINARY and service.sound is None:
-            return bytes(message.data)
-        if message.type is aiohttp.WSMsgType.TEXT:
-            return read_message(service, self.service, message.data)
-        if message.type is aiohttp.WSMsgType.BINARY:
+        except ConnectionClosed as error:
+            raise VoiceBrokenError(
+                f"{self.service} closed the connection ({error}) after {heard_s:.1f} s of sound; "
+                "the sound before that is spoken, send the rest of the text again"
+            ) from error
+        if isinstance(message, str):
+            return read_message(service, self.service, message)
+        if service.sound is not None:
             raise VoiceFormatError(f"{self.service} sent a binary message, expected JSON; check its address")
-        raise VoiceBrokenError(
-            f"{self.service} closed the connection ({message.data or 'no reason'}) after {heard_s:.1f} s of sound; "
-            "what it had said is spoken, send the rest again"
-        )
+        return message
 
 
 def read_message(service: Service, name: str, data: str) -> bytes | None:
-    """One text message of a service: its sound, none where it carries none, None where it is the last."""
+    """The sound in one text message of a service, empty where it carries none; None for the last message."""
     try:
-        found = json.loads(data)
-        if not isinstance(found, dict):
+        fields = json.loads(data)
+        if not isinstance(fields, dict):
             raise ValueError("not an object")
-        sound = found.get(service.sound) if service.sound else None
+        sound = fields.get(service.sound) if service.sound else None
         pcm = base64.b64decode(sound, validate=True) if sound else b""
     except (ValueError, TypeError, RecursionError, binascii.Error) as error:
         raise VoiceFormatError(f"{name} sent {data[:60]!r} ({error}), expected JSON; check its address") from None
-    if found.get("error") or str(found.get("type")).lower() == "error":
-        said = found.get("error") or found.get("description") or found.get("message")
-        raise VoiceError(f"{name} refused the text ({said!r:.300}); check model, voice and key")
+    if fields.get("error") or str(fields.get("type")).lower() == "error":
+        reason = fields.get("error") or fields.get("description") or fields.get("message")
+        raise VoiceError(f"{name} refused the text ({reason!r:.300}); check model, voice and key")
     key, value = service.end
-    return None if found.get(key) == value and not pcm else pcm
+    return None if fields.get(key) == value and not pcm else pcm
