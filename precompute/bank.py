@@ -22,7 +22,10 @@ FINE_FROM_PX = 288  # crops of smaller squares of the frame gain nothing from 51
 
 
 def good_frames(fit: FaceFit, found: np.ndarray, sharpness: np.ndarray, yaw_deg: np.ndarray) -> np.ndarray:
-    """Frames [T] bool that are sharp, well tracked and not turned away; at least enough for a bank."""
+    """Frames [T] bool that are sharp, well tracked and not turned away; the tests are relaxed until enough pass.
+
+    found [T] bool: a face was tracked; sharpness [T] as in Scan; yaw_deg [T].
+    """
     with np.errstate(invalid="ignore"):
         sharp = sharpness > MIN_SHARPNESS * np.nanmedian(sharpness)
         frontal = np.abs(yaw_deg - np.nanmedian(yaw_deg)) < MAX_TURN_DEG
@@ -41,12 +44,12 @@ def choose(opening: np.ndarray, good: np.ndarray, count: int = REFERENCES) -> np
 
 
 def crop_px(fit: FaceFit, quality: Quality) -> int:
-    """Side of the crops of a person's references: as fine as it is asked for and as the face is in the frame."""
+    """Side of the reference crops: 512 px for a large face unless the quality is `fast`, else 256 px."""
     return FINE * CROP_PX if quality == "best" and np.median(fit.crop[:, 2]) >= FINE_FROM_PX else CROP_PX
 
 
 def build(frames: np.ndarray, fit: FaceFit, read: Callable[[int], np.ndarray], quality: Quality) -> dict[str, Tensor]:
-    """The members of bank.safetensors for base frames `frames` [N]; read(i) is base frame i [H, W, 3] uint8."""
+    """The members of bank.safetensors for the base frames `frames` [N]; read(i) is base frame i, [H, W, 3] uint8."""
     side = crop_px(fit, quality)
     crops = np.empty((len(frames), side, side, 3), np.uint8)
     for place in np.argsort(frames):  # forwards through the video

@@ -37,7 +37,7 @@ class Prepare(_Command):
     processes: int = 2
 
     def run(self) -> None:
-        from training.prepare import prepare
+        from training.data.prepare import prepare
 
         prepare(self.data, self.runs, processes=self.processes)
 
@@ -51,7 +51,7 @@ class Morphable(_Command):
     install: bool = False
 
     def run(self) -> None:
-        from training.morphable import learn
+        from training.geometry.face_model import learn
 
         target = default_path("face_model") if self.install else self.runs / "face_model.safetensors"
         learn(
@@ -68,14 +68,14 @@ class Speech(_Command):
     """Make the speech encoder: distil a small one from a teacher, or take a public HuBERT as it is."""
 
     teacher: Path | None = None
-    """ONNX file of a Whisper encoder; training/teacher.py says where to get one."""
+    """ONNX file of a Whisper encoder; training/speech/teacher.py says where to get one."""
     checkpoint: str | None = None
     """Instead of a teacher: a public HuBERT by hub name (facebook/hubert-base-ls960) or folder."""
     steps: int = 3900
     install: bool = False
 
     def run(self) -> None:
-        from training.speech import adopt, distil
+        from training.speech.train import adopt, distil
 
         if (self.teacher is None) == (self.checkpoint is None):
             raise PersonaStreamError("speech needs either --teacher FILE (to distil) or --checkpoint NAME (to adopt)")
@@ -92,10 +92,10 @@ class Speak(_Command):
     """Synthesise Kokoro's sentences, which teach and test what is said. (Those of eSpeak are made on the way.)"""
 
     kokoro: Path
-    """Folder with kokoro.onnx, config.json and voices; training/phonemes.py says where to get them."""
+    """Folder with kokoro.onnx, config.json and voices; training/speech/phonemes.py says where to get them."""
 
     def run(self) -> None:
-        from training.phonemes import speak_all
+        from training.speech.phonemes import speak_all
 
         speak_all(self.runs, self.kokoro)
 
@@ -110,7 +110,7 @@ class Geometry(_Command):
     install: bool = False
 
     def run(self) -> None:
-        from training.geometry import train
+        from training.geometry.train import train
 
         _install(train(self.data, self.runs, steps=self.steps, share=self.share), "geometry", self.install)
 
@@ -125,7 +125,7 @@ class Renderer(_Command):
     install: bool = False
 
     def run(self) -> None:
-        from training.renderer import train
+        from training.renderer.train import train
 
         target = self.runs / "renderer.safetensors"
         train(self.data, self.runs, target, steps=self.steps, batch=self.batch, threads=self.threads)

@@ -14,7 +14,7 @@ from engine.paint.composite import cut
 from precompute.bank import FINE_FROM_PX, build, choose, good_frames
 from precompute.fit import FaceFit
 from precompute.idle import painted, resting_lower_face
-from precompute.style import mirrored, rest_expression
+from precompute.rest import mirrored, rest_expression
 
 
 def a_fit(lip_error):

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from engine.models.morphable import MorphableModel
 from engine.models.weights import load_face_model
-from training.critics import SyncExpert, sync_expert
-from training.lips import GeometryLoss, Item
+from training.evaluate.critics import SyncExpert, sync_expert
+from training.geometry.loss import GeometryLoss, Item
 
 LIPS = slice(0, 40)
 

@@ -9,9 +9,9 @@ import torch
 from engine.models.morphable import load_face_model
 from engine.models.renderer import DualAttentionRenderer, RendererConfig
 from engine.paint.align import Aligner
-from training.contact_sheet import attention_strip, sheet_row
-from training.faces import ClipFaces, SampleMaker
-from training.flicker import Flicker, Run, driven_run
+from training.evaluate.contact_sheet import attention_strip, sheet_row
+from training.evaluate.flicker import Flicker, Run, driven_run
+from training.renderer.samples import ClipFaces, SampleMaker
 
 POSE = torch.tensor([0.0, 0.0, 0.0, 0.38, 0.5, 0.25])
 

@@ -11,8 +11,8 @@ import torch
 from engine.errors import MediaError
 from engine.models.morphable import MorphableModel
 from engine.models.weights import load_face_model
-from training.lips import APART, CONTACT_WEIGHT, GAPS, TOUCHING, UNDER_LIP, UPPER_LIP, GeometryLoss
-from training.phonemes import (
+from training.geometry.loss import APART, CONTACT_WEIGHT, GAPS, TOUCHING, UNDER_LIP, UPPER_LIP, GeometryLoss
+from training.speech.phonemes import (
     BILABIALS,
     KOKORO_VOICES,
     MEDLEYS,

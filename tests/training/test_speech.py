@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from engine.models.speech import FRAME_SAMPLES, RATE_HZ, SpeechConfig, small_hubert
-from training.speech import UNKNOWN, Student, Windows, codec, room, stretch
-from training.teacher import Target, Utterance
+from training.speech.teacher import Target, Utterance
+from training.speech.train import UNKNOWN, Student, Windows, codec, room, stretch
 
 TINY = {
     **small_hubert(),

@@ -21,10 +21,10 @@ from engine.paint.composite import cut, paste
 from engine.paint.painter import LIP_REFERENCES
 from precompute.bank import FINE_FROM_PX
 from precompute.video import read_frames
-from training.data import fit_path, load_fit
-from training.faces import ClipFaces
-from training.perceptual import Lpips
-from training.quality import psnr, sharpness, signed
+from training.data.clips import fit_path, load_fit
+from training.evaluate.measures import psnr, sharpness, signed
+from training.renderer.lpips import Lpips
+from training.renderer.samples import ClipFaces
 
 SIDE_PX = FINE * CROP_PX
 BOX = np.array([0, 0, SIDE_PX])  # a crop is its own frame

@@ -1,21 +1,21 @@
-"""How well speech drives the lips of people who were never trained on.
+"""Figures of the geometry generator on unseen people: lips driven by speech.
 
 - mouth-opening correlation: Pearson's r of true and predicted height of the inner lips over the frames of one clip, of
   clips of at least two seconds; reported as mean and median over clips, and pooled (all frames of all clips together,
   each clip less its own mean).
 - LMD: mean distance of the 40 lip landmarks, frontal view (x, y), in percent of the distance of the outer eye corners.
 - gain: 1 - LMD / LMD of a still mouth, the mean of the very clip.
-- lag: where the correlation peaks when the prediction is delayed by so many frames, to a tenth of a frame by a parabola
-  through the peak; "best lag" is that of the mean curve.
+- lag: the delay of the prediction, in frames, at which the correlation peaks, to a tenth of a frame by a parabola
+  through the peak; "best lag" is the lag of the mean curve.
 - jerk: third difference of the lip landmarks, mean length, against the truth's.
-- sync: offset and confidence by a network that training people taught (`training.critics.SyncExpert`), for the true
-  lips, ours, and the true lips beside another clip's sound.
-- StyleSim (§4.1): cosine of the style vectors (`training.critics.StyleExpert`) of a person's own lips and of lips made
-  with this person's style from the next person's speech, as in dubbing; beside it with no style, with the next person's
-  style, two halves of the true clip (the most there is) and two people (chance).
+- sync: offset and confidence by `training.evaluate.critics.SyncExpert`, a network trained on the training people: of
+  the true lips, of the predicted lips, and of the true lips with the sound of another clip.
+- StyleSim (§4.1): cosine of the style vectors (`training.evaluate.critics.StyleExpert`) of a person's own lips and of
+  lips predicted with this person's style from the next person's speech, as in dubbing. For comparison: no style, the
+  next person's style, two halves of the true clip (the maximum) and two people (chance).
 
-Each clip's sound is first moved by its offset in `runs/offsets.csv`, which models of training people estimated
-("before" is without that). The style is the clip's own, as in the paper's self-reenactment.
+The sound of each clip is first moved by its offset in `runs/offsets.csv`, which models of training people estimated;
+the figures "before" leave the sound in place. The style is the clip's own, as in the paper's self-reenactment.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from engine.models.geometry import GeometryConfig, GeometryGenerator
 from engine.models.morphable import LIPS_INNER, LIPS_OUTER, MorphableModel
 from engine.models.speech import RATE_HZ, SpeechConfig, SpeechEncoder, extract
 from engine.models.weights import default_path, fingerprint, load, load_face_model
-from training.critics import STYLE_CROP_FRAMES, StyleExpert, SyncExpert, style_expert, sync_expert
+from training.evaluate.critics import STYLE_CROP_FRAMES, StyleExpert, SyncExpert, style_expert, sync_expert
 from training.evaluate.spoken import judge_spoken
-from training.geometry import aligned_sound, heard_items
-from training.lips import Example, GeometryLoss, load_examples, predict
-from training.offsets import MAX_OFFSET_FRAMES, find_offsets, lag_curve
+from training.geometry.loss import Example, GeometryLoss, load_examples, predict
+from training.geometry.offsets import MAX_OFFSET_FRAMES, find_offsets, lag_curve
+from training.geometry.train import aligned_sound, heard_items
 
 log = logging.getLogger(__name__)
 

@@ -27,14 +27,14 @@ from engine.models.renderer import CELL_PX, DualAttentionRenderer, RendererConfi
 from engine.paint.composite import paste
 from engine.paint.painter import LIP_REFERENCES
 from engine.paint.window import Window
-from training.contact_sheet import attention_strip, fine_sheet, sheet_row
-from training.data import crops_path, read_manifest
+from training.data.clips import crops_path, read_manifest
+from training.evaluate.contact_sheet import attention_strip, fine_sheet, sheet_row
 from training.evaluate.fine import Cast, FineClip, FineMeasures, is_large
-from training.faces import ClipFaces, Sample, SampleMaker, collate, neighbours, sorted_bank
-from training.flicker import Flicker, driven_run
-from training.perceptual import Features, Lpips
-from training.quality import Identity, frechet, mouth_cavity, psnr, sharpness, signed, ssim, teeth
-from training.renderer import render
+from training.evaluate.flicker import Flicker, driven_run
+from training.evaluate.measures import Identity, frechet, mouth_cavity, psnr, sharpness, signed, ssim, teeth
+from training.renderer.lpips import Features, Lpips
+from training.renderer.samples import ClipFaces, Sample, SampleMaker, collate, neighbours, sorted_bank
+from training.renderer.train import render
 
 log = logging.getLogger(__name__)
 

@@ -27,13 +27,13 @@ from torch import Tensor
 
 from engine.models.speech import RATE_HZ, SpeechConfig, SpeechEncoder, extract
 from engine.models.weights import load_face_model
-from training.data import read_manifest
-from training.geometry import aligned_sound
-from training.lips import Example, GeometryLoss, load_examples
-from training.offsets import find_offsets
-from training.phonemes import load_spoken
-from training.speech import PHONEMES, TEACHER_AXES, Student, agreement, known_phonemes, spelling
-from training.teacher import UNITS, load_utterance, reduce_teacher, teacher_path
+from training.data.clips import read_manifest
+from training.geometry.loss import Example, GeometryLoss, load_examples
+from training.geometry.offsets import find_offsets
+from training.geometry.train import aligned_sound
+from training.speech.phonemes import load_spoken
+from training.speech.teacher import UNITS, load_utterance, reduce_teacher, teacher_path
+from training.speech.train import PHONEMES, TEACHER_AXES, Student, agreement, known_phonemes, spelling
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
-"""Do the lips close where the sound says p, b or m, in voices and languages that nobody trained on?
+"""Closure of the lips at p, b and m, in voices and languages outside the training.
 
-- closure recall: share of the bilabials of the test sentences (see `training.phonemes`) at which the opening of the
-  inner lips falls below CLOSED_OPENING at some frame from one before the phoneme to one after it.
-- open vowels closed: the same at the middle of open vowels (a and its kin). A mouth that is always shut has 1 in both.
+- closure recall: share of the bilabials of the test sentences (see `training.speech.phonemes`) at which the opening of
+  the inner lips falls below CLOSED_OPENING at some frame from one before the phoneme to one after it.
+- open vowels closed: the same at the middle of open vowels (a and the like). A mouth that is always shut has 1 in both.
 
 Every sentence is spoken by several faces: the shape and style of validation people.
 """
@@ -21,9 +21,9 @@ from torch import Tensor
 from engine.models.geometry import GeometryGenerator
 from engine.models.morphable import LIPS_INNER, LIPS_OUTER, MorphableModel
 from engine.models.speech import SpeechEncoder, extract
-from precompute.style import CLOSED_OPENING
-from training.lips import Example, GeometryLoss, predict
-from training.phonemes import BILABIALS, OPEN_VOWELS, Spoken, load_spoken
+from precompute.rest import CLOSED_OPENING
+from training.geometry.loss import Example, GeometryLoss, predict
+from training.speech.phonemes import BILABIALS, OPEN_VOWELS, Spoken, load_spoken
 
 log = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from engine.avatar.avatar import Avatar
 from engine.backends.cpu import CpuBackend
@@ -28,14 +30,16 @@ from engine.models.geometry import GeometryConfig, GeometryGenerator
 from engine.models.morphable import load_face_model, mouth_opening
 from engine.models.renderer import DualAttentionRenderer, RendererConfig
 from engine.models.speech import SpeechConfig, SpeechEncoder
-from precompute.enroll import EnrollOptions, base_size, enroll
+from precompute.__main__ import Precompute, run
+from precompute.enrolment import STAGES, Enrolment, EnrolmentOptions
+from precompute.frame_size import base_size
 
 NETWORKS = {"face_model": "f" * 16, "geometry": "a" * 16, "renderer": "b" * 16}
 
 
 @pytest.fixture(scope="module")
 def backend():
-    """Untrained networks: what they paint does not matter here."""
+    """Untrained networks: their pictures do not matter here."""
     torch.manual_seed(0)
     lower = int(load_face_model().lower.sum())
     geometry = GeometryGenerator(GeometryConfig(lower_vertices=lower))
@@ -51,7 +55,7 @@ def refused(tmp_path, backend):
         output = tmp_path / "out" / "x.avatar"
         output.parent.mkdir()
         with pytest.raises(error) as caught:
-            enroll(video, output, backend, networks=NETWORKS)
+            Enrolment(video, output, backend=backend, networks=NETWORKS).run()
         assert list(output.parent.iterdir()) == []
         return caught.value
 
@@ -70,7 +74,7 @@ def on_canvas(frames, size, places, scale=1.0):
     return pictures
 
 
-def test_noise_has_no_face(tmp_path, write_video, refused):
+def test_noise_is_refused_for_want_of_a_face(tmp_path, write_video, refused):
     rng = np.random.default_rng(0)
     noise = [cv2.resize(rng.integers(0, 256, (12, 16, 3), np.uint8), (320, 240)) for _ in range(55)]
     error = refused(write_video(tmp_path / "noise.mp4", noise), NoFaceError)
@@ -84,18 +88,18 @@ def test_two_faces_side_by_side_are_refused(tmp_path, write_video, face_frames, 
     assert "crop or cut" in str(error)
 
 
-def test_a_face_of_80_pixels_is_too_small(tmp_path, write_video, face_frames, refused):
+def test_a_face_of_80_pixels_is_refused_with_its_height(tmp_path, write_video, face_frames, refused):
     frames = on_canvas(face_frames[:55], (640, 360), [(250, 110)], scale=80 / 180)
     error = refused(write_video(tmp_path / "small.mp4", frames), FaceTooSmallError)
     height = int(re.search(r"(\d+) px high", str(error)).group(1))
     assert 65 <= height <= 95
 
 
-def test_one_second_is_too_short(tmp_path, write_video, face_frames, refused):
+def test_a_clip_of_one_second_is_refused(tmp_path, write_video, face_frames, refused):
     refused(write_video(tmp_path / "short.mp4", face_frames[:25]), ClipTooShortError)
 
 
-def test_text_is_no_video(tmp_path, refused):
+def test_a_text_file_is_refused_as_no_video(tmp_path, refused):
     path = tmp_path / "speaker.mp4"
     path.write_text("To be, or not to be\n" * 50)
     refused(path, NotAVideoError)
@@ -108,11 +112,11 @@ def test_a_file_that_ends_early_is_corrupt_and_says_where(tmp_path, write_video,
     assert 0.5 < error.at_s < 2.5
 
 
-def test_an_output_that_cannot_be_written_is_noticed_at_once(tmp_path, backend):
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path, backend):
     with pytest.raises(AvatarFileError, match="no folder"):
-        enroll(tmp_path / "v.mp4", tmp_path / "nowhere" / "x.avatar", backend, networks=NETWORKS)
+        Enrolment(tmp_path / "v.mp4", tmp_path / "nowhere" / "x.avatar", backend=backend)
     with pytest.raises(AvatarFileError, match="cannot be written"):
-        enroll(tmp_path / "v.mp4", tmp_path, backend, networks=NETWORKS)
+        Enrolment(tmp_path / "v.mp4", tmp_path, backend=backend)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +138,7 @@ def test_the_video_is_never_overwritten_by_its_avatar(tmp_path, backend):
     video = tmp_path / "v.mp4"
     video.write_bytes(b"precious")
     with pytest.raises(AvatarFileError, match="is the video itself"):
-        enroll(video, video, backend, networks=NETWORKS)
+        Enrolment(video, video, backend=backend)
     assert video.read_bytes() == b"precious"
 
 
@@ -145,32 +149,32 @@ def enrolled(tmp_path_factory, write_video, face_frames, backend):
     other = [np.full_like(face_frames[0], (200, 180, 40))] * 18
     video = write_video(folder / "two shots.mp4", [*other, *face_frames[:72]], fps=30)
     stages = []
-    made = enroll(
+    result = Enrolment(
         video,
         folder / "Ms. Speaker.avatar",
-        backend,
-        EnrollOptions(consent="a <b>synthetic</b> person"),
+        EnrolmentOptions(consent="a <b>synthetic</b> person"),
+        backend=backend,
         networks=NETWORKS,
         progress=lambda stage, done, total: stages.append((stage, done, total)),
-    )
-    return made, Avatar.open(made.path, networks=NETWORKS), stages
+    ).run()
+    return result, Avatar.open(result.path, networks=NETWORKS), stages
 
 
 def test_the_longest_usable_shot_becomes_the_avatar(enrolled):
-    made, avatar, _ = enrolled
+    result, avatar, _ = enrolled
     assert avatar.frames == pytest.approx(60, abs=1)
-    assert made.verdict.use.start == pytest.approx(15, abs=1)
+    assert result.assessment.use.start == pytest.approx(15, abs=1)
     assert (avatar.width, avatar.height, avatar.name) == (360, 360, "Ms. Speaker")
-    codes = {remark.code for remark in made.verdict.remarks}
+    codes = {remark.code for remark in result.assessment.remarks}
     assert {"part", "short", "silent"} <= codes
 
 
 def test_tracks_fit_the_face(enrolled):
-    made, avatar, _ = enrolled
+    result, avatar, _ = enrolled
     quality = avatar.manifest.quality
     assert quality["error_px"] < 1.5
     assert quality["lip_error_px"] < 1.5
-    assert avatar.alpha.shape[0] == avatar.frames == len(made.fit.error_px)
+    assert avatar.alpha.shape[0] == avatar.frames == len(result.fit.error_px)
     assert 0 <= avatar.loop.start < avatar.loop.stop <= avatar.frames
 
 
@@ -207,20 +211,13 @@ def test_the_report_is_one_page_without_outside_parts(enrolled):
     assert re.findall(r'(?:src|href)="(?!data:image/)', page) == []
     assert "<script" not in page
     assert "url(" not in page
-    for remark in enrolled[0].verdict.remarks:
+    for remark in enrolled[0].assessment.remarks:
         assert remark.text[1:20] in page
 
 
 def test_progress_reaches_the_end_of_every_stage_in_order(enrolled):
-    stages = enrolled[2]
-    assert list(dict.fromkeys(stage for stage, _, _ in stages)) == [
-        "face",
-        "fit",
-        "base",
-        "references",
-        "idle",
-        "report",
-    ]
+    result, _, stages = enrolled
+    assert tuple(dict.fromkeys(stage for stage, _, _ in stages)) == tuple(result.stage_s) == STAGES
     last = {stage: (done, total) for stage, done, total in stages}
     assert all(done == total for done, total in last.values())
 
@@ -237,27 +234,35 @@ def test_an_interruption_leaves_the_old_file_and_nothing_else(tmp_path, write_vi
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        enroll(video, output, backend, networks=NETWORKS, progress=interrupt)
+        Enrolment(video, output, backend=backend, networks=NETWORKS, progress=interrupt).run()
     assert output.read_bytes() == b"the old one"
     assert list((tmp_path / "scratch").iterdir()) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scratch", "v.mp4", "x.avatar"]
 
 
-def test_the_command_prints_one_red_line_and_exits_with_2(tmp_path):
+def test_the_command_prints_one_line_for_an_unusable_video_and_exits_with_2(tmp_path):
     path = tmp_path / "speaker [bold].mp4"
     path.write_text("no video")
-    command = [sys.executable, "-m", "precompute", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith("not-a-video: ")
-    assert str(path) in done.stderr
-    assert "Traceback" not in done.stderr
+    printed = io.StringIO()
+    assert run(Precompute(video=path), Console(file=printed)) == 2
+    line = printed.getvalue().strip()
+    assert "\n" not in line
+    assert line.startswith("not-a-video: ")
+    assert str(path) in line
     assert not list(tmp_path.glob("*.avatar"))
 
 
+def test_the_command_starts_and_ends_without_a_traceback(tmp_path):
+    command = [sys.executable, "-m", "precompute", str(tmp_path / "missing.mp4")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert done.stderr.strip().startswith("not-a-video: ")
+    assert "Traceback" not in done.stderr
+
+
 def test_the_manifest_says_where_the_avatar_came_from(enrolled):
-    made, avatar, _ = enrolled
-    with zipfile.ZipFile(made.path) as archive:
+    result, avatar, _ = enrolled
+    with zipfile.ZipFile(result.path) as archive:
         manifest = json.loads(archive.read("manifest.json"))
     assert manifest["networks"] == NETWORKS
     assert re.fullmatch(r"[0-9a-f]{64}", manifest["source_sha256"])

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from engine.models.geometry import GeometryConfig, GeometryGenerator
 from engine.models.morphable import LIPS_INNER, LIPS_OUTER, MorphableModel
-from training.data import Clip, fit_path, load_fit, load_track, read_manifest, track_path
-from training.loop import Run
+from training.data.clips import Clip, fit_path, load_fit, load_track, read_manifest, track_path
+from training.optimisation import Run
 
 log = logging.getLogger(__name__)
 

@@ -1,5 +1,8 @@
-"""Teach the small speech encoder under the live windows: the teacher's features (`training.teacher`), its units where
-frames are masked (Hsu et al. 2021), and the phonemes of synthesised sentences (`training.phonemes`)."""
+"""Train the speech encoder under the live windows.
+
+It learns the features of a teacher (`training.speech.teacher`), the teacher's units where frames are masked (Hsu et al.
+2021), and the phonemes of synthesised sentences (`training.speech.phonemes`).
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,10 @@ from engine.models.speech import (
     extract,
 )
 from engine.models.weights import save
-from training.data import read_manifest
-from training.loop import Run
-from training.phonemes import Spoken, load_spoken, speak_all
-from training.teacher import (
+from training.data.clips import read_manifest
+from training.optimisation import Run
+from training.speech.phonemes import Spoken, load_spoken, speak_all
+from training.speech.teacher import (
     Target,
     Utterance,
     known_sounds,

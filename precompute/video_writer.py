@@ -1,4 +1,4 @@
-"""Writes base and idle video so that single frames can be fetched: short groups, no B-frames, constant 25 fps."""
+"""Writes base and idle video for random access to frames: short groups, no B-frames, constant 25 fps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from engine.avatar.video import GOP_FRAMES
 from engine.media import FPS
 
-CRF = 16  # differences stay below what the eye sees next to the original
+CRF = 16  # beside the original the eye sees no difference
 OPTIONS = {
     "crf": str(CRF),
     "preset": "veryfast",
@@ -26,13 +26,13 @@ OPTIONS = {
 
 
 class VideoWriter:
-    """H.264 in MP4, frames [H, W, 3] uint8 RGB of even size, in order."""
+    """H.264 in MP4. Takes frames [H, W, 3] uint8 RGB of even size, in order."""
 
     def __init__(self, path: Path, width: int, height: int):
         self._container = av.open(str(path), "w", format="mp4")
         self._stream = self._container.add_stream("libx264", rate=FPS, options=OPTIONS)
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
-        # Said in the file, so that every reader turns the colours back the same way.
+        # Stated in the file, so that every reader converts the colours back the same way.
         self._stream.codec_context.colorspace = Colorspace.SMPTE170M
         self._stream.codec_context.color_range = ColorRange.MPEG
         self._convert = VideoReformatter()

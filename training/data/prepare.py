@@ -16,7 +16,7 @@ from engine.paint.composite import cut
 from precompute.fit import fit
 from precompute.track import fill_gaps, longest_run, track
 from precompute.video import read_audio, read_frames
-from training.data import (
+from training.data.clips import (
     Clip,
     Track,
     crops_path,

@@ -17,11 +17,11 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from engine.backends.cpu import native_bfloat16
 from engine.models.renderer import CELL_PX, DualAttentionRenderer, References, RendererConfig
 from engine.models.weights import load_face_model, save
-from training.adversary import Judges, convincing_loss, judging_loss
-from training.data import crops_path, read_manifest
-from training.faces import ClipFaces, Sample, SampleMaker, TrainingSampler, collate
-from training.loop import Run
-from training.perceptual import Lpips
+from training.data.clips import crops_path, read_manifest
+from training.optimisation import Run
+from training.renderer.adversary import Judges, convincing_loss, judging_loss
+from training.renderer.lpips import Lpips
+from training.renderer.samples import ClipFaces, Sample, SampleMaker, TrainingSampler, collate
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""What is the speaker's own: the speaking style S (§3.1) and the closed, quiet mouth."""
+"""The speaker's mouth at rest: closed, relaxed and symmetric."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ _COLUMNS = ((82, 87), (13, 14), (312, 317))  # upper and lower inner lip
 
 
 def mirrored(model: MorphableModel) -> Tensor:
-    """For every vertex the index [V] of the one across the middle of the face."""
+    """For every vertex the index [V] of its counterpart on the other side of the face."""
     flipped = model.mean * torch.tensor([-1.0, 1.0, 1.0])
     flipped[:, 0] += 2 * model.mean[[10, 152, 1, 168], 0].mean()
     distance = torch.cdist(flipped, model.mean)
-    pairs = linear_sum_assignment((distance + distance.T).numpy())[1]  # each vertex once: faces are never quite even
+    pairs = linear_sum_assignment((distance + distance.T).numpy())[
+        1
+    ]  # each vertex once, as faces are never quite symmetric
     return torch.from_numpy(pairs)
 
 
 def _least_change(rows: Tensor, wanted: Tensor) -> Tensor:
-    """The smallest change of coefficients [K] that changes rows [n, K] @ coefficients by about wanted [n]."""
+    """The smallest change of coefficients [K] that changes rows [n, K] @ coefficients by about `wanted` [n]."""
     gram = rows.T @ rows + RIDGE * torch.eye(rows.shape[1])
     solution: Tensor = torch.linalg.solve(gram, rows.T @ wanted)
     return solution
@@ -36,7 +38,7 @@ def _least_change(rows: Tensor, wanted: Tensor) -> Tensor:
 def rest_expression(model: MorphableModel, alpha: Tensor, beta: Tensor, good: np.ndarray) -> Tensor:
     """Expression coefficients [K_e] of the person's mouth at rest: closed, relaxed, symmetric.
 
-    The median of the stillest among the most closed frames of alpha [T, K_s], beta [T, K_e] where good [T] bool.
+    The median over the stillest of the most closed frames; alpha [T, K_s], beta [T, K_e], of frames good [T] bool.
     """
     opening = mouth_opening(model.vertices(alpha, beta)).numpy()
     speed = np.linalg.norm(np.gradient(beta.numpy(), axis=0), axis=1)
@@ -49,7 +51,7 @@ def rest_expression(model: MorphableModel, alpha: Tensor, beta: Tensor, good: np
 
 
 def _to_symmetry(model: MorphableModel, rest: Tensor) -> Tensor:
-    """Change of coefficients that takes a one-sided expression out of the lower face."""
+    """Change of coefficients that makes the lower face symmetric."""
     offsets = model.expression(rest)
     other = offsets[mirrored(model)] * torch.tensor([-1.0, 1.0, 1.0])
     wanted = torch.where(model.lower[:, None], (other - offsets) / 2, torch.zeros(()))

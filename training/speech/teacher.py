@@ -26,8 +26,8 @@ from safetensors.numpy import load_file, save_file
 
 from engine.errors import MediaError
 from engine.models.speech import FRAME_SAMPLES, RATE_HZ
-from training.data import load_track, read_manifest, track_path
-from training.phonemes import load_spoken
+from training.data.clips import load_track, read_manifest, track_path
+from training.speech.phonemes import load_spoken
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def _decode(path: Path) -> np.ndarray:
 
 def known_sounds(data: Path, runs: Path) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
     """Names of all sounds that can be taught, and how to read them, as `_decode` does: the clips that were tracked, the
-    files of `speech.csv`, and the training sentences of `training.phonemes`."""
+    files of `speech.csv`, and the training sentences of `training.speech.phonemes`."""
     for clip in read_manifest(data):
         if clip.kind != "real_silent" and (path := track_path(runs, clip)).exists():
             yield clip.name, partial(lambda path: load_track(path).pcm, path)

@@ -1,7 +1,7 @@
 """Train speech -> lower face (§3.1) on the small encoder's features, made under the live windows.
 
-Each clip's sound is moved to its picture first (see `training.offsets`), and silence with a closed mouth is put around
-it, so that the lips close and hold still when nobody speaks.
+The sound of each clip is first moved to its picture (see `training.geometry.offsets`). Silence with a closed mouth is
+put around it, so that the lips close and hold still in silence.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch import Tensor
 from engine.models.morphable import MorphableModel, mouth_opening
 from engine.models.speech import FRAME_SAMPLES, SpeechConfig, SpeechEncoder, extract
 from engine.models.weights import fingerprint, load, load_face_model, save
-from training.lips import Corpus, Example, Item, fit_generator, load_examples
-from training.offsets import Offset, find_offsets
-from training.phonemes import BILABIALS, OPEN_VOWELS, load_spoken, speak_all
+from training.geometry.loss import Corpus, Example, Item, fit_generator, load_examples
+from training.geometry.offsets import Offset, find_offsets
+from training.speech.phonemes import BILABIALS, OPEN_VOWELS, load_spoken, speak_all
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def heard_items(
 
 
 def spoken_items(runs: Path, speech: Path, components: int) -> list[Item]:
-    """The training sentences of `training.phonemes` as the encoder in `speech` hears them; kept in `runs/heard`."""
+    """The training sentences of `training.speech.phonemes` as items; kept in `runs/heard`."""
     folder = runs / "heard" / fingerprint(speech)
     encoder = load(SpeechEncoder, SpeechConfig, speech)
     items = []

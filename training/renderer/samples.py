@@ -16,7 +16,7 @@ from engine.models.morphable import CROP_PX, MorphableModel, mouth_opening
 from engine.models.renderer import RendererConfig
 from engine.paint.align import Aligner, Reference, Shape, Target
 from engine.paint.window import GRID, Window
-from training.data import Clip, crops_path, fit_path, load_fit
+from training.data.clips import Clip, crops_path, fit_path, load_fit
 
 CANDIDATES = 20  # random frames of which the lip references of a training sample are the nearest
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.errors import MediaError
-from training.data import COLUMNS, read_manifest
+from training.data.clips import COLUMNS, read_manifest
 
 ROW = {
     "file": "clips/a.mp4",

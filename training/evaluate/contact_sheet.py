@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.models.renderer import DualAttentionRenderer
-from training.faces import Sample
+from training.renderer.samples import Sample
 
 CELL_WIDTH, CELL_HEIGHT = 180, 144
 STRIP_HEIGHT = 48

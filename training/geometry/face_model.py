@@ -19,7 +19,7 @@ from engine.models.morphable import (
     VERTICES,
     MorphableModel,
 )
-from training.data import load_track, read_manifest, track_path
+from training.data.clips import load_track, read_manifest, track_path
 
 log = logging.getLogger(__name__)
 

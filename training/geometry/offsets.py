@@ -22,8 +22,8 @@ from engine.models.geometry import GeometryGenerator
 from engine.models.morphable import LIPS_INNER, LIPS_OUTER, MorphableModel
 from engine.models.speech import SpeechConfig
 from engine.models.weights import load_face_model
-from training.lips import Corpus, Example, Item, fit_generator, load_examples, predict
-from training.teacher import load_utterance, reduce_teacher, teacher_path
+from training.geometry.loss import Corpus, Example, Item, fit_generator, load_examples, predict
+from training.speech.teacher import load_utterance, reduce_teacher, teacher_path
 
 log = logging.getLogger(__name__)
 

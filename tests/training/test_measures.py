@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from engine.models.morphable import LIPS_INNER
-from training.adversary import Judges, convincing_loss, judging_loss
-from training.quality import EYES_AND_NOSE, Identity, frechet, mouth_cavity, psnr, sharpness, ssim, teeth
+from training.evaluate.measures import EYES_AND_NOSE, Identity, frechet, mouth_cavity, psnr, sharpness, ssim, teeth
+from training.renderer.adversary import Judges, convincing_loss, judging_loss
 
 RNG = np.random.default_rng(0)
 TRUTH = cv2.GaussianBlur(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8), (0, 0), 1.5)
@@ -46,9 +46,9 @@ def test_teeth_are_what_is_bright_and_colourless_between_the_lips():
 
 
 def test_the_frechet_distance_of_gaussians():
-    one, other = RNG.normal(0, 1, (4000, 6)), RNG.normal(0, 1, (4000, 6)) * 2 + 3
+    one, other = RNG.normal(0, 1, (800, 6)), RNG.normal(0, 1, (800, 6)) * 2 + 3
     assert frechet(one, one) == pytest.approx(0, abs=1e-6)
-    assert frechet(other, one) == pytest.approx(6 * (9 + 1), rel=0.05)
+    assert frechet(other, one) == pytest.approx(6 * (9 + 1), rel=0.1)
     few = RNG.normal(0, 1, (5, 40))  # fewer samples than features
     assert frechet(few + 1, few) == pytest.approx(40)
 

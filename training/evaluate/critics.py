@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training.lips import Example, GeometryLoss, Item
-from training.loop import Run
+from training.geometry.loss import Example, GeometryLoss, Item
+from training.optimisation import Run
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,9 @@
-"""The quality gate: can an avatar be made from this clip, from which part of it, and what will it cost? No I/O."""
+"""The assessment of a clip: whether an avatar can be made from it, from which stretch, and with which flaws. No I/O."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -28,8 +29,8 @@ MIN_FRAMES = 2 * FPS
 GOOD_FRAMES = 10 * FPS
 MIN_FACE_PX, GOOD_FACE_PX = 120, 180
 MAX_YAW_DEG, GOOD_YAW_DEG = 45.0, 30.0
-RIVAL_SHARE = 0.55  # a second face this high beside the first is a second speaker, a smaller one a passer-by
-RIVAL_FRAMES_SHARE = 0.25  # of the clip with a second speaker: then nobody can tell whose avatar is wanted
+RIVAL_SHARE = 0.55  # of the first face's height: a second face this high is a second speaker, a lower one a passer-by
+RIVAL_FRAMES_SHARE = 0.25  # of the clip with a second speaker: it is unclear whose avatar is wanted
 CUT_CHANGE = 0.25  # share of the colours that change at a cut; camera and head motion stay below 0.16
 JUMP = 0.12  # face heights between two frames, with the whole picture changing at once: a cut inside one scene
 MIN_SHARPNESS = 50.0  # compressed video conferences reach 60 to 100
@@ -38,20 +39,24 @@ OPEN_RANGE = 0.045  # model units between the closed and the open mouth; people 
 CLOSED = 0.05  # model units; lips that touch measure below 0.02
 
 
+PROBLEMS = ("no face", "several", "small", "yaw")  # why a frame cannot be used
+
+
 @dataclass(frozen=True)
 class Remark:
-    """Something that will be seen in the avatar: what was found, what it costs and how to do better."""
+    """A flaw of the clip that the avatar will show: the finding, its effect and the remedy."""
 
     code: str
     text: str
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The stretch `use` of the clip that the avatar is made from, and how good it is.
+class Assessment:
+    """The stretch `use` of the clip that the avatar is made from, and its figures.
 
-    shots: the uninterrupted shots of the clip.  yaw_deg, opening [n]: over the stretch, canonical mouth opening in
-    model units, NaN without a face.  problem [T]: what keeps each frame of the clip out, `` where nothing does.
+    shots: the uninterrupted shots of the clip.  problem [T]: for each frame of the clip one of PROBLEMS, or ``.
+    yaw_deg [n], opening [n]: head yaw and canonical mouth opening (model units) over the stretch, NaN without a face.
+    face_px (pixels of the source), sharpness, brightness (as in Scan): medians over the stretch.
     """
 
     use: slice
@@ -70,7 +75,10 @@ class Verdict:
 
 
 def yaw_and_opening(scan: Scan, model: MorphableModel) -> tuple[np.ndarray, np.ndarray]:
-    """Head yaw in degrees (to the viewer's right is positive) and canonical mouth opening, [T] each, NaN unseen."""
+    """Head yaw in degrees (to the viewer's right is positive) and canonical mouth opening (model units), [T] each.
+
+    NaN where there is no face.
+    """
     yaw, opening = np.full((2, len(scan)), np.nan, np.float32)
     found = scan.landmarks.found
     if found.any():
@@ -100,11 +108,12 @@ def find_shots(scan: Scan) -> tuple[slice, ...]:
 
 
 def _problems(scan: Scan, shots: tuple[slice, ...], yaw: np.ndarray, source_scale: float) -> np.ndarray:
+    """For each frame [T] one of PROBLEMS, or ``."""
     height = face_height(scan.landmarks.points) * source_scale
     problem = np.full(len(scan), "", dtype="U8")
     for shot in shots:
-        seen = height[shot][~np.isnan(height[shot])]
-        if len(seen) and np.median(seen) < MIN_FACE_PX:
+        heights = height[shot][~np.isnan(height[shot])]
+        if len(heights) and np.median(heights) < MIN_FACE_PX:
             problem[shot] = "small"
     with np.errstate(invalid="ignore"):
         rival = scan.second_px * source_scale > RIVAL_SHARE * height
@@ -117,11 +126,11 @@ def _problems(scan: Scan, shots: tuple[slice, ...], yaw: np.ndarray, source_scal
 
 def assess(
     scan: Scan, model: MorphableModel, *, source_scale: float = 1.0, max_frames: int = 10**9, has_audio: bool = True
-) -> Verdict:
-    """Choose the longest stretch of one shot in which one face is well seen.
+) -> Assessment:
+    """Choose the longest stretch of one shot that shows one face well, at most `max_frames` long.
 
-    `source_scale`: pixels of the source per pixel of the scan. Raises a FaceError or ClipTooShortError that says
-    where and what to do if no such stretch of two seconds exists.
+    `source_scale`: pixels of the source per pixel of the scan. Raises FaceError or ClipTooShortError, with the place
+    and the remedy, where no such stretch lasts MIN_FRAMES.
     """
     if len(scan) < MIN_FRAMES:
         raise ClipTooShortError(
@@ -137,11 +146,11 @@ def assess(
         runs.append(slice(shot.start + run.start, shot.start + run.stop))
     use = max(runs, key=lambda run: run.stop - run.start)
     if use.stop - use.start < MIN_FRAMES:
-        raise _too_little(problem, shots, use)
+        raise _too_short(problem, shots, use)
     if use.stop - use.start > max_frames:  # the last frame must show the face, as the end of a run does
         use = slice(use.start, use.start + int(np.flatnonzero(scan.landmarks.found[use][:max_frames])[-1]) + 1)
     height = face_height(scan.landmarks.points[use]) * source_scale
-    verdict = Verdict(
+    assessment = Assessment(
         use=use,
         shots=shots,
         problem=problem,
@@ -152,8 +161,8 @@ def assess(
         brightness=float(np.nanmedian(scan.brightness[use])),
         remarks=(),
     )
-    remarks = [*_clip_remarks(verdict, scan, max_frames, has_audio), *_look_remarks(verdict)]
-    return Verdict(**{**vars(verdict), "remarks": tuple(remarks)})
+    remarks = (*_clip_remarks(assessment, scan, max_frames, has_audio), *_look_remarks(assessment))
+    return replace(assessment, remarks=remarks)
 
 
 def _first_s(mask: np.ndarray) -> float:
@@ -165,8 +174,8 @@ def _share(mask: np.ndarray) -> str:
 
 
 def _refuse_if_mostly(problem: np.ndarray, scan: Scan, yaw: np.ndarray, source_scale: float) -> None:
-    """Refuse a clip whose main content is the problem, even if a scrap of it might do."""
-    missing, several, small, turned = (problem == code for code in ("no face", "several", "small", "yaw"))
+    """Refuse a clip that mostly has a problem, even if a short stretch of it is good."""
+    missing, several, small, turned = (problem == code for code in PROBLEMS)
     if missing.mean() > 0.9:
         where = "any frame" if missing.all() else _share(missing)
         raise NoFaceError(
@@ -194,10 +203,10 @@ def _refuse_if_mostly(problem: np.ndarray, scan: Scan, yaw: np.ndarray, source_s
         )
 
 
-def _too_little(problem: np.ndarray, shots: tuple[slice, ...], use: slice) -> MediaError:
-    """The error of what most often interrupts the clip; of its cuts if the face is mostly well seen."""
-    found = (
-        f"the longest uninterrupted stretch with one well seen face lasts {(use.stop - use.start) / FPS:.2f} s, "
+def _too_short(problem: np.ndarray, shots: tuple[slice, ...], use: slice) -> MediaError:
+    """The error of the most frequent problem; of the cuts if most frames have no problem."""
+    longest = (
+        f"the longest uninterrupted stretch with one well visible face lasts {(use.stop - use.start) / FPS:.2f} s, "
         f"at least {MIN_FRAMES / FPS:.0f} s are needed"
     )
     errors: dict[str, tuple[type[FaceError], str]] = {
@@ -209,81 +218,69 @@ def _too_little(problem: np.ndarray, shots: tuple[slice, ...], use: slice) -> Me
     worst = max(errors, key=lambda code: int((problem == code).sum()))
     mask = problem == worst
     if mask.mean() > 0.1:
-        kind, what = errors[worst]
-        return kind(f"{found}; {what} {_share(mask)}: cut or film the clip without that", at_s=_first_s(mask))
+        error, finding = errors[worst]
+        return error(f"{longest}; {finding} {_share(mask)}: cut or film the clip without that", at_s=_first_s(mask))
     cuts = ", ".join(f"{shot.start / FPS:.2f}" for shot in shots[1:6])
     return ClipTooShortError(
-        f"{found}; the clip is cut at {cuts} s: use one continuous shot" if cuts else f"{found}; use a longer shot",
+        f"{longest}; the clip is cut at {cuts} s: use one continuous shot" if cuts else f"{longest}; use a longer shot",
         at_s=use.start / FPS,
     )
 
 
-def _clip_remarks(verdict: Verdict, scan: Scan, max_frames: int, has_audio: bool) -> list[Remark]:
-    use, length = verdict.use, len(scan)
-    out = []
+def _clip_remarks(assessment: Assessment, scan: Scan, max_frames: int, has_audio: bool) -> Iterator[Remark]:
+    """Remarks on the length of the clip, its sound and other people in it."""
+    use, length = assessment.use, len(scan)
     if use.stop - use.start < 0.95 * length:
-        why = {code: float((verdict.problem == code).mean()) for code in ("no face", "several", "small", "yaw")}
-        reasons = [f"{code} in {100 * share:.0f} %" for code, share in why.items() if share >= 0.01]
-        if len(verdict.shots) > 1:
-            reasons.insert(0, "cuts at " + ", ".join(f"{shot.start / FPS:.2f} s" for shot in verdict.shots[1:6]))
-        if use.stop - use.start > max_frames - 4:
-            reasons.append(f"no more than {max_frames / FPS:.0f} s are kept")
-        text = (
-            f"{use.start / FPS:.2f} to {use.stop / FPS:.2f} s of {length / FPS:.2f} s are used ({'; '.join(reasons)})"
-        )
-        out.append(Remark("part", text))
+        reasons = "; ".join(_reasons(assessment, max_frames))
+        text = f"{use.start / FPS:.2f} to {use.stop / FPS:.2f} s of {length / FPS:.2f} s are used ({reasons})"
+        yield Remark("part", text)
     if use.stop - use.start < GOOD_FRAMES:
-        out.append(
-            Remark(
-                "short",
-                f"{verdict.usable_s:.1f} s are few: the loop is noticed and mouth shapes are missing; film 15 to 60 s",
-            )
-        )
+        seconds = f"only {assessment.usable_s:.1f} s are used"
+        yield Remark("short", f"{seconds}: the loop shows and some mouth shapes are missing; film 15 to 60 s")
     if not has_audio:
-        out.append(
-            Remark("silent", "the clip has no sound: if the speaker does not talk, there is no speaking style to learn")
-        )
-    small = (scan.second_px[use] > 0).mean()
-    if small > 0.02:
-        text = f"another, smaller face is seen in {100 * small:.0f} % of the frames; it will move on behind the avatar"
-        out.append(Remark("bystander", text))
-    return out
+        text = "the clip has no sound: if the speaker does not talk, there is no speaking style to learn"
+        yield Remark("silent", text)
+    bystander = (scan.second_px[use] > 0).mean()
+    if bystander > 0.02:
+        share = f"another, smaller face is seen in {100 * bystander:.0f} % of the frames"
+        yield Remark("bystander", f"{share}; it will go on moving behind the avatar")
 
 
-def _look_remarks(verdict: Verdict) -> list[Remark]:
-    out = []
-    low, high = np.nanpercentile(verdict.opening, [3, 97])
+def _reasons(assessment: Assessment, max_frames: int) -> Iterator[str]:
+    """Why only a part of the clip is used."""
+    if len(assessment.shots) > 1:
+        yield "cuts at " + ", ".join(f"{shot.start / FPS:.2f} s" for shot in assessment.shots[1:6])
+    for code in PROBLEMS:
+        share = float((assessment.problem == code).mean())
+        if share >= 0.01:
+            yield f"{code} in {100 * share:.0f} %"
+    if assessment.use.stop - assessment.use.start > max_frames - 4:
+        yield f"no more than {max_frames / FPS:.0f} s are kept"
+
+
+def _look_remarks(assessment: Assessment) -> Iterator[Remark]:
+    """Remarks on the mouth, the size, the sharpness, the light and the pose of the face."""
+    low, high = np.nanpercentile(assessment.opening, [3, 97])
     if high - low < OPEN_RANGE:
-        out.append(
-            Remark(
-                "mouth-still",
-                "the mouth hardly opens: teeth and tongue will be guessed; let the speaker talk or read aloud",
-            )
-        )
+        text = "the mouth hardly opens: teeth and tongue will be guessed; let the speaker talk or read aloud"
+        yield Remark("mouth-still", text)
     if low > CLOSED:
-        out.append(
-            Remark(
-                "mouth-open", "the lips never close: the resting mouth is guessed; let the speaker pause now and then"
-            )
+        text = "the lips never close: the resting mouth is guessed; let the speaker pause now and then"
+        yield Remark("mouth-open", text)
+    if assessment.face_px < GOOD_FACE_PX:
+        height = f"the face is {assessment.face_px:.0f} px high"
+        yield Remark("small", f"{height}: below {GOOD_FACE_PX} px teeth and lips look soft; film closer")
+    if assessment.sharpness < MIN_SHARPNESS:
+        measure = f"sharpness {assessment.sharpness:.0f}, good from {MIN_SHARPNESS:.0f}"
+        yield Remark(
+            "blur", f"the face is blurred ({measure}): the mouth will look just as soft; hold the camera still"
         )
-    if verdict.face_px < GOOD_FACE_PX:
-        text = (
-            f"the face is {verdict.face_px:.0f} px high; below {GOOD_FACE_PX} px teeth and lips look soft: film closer"
-        )
-        out.append(Remark("small", text))
-    if verdict.sharpness < MIN_SHARPNESS:
-        text = (
-            f"the face is blurred ({verdict.sharpness:.0f}, good from {MIN_SHARPNESS:.0f}): the mouth will be as soft"
-        )
-        out.append(Remark("blur", text))
-    if verdict.brightness < MIN_BRIGHTNESS:
-        out.append(
-            Remark("dark", "the face is dark: noise will flicker around the mouth; use more light from the front")
-        )
-    if verdict.brightness > MAX_BRIGHTNESS:
-        out.append(Remark("bright", "the face is overexposed: skin and teeth have no detail left; use less light"))
-    turn = float(np.nanpercentile(np.abs(verdict.yaw_deg), 95))
+    if assessment.brightness < MIN_BRIGHTNESS:
+        text = "the face is dark: noise will flicker around the mouth; use more light from the front"
+        yield Remark("dark", text)
+    if assessment.brightness > MAX_BRIGHTNESS:
+        yield Remark("bright", "the face is overexposed: skin and teeth have no detail left; use less light")
+    turn = float(np.nanpercentile(np.abs(assessment.yaw_deg), 95))
     if turn > GOOD_YAW_DEG:
-        text = f"the head turns up to {turn:.0f}°: beyond {GOOD_YAW_DEG:.0f}° the far corner of the mouth is less exact"
-        out.append(Remark("yaw", text))
-    return out
+        limit = f"beyond {GOOD_YAW_DEG:.0f}° the far corner of the mouth is less exact"
+        yield Remark("yaw", f"the head turns up to {turn:.0f}°: {limit}; film the speaker from the front")

@@ -14,9 +14,9 @@ from engine.models.renderer import CELL_PX, DualAttentionRenderer, References
 from engine.paint.align import Aligner, Reference, Shape
 from engine.paint.painter import FittedVideo, Painter
 from engine.paint.window import Window
-from training.faces import ClipFaces
-from training.perceptual import Lpips
-from training.quality import signed
+from training.evaluate.measures import signed
+from training.renderer.lpips import Lpips
+from training.renderer.samples import ClipFaces
 
 RUN_FRAMES = 8
 BANK = 25

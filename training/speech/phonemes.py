@@ -120,7 +120,7 @@ class Kokoro:
         self._voices = folder / "voices"
         for path in (folder / "kokoro.onnx", folder / "config.json", self._voices):
             if not path.exists():
-                raise MediaError(f"{path}: not found; training/phonemes.py says what the folder has to hold")
+                raise MediaError(f"{path}: not found; training/speech/phonemes.py says what the folder has to hold")
         # Serialised messages merge when they are joined: ModelProto.graph (7) gets one more output (12) by name (1).
         model = (folder / "kokoro.onnx").read_bytes() + _field(7, _field(12, _field(1, DURATIONS.encode())))
         options = onnxruntime.SessionOptions()

@@ -13,8 +13,8 @@ from engine.models.morphable import load_face_model
 from engine.models.renderer import CELL_PX, RendererConfig
 from engine.paint.align import Aligner
 from precompute.fit import FaceFit
-from training.data import Clip, crops_path, fit_path, save_crops, save_fit
-from training.faces import (
+from training.data.clips import Clip, crops_path, fit_path, save_crops, save_fit
+from training.renderer.samples import (
     Augmentation,
     ClipFaces,
     Sample,
