@@ -1,4 +1,4 @@
-"""What every training run shares: learning rate, moving average of the weights, checkpoint and resume."""
+"""One optimisation of a network: learning rate, moving average of the weights, checkpoint and resume."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ log = logging.getLogger(__name__)
 Module = TypeVar("Module", bound=nn.Module)
 
 
-class Run(Generic[Module]):
-    """One optimisation of `module` that can be stopped at any time: `for step in run.steps(): ...; run.update(loss)`.
+class Optimisation(Generic[Module]):
+    """Optimises `module` with AdamW; it can be stopped at any time and resumes from its checkpoint.
 
-    The checkpoint is written every `save_every_s` seconds and at the end; a run whose checkpoint exists goes on from
-    there. `average` is the exponential moving average of the weights, the one to keep.
+        for step in optimisation.steps():
+            optimisation.update(loss)
+
+    The checkpoint is written every `save_every_s` seconds and at the end. `average`, the exponential moving average of
+    the weights, is the result.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class Run(Generic[Module]):
             self.step = stored["step"]
 
     def steps(self) -> Iterator[int]:
-        """The steps still to do; the caller computes a loss in each and gives it to `update`."""
+        """The remaining steps. In each, the caller computes a loss and passes it to `update`."""
         saved_at = time.monotonic()
         self.module.train()
         while self.step < self._total:
@@ -64,7 +67,7 @@ class Run(Generic[Module]):
         self.save()
 
     def update(self, loss: torch.Tensor) -> None:
-        """One step of AdamW at the rate of a linear warm-up and a cosine to 2 %, gradients clipped to norm 1."""
+        """One step. The rate warms up linearly and falls as a cosine to 2 %; gradients are clipped to norm 1."""
         warm = min(1.0, (self.step + 1) / self._warmup_steps)
         cosine = 0.51 + 0.49 * math.cos(math.pi * min(1.0, self.step / self._total))
         for group in self._optimiser.param_groups:

@@ -43,10 +43,10 @@ def test_an_empty_table_lacks_every_column(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "found"), [("3.5,", "invalid literal"), ("long,210", "'long'"), ("3.5", "has no face_px")]
+    ("text", "problem"), [("3.5,", "invalid literal"), ("long,210", "'long'"), ("3.5", "has no face_px")]
 )
-def test_a_row_that_cannot_be_read_is_named_with_its_line(tmp_path, text, found):
+def test_a_row_that_cannot_be_read_is_named_with_its_line(tmp_path, text, problem):
     values = ",".join([*list(ROW.values())[:-2], text])
     (tmp_path / "manifest.csv").write_text(f"{','.join(ROW)}\n{values}\n")
-    with pytest.raises(MediaError, match=f"line 2: .*{found}"):
+    with pytest.raises(MediaError, match=f"line 2: .*{problem}"):
         read_manifest(tmp_path)

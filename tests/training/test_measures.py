@@ -1,4 +1,4 @@
-"""Figures of image quality: perfect for the truth, worse for what is worse."""
+"""Measures of images are best for the truth and fall with noise and blur."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_teeth_are_what_is_bright_and_colourless_between_the_lips():
     mesh[list(LIPS_INNER), :2] = 32 + 12 * np.stack([np.cos(angles), np.sin(angles)], 1)
     image = np.full((64, 64, 3), (150, 60, 60), np.uint8)
     image[20:32] = (230, 225, 210)
-    found = teeth(image, mouth_cavity(mesh, 64))
-    assert found[28, 32] and not found[40, 32] and not found[28, 5]
+    mask = teeth(image, mouth_cavity(mesh, 64))
+    assert mask[28, 32] and not mask[40, 32] and not mask[28, 5]
 
 
 def test_the_frechet_distance_of_gaussians():
@@ -62,8 +62,8 @@ def test_judges_learn_to_tell_soft_from_sharp_and_their_gradient_reaches_the_pic
     for _ in range(60):
         sharp = torch.rand(4, 3, 32, 32) * 0.2
         soft = torch.nn.functional.avg_pool2d(sharp, 3, 1, 1)
-        truth, made = (judges(x, pncc, x, pncc) for x in (sharp, soft))
-        losses.append(judging_loss(truth, made))
+        truth, rendered = (judges(x, pncc, x, pncc) for x in (sharp, soft))
+        losses.append(judging_loss(truth, rendered))
         optimiser.zero_grad()
         losses[-1].backward()
         optimiser.step()

@@ -35,7 +35,7 @@ def model():
     return load_face_model()
 
 
-def made_up_clip(runs, model, name="p001_001", identity="p001"):
+def synthetic_clip(runs, model, name="p001_001", identity="p001"):
     """A clip whose every crop has a grey level of its own and a mouth that opens and closes."""
     rng = np.random.default_rng(len(name))
     beta = np.zeros((FRAMES, len(model.expression_basis)), np.float32)
@@ -68,7 +68,7 @@ def made_up_clip(runs, model, name="p001_001", identity="p001"):
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory, model):
-    return made_up_clip(tmp_path_factory.mktemp("runs"), model)
+    return synthetic_clip(tmp_path_factory.mktemp("runs"), model)
 
 
 def levels(pixels):
@@ -83,8 +83,8 @@ def test_rows_are_the_frames_that_have_crops(faces):
 
 def test_neighbours_begin_with_the_base_frame_and_leave_the_target_out(faces):
     assert neighbours(faces, 5, 4, excluded=[9])[0] == 5
-    found = neighbours(faces, 5, 4, excluded=[5])
-    assert 5 not in found and sorted(found) == [3, 4, 6, 7]
+    others = neighbours(faces, 5, 4, excluded=[5])
+    assert 5 not in others and sorted(others) == [3, 4, 6, 7]
 
 
 def test_the_bank_is_sorted_by_opening_and_keeps_its_distance(faces):
@@ -94,7 +94,7 @@ def test_the_bank_is_sorted_by_opening_and_keeps_its_distance(faces):
     assert len(sorted_bank(faces, 100, target=6, gap=0)) == len(faces) - 1
 
 
-def test_a_sample_shows_the_references_it_was_asked_for(faces, model):
+def test_a_sample_shows_the_chosen_references(faces, model):
     sample = SampleMaker(model, CONFIG).make(faces, [6], [7, 5, 8], [1, 2, 3, 9], None, 2)[0]
     height, width = CONFIG.face_rows * CELL_PX, CONFIG.face_columns * CELL_PX
     assert sample.pncc.shape == sample.truth.shape == sample.base.shape == (3, height, width)
@@ -107,7 +107,7 @@ def test_a_sample_shows_the_references_it_was_asked_for(faces, model):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_target_is_never_among_its_references(faces, model, tmp_path, seed):
-    other = made_up_clip(tmp_path, model, "p002_0001", "p002")
+    other = synthetic_clip(tmp_path, model, "p002_0001", "p002")
     sampler = TrainingSampler([faces, other], SampleMaker(model, CONFIG), np.random.default_rng(seed), near=3, lips=4)
     for _ in range(4):
         pair = sampler.draw()

@@ -1,4 +1,4 @@
-"""The clips of a data folder and where their prepared tracks lie."""
+"""The clips of a data folder, and their tracks, fits and crops in the folder of runs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Clip:
     """One row of `manifest.csv`, which has the columns COLUMNS.
 
     `path`: the column `file`, relative to the manifest's folder; `kind`: real, generated or real_silent; `identity`:
-    any name for the person; `split`: train or val, by identity; `source`: any name for the collection; `language`: any
-    code; `duration_s`: seconds; `face_px`: height of the face in whole pixels.
+    any name for the person; `split`: train or val, the same for all clips of a person; `source`: any name for the
+    collection; `language`: any code; `duration_s`: seconds; `face_px`: height of the face in whole pixels.
     """
 
     path: Path
@@ -39,7 +39,7 @@ class Clip:
 
 
 def read_manifest(data: Path) -> list[Clip]:
-    """The clips that `manifest.csv` under `data` lists. Raises MediaError where it lacks a column or a number."""
+    """The clips in `data`/manifest.csv. Raises MediaError for a missing file, column or number."""
     table = data / "manifest.csv"
     if not table.is_file():
         raise MediaError(f"{table}: not found; give --data a folder with manifest.csv and the clips it lists")
@@ -108,7 +108,7 @@ def crops_path(runs: Path, clip: Clip) -> Path:
 
 
 def save_crops(path: Path, crops: np.ndarray, index: np.ndarray) -> None:
-    """crops [n, 256, 256, 3] uint8 and the rows of the clip's fit that they belong to, index [n]."""
+    """Write crops [n, 256, 256, 3] uint8 and their rows in the clip's fit, index [n]."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     save_file({"crops": crops, "index": index}, temporary)
@@ -116,7 +116,7 @@ def save_crops(path: Path, crops: np.ndarray, index: np.ndarray) -> None:
 
 
 def save_fit(path: Path, fit: FaceFit, start: int) -> None:
-    """`start`: the frame of the clip that the fit's first row belongs to."""
+    """Write the fit of a stretch that begins at frame `start` of the clip."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{path.name}.tmp")
     save_file({**vars(fit), "start": np.array([start])}, temporary)

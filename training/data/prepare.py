@@ -1,4 +1,4 @@
-"""What training reads, made once per clip: landmarks with 16 kHz sound, the fit, and crops for the renderer."""
+"""Preparation, once per clip: landmarks with 16 kHz sound, the fit, and crops for the renderer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from training.data.clips import (
 
 MIN_FRAMES = 15
 MIN_FACE_PX = 100  # smaller faces teach the renderer to blur
-RUN_FRAMES = 24
+STRETCH_FRAMES = 24
 FRAMES_PER_CLIP = 96
 FRAMES_PER_IDENTITY = 144
 
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 def _prepare_clip(clip: Clip, target: Path) -> str | None:
-    """Track one clip; the reason if it cannot be used."""
+    """Track one clip; returns why it cannot be used, or None."""
     try:
         landmarks = track(read_frames(clip.path))
         sound = None if clip.kind == "real_silent" else read_audio(clip.path, 16_000)
@@ -52,13 +52,13 @@ def _prepare_clip(clip: Clip, target: Path) -> str | None:
 
 
 def _fit_clip(source: Path, target: Path) -> str | None:
-    """Fit the face model to one tracked clip; the reason if it cannot be used."""
+    """Fit the face model to one tracked clip; returns why it cannot be used, or None."""
     torch.set_num_threads(1)
     track = load_track(source)
-    run = longest_run(track.found)
-    if run.stop - run.start < MIN_FRAMES:
-        return f"only {run.stop - run.start} frames in a row show a face; expected {MIN_FRAMES}"
-    save_fit(target, fit(fill_gaps(track.points[run]), load_face_model()), run.start)
+    stretch = longest_run(track.found)
+    if stretch.stop - stretch.start < MIN_FRAMES:
+        return f"only {stretch.stop - stretch.start} frames in a row show a face; expected {MIN_FRAMES}"
+    save_fit(target, fit(fill_gaps(track.points[stretch]), load_face_model()), stretch.start)
     return None
 
 
@@ -74,12 +74,12 @@ def fit_tracks(data: Path, runs: Path, *, processes: int) -> None:
 
 
 def _crop_frames(count: int, limit: int) -> np.ndarray:
-    """Which of `count` frames to keep: all, or runs of RUN_FRAMES spread evenly."""
+    """Which of `count` frames to keep: all, or stretches of STRETCH_FRAMES spread evenly, about `limit` frames."""
     if count <= limit:
         return np.arange(count)
-    runs = max(1, limit // RUN_FRAMES)
-    starts = np.linspace(0, count - RUN_FRAMES, runs).astype(int)
-    return np.unique(starts[:, None] + np.arange(RUN_FRAMES))
+    stretches = max(1, limit // STRETCH_FRAMES)
+    starts = np.linspace(0, count - STRETCH_FRAMES, stretches).astype(int)
+    return np.unique(starts[:, None] + np.arange(STRETCH_FRAMES))
 
 
 def _crop_clip(clip: Clip, fit_file: Path, target: Path, limit: int) -> None:
@@ -91,14 +91,14 @@ def _crop_clip(clip: Clip, fit_file: Path, target: Path, limit: int) -> None:
 
 
 def cut_crops(data: Path, runs: Path, *, processes: int) -> None:
-    """Write `runs/crops/*.safetensors` for the renderer: some runs of frames of every person."""
+    """Write `runs/crops/*.safetensors` for the renderer: stretches of frames of every person; resumes."""
     budget: dict[str, int] = {}
     jobs = []
     with ProcessPoolExecutor(processes) as pool:
         for clip in sorted(read_manifest(data), key=lambda clip: -clip.duration_s):
             source, target = fit_path(runs, clip), crops_path(runs, clip)
             left = budget.get(clip.identity, FRAMES_PER_IDENTITY)
-            if not source.exists() or clip.face_px < MIN_FACE_PX or left < RUN_FRAMES:
+            if not source.exists() or clip.face_px < MIN_FACE_PX or left < STRETCH_FRAMES:
                 continue
             limit = min(left, FRAMES_PER_CLIP)
             budget[clip.identity] = left - min(limit, int(clip.duration_s * 25))
@@ -109,7 +109,7 @@ def cut_crops(data: Path, runs: Path, *, processes: int) -> None:
 
 
 def prepare(data: Path, runs: Path, *, processes: int) -> None:
-    """Everything that training reads, made once: tracks, fits and crops; resumes where it was stopped."""
+    """Write tracks, fits and crops of all clips; resumes where it was stopped."""
     track_clips(data, runs, processes=processes)
     fit_tracks(data, runs, processes=processes)
     cut_crops(data, runs, processes=processes)

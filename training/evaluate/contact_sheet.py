@@ -1,4 +1,4 @@
-"""Rows of the contact sheet of an evaluation."""
+"""Pictures of an evaluation of the renderer: rows of a contact sheet."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ FINE_WIDTH, FINE_HEIGHT = 480, 384
 
 def sheet_row(images: list[np.ndarray], pncc: Tensor) -> np.ndarray:
     """uint8 images [h, w, 3] and the PNCC [3, h, w] side by side, all of one size: [144, 720, 3] for three images."""
-    drawn = (pncc * 255).byte().permute(1, 2, 0).numpy()
+    colours = (pncc * 255).byte().permute(1, 2, 0).numpy()
     size = (CELL_WIDTH, CELL_HEIGHT)
-    return np.concatenate([cv2.resize(np.ascontiguousarray(x), size) for x in (*images, drawn)], axis=1)
+    return np.concatenate([cv2.resize(np.ascontiguousarray(x), size) for x in (*images, colours)], axis=1)
 
 
 def fine_sheet(rows: list[list[np.ndarray]]) -> np.ndarray:
@@ -32,8 +32,11 @@ def fine_sheet(rows: list[list[np.ndarray]]) -> np.ndarray:
 
 @torch.inference_mode()
 def attention_strip(network: DualAttentionRenderer, sample: Sample) -> np.ndarray:
-    """Where three queries look: the middle of the mouth and its left corner among the lip references, the chin among
-    the face references. Each reference is shown as it was laid onto the target, its weight as a bar: [48, 720, 3]."""
+    """The attention of three queries: the middle of the mouth and its left corner over the lip references, the chin
+    over the face references. Each reference is shown as laid onto the target, with its weight as a bar.
+
+    Returns [48, 720, 3] uint8.
+    """
     geometry = network.geometry(sample.pncc[None])
     row, column = sample.lip_cell.tolist()
     rows, columns = sample.lip_difference.shape[-2:]

@@ -1,8 +1,8 @@
-"""Two small networks that judge lips and never make any, trained on the training people alone.
+"""Two small networks that judge lips, for evaluation only, trained on the training people.
 
-`SyncExpert` says whether lips and speech belong together, in the manner of SyncNet (Chung and Zisserman 2016): offset
-and confidence. `StyleExpert` says whose way of moving lips have: the encoder of StyleSim (§4.1), a transformer with
-attention pooling as in Sun et al. 2023.
+`SyncExpert` judges whether lips and speech are synchronous, by offset and confidence, in the manner of SyncNet (Chung
+and Zisserman 2016). `StyleExpert` recognises people by the motion of their lips: the encoder of StyleSim (§4.1), a
+transformer with attention pooling as in Sun et al. 2023.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from training.geometry.loss import Example, GeometryLoss, Item
-from training.optimisation import Run
+from training.geometry.corpus import Example, Item
+from training.geometry.loss import GeometryLoss
+from training.optimisation import Optimisation
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ SPREAD = 0.02  # model units: about the deviation of a lip vertex, so that input
 class SyncExpert(nn.Module):
     """Speech features [B, T, D] and lower-face offsets [B, T, V_low, 3] to unit vectors [B, T, 64] of five frames."""
 
+    lips: Tensor
+
     def __init__(self, features: int, lips: Tensor, width: int = 128) -> None:
         super().__init__()
         self.register_buffer("lips", lips)
@@ -37,16 +40,18 @@ class SyncExpert(nn.Module):
         self.sharpness = nn.Parameter(torch.tensor(2.0))
 
     def sound(self, features: Tensor) -> Tensor:
+        """Unit vectors [B, T, 64] of speech features [B, T, D]."""
         return nn.functional.normalize(self.hear(features.transpose(1, 2)), dim=1).transpose(1, 2)
 
     def picture(self, offsets: Tensor) -> Tensor:
+        """Unit vectors [B, T, 64] of lower-face offsets [B, T, V_low, 3]."""
         moving = (offsets - offsets.mean(1, keepdim=True))[:, :, self.lips].flatten(2) / SPREAD
         return nn.functional.normalize(self.see(moving.transpose(1, 2)), dim=1).transpose(1, 2)
 
     def loss(self, features: Tensor, offsets: Tensor, known: Tensor) -> Tensor:
-        """Each frame's sound has to choose its picture among those of its clip (InfoNCE), and the other way round.
+        """InfoNCE: the sound of each frame chooses its picture among those of the clip, and the other way round.
 
-        Neighbours are neither right nor wrong.
+        Neighbouring frames count neither as right nor as wrong.  known [B, T]: 0 or 1.
         """
         likeness = self.sound(features) @ self.picture(offsets).transpose(1, 2) * self.sharpness.exp()
         frames = likeness.shape[1]
@@ -59,14 +64,14 @@ class SyncExpert(nn.Module):
 
     @torch.inference_mode()
     def judge(self, features: Tensor, offsets: Tensor) -> tuple[int, float]:
-        """How many frames the lips [T, V_low, 3] lag the sound [T, D], and the confidence: the highest mean likeness
-        of all lags less the median one."""
+        """The lag of the lips [T, V_low, 3] behind the sound [T, D] in frames, and the confidence: the highest mean
+        likeness over all lags less the median one."""
         sound, picture = self.sound(features[None])[0], self.picture(offsets[None])[0]
         curve = []
         for lag in range(-MAX_LAG_FRAMES, MAX_LAG_FRAMES + 1):
-            heard = sound[max(0, -lag) : len(sound) - max(0, lag)]
-            seen = picture[max(0, lag) : len(picture) - max(0, -lag)]
-            curve.append(float((heard * seen).sum(-1).mean()))
+            early = sound[max(0, -lag) : len(sound) - max(0, lag)]
+            late = picture[max(0, lag) : len(picture) - max(0, -lag)]
+            curve.append(float((early * late).sum(-1).mean()))
         return int(np.argmax(curve)) - MAX_LAG_FRAMES, max(curve) - float(np.median(curve))
 
 
@@ -101,7 +106,7 @@ class StyleExpert(nn.Module):
         return nn.functional.normalize(self.leave((self.weigh(x).softmax(1) * x).sum(1)), dim=-1)
 
     def loss(self, first: Tensor, second: Tensor) -> Tensor:
-        """Two stretches [B, T, V_low, 3] of each of B people: each has to find its other half."""
+        """InfoNCE on two stretches [B, T, V_low, 3] of each of B people: each chooses the other of its person."""
         likeness = self(first) @ self(second).T * self.sharpness.exp()
         truth = torch.arange(len(likeness))
         return nn.functional.cross_entropy(likeness, truth) + nn.functional.cross_entropy(likeness.T, truth)
@@ -110,13 +115,15 @@ class StyleExpert(nn.Module):
 def sync_expert(
     items: list[Item], measure: GeometryLoss, lips: Tensor, checkpoint: Path, steps: int = 500
 ) -> SyncExpert:
-    """Train on the heard training clips; resumes from `checkpoint`."""
+    """Train on the items of the training clips; resumes from `checkpoint`."""
     torch.manual_seed(0)
-    run = Run(SyncExpert(items[0].features.shape[1], lips), checkpoint, steps=steps, learning_rate=1e-3)
-    rng = np.random.default_rng(run.step)
+    optimisation = Optimisation(
+        SyncExpert(items[0].features.shape[1], lips), checkpoint, steps=steps, learning_rate=1e-3
+    )
+    rng = np.random.default_rng(optimisation.step)
     long = [item for item in items if int(item.known.sum()) >= CROP_FRAMES]
     chance = np.array([len(item.beta) for item in long], np.float64) ** 0.5
-    for step in run.steps():
+    for step in optimisation.steps():
         crops = []
         for which in rng.choice(len(long), 24, p=chance / chance.sum()):
             first = int(rng.integers(0, len(long[which].beta) - CROP_FRAMES + 1))
@@ -124,17 +131,17 @@ def sync_expert(
         features, beta, known = (
             torch.stack([getattr(i, n)[s] for i, s in crops]) for n in ("features", "beta", "known")
         )
-        loss = run.module.loss(
+        loss = optimisation.module.loss(
             features + 0.3 * features.std() * torch.randn_like(features), measure.offsets(beta), known
         )
-        run.update(loss)
+        optimisation.update(loss)
         if step % 100 == 0:
             log.info("sync expert step %d loss %.3f (chance %.3f)", step, loss.item(), 2 * np.log(CROP_FRAMES - 2))
-    return run.average.eval()
+    return optimisation.average.eval()
 
 
 def style_expert(examples: list[Example], measure: GeometryLoss, checkpoint: Path, steps: int = 400) -> StyleExpert:
-    """Train on the expressions of the training people, from different clips of theirs where there are; resumes."""
+    """Train on the expressions of the training people, from different clips where a person has several; resumes."""
     torch.manual_seed(0)
     clips: dict[str, list[Tensor]] = defaultdict(list)
     for example in examples:
@@ -142,19 +149,19 @@ def style_expert(examples: list[Example], measure: GeometryLoss, checkpoint: Pat
             clips[example.clip.identity].append(example.beta)
     people = list(clips.values())
     vertices = measure.offsets(people[0][0][:1]).shape[1]
-    run = Run(StyleExpert(vertices), checkpoint, steps=steps, learning_rate=5e-4)
-    rng = np.random.default_rng(run.step)
-    for step in run.steps():
+    optimisation = Optimisation(StyleExpert(vertices), checkpoint, steps=steps, learning_rate=5e-4)
+    rng = np.random.default_rng(optimisation.step)
+    for step in optimisation.steps():
         halves: tuple[list[Tensor], list[Tensor]] = ([], [])
         for person in rng.choice(len(people), min(48, len(people)), replace=False):
-            for half, side in enumerate(halves):
+            for half, stretches in enumerate(halves):
                 beta = people[person][int(rng.integers(len(people[person])))]
                 middle = len(beta) // 2  # the two stretches never overlap
                 low, high = (0, middle) if half == 0 else (middle, len(beta))
                 first = int(rng.integers(low, high - STYLE_CROP_FRAMES + 1))
-                side.append(measure.offsets(beta[first : first + STYLE_CROP_FRAMES]))
-        loss = run.module.loss(torch.stack(halves[0]), torch.stack(halves[1]))
-        run.update(loss)
+                stretches.append(measure.offsets(beta[first : first + STYLE_CROP_FRAMES]))
+        loss = optimisation.module.loss(torch.stack(halves[0]), torch.stack(halves[1]))
+        optimisation.update(loss)
         if step % 100 == 0:
             log.info("style expert step %d loss %.3f (chance %.3f)", step, loss.item(), 2 * np.log(len(halves[0])))
-    return run.average.eval()
+    return optimisation.average.eval()

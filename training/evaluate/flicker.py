@@ -1,4 +1,4 @@
-"""How much a run of rendered pictures flickers, against the recording that it was made from."""
+"""Flicker of consecutive rendered frames, compared with the recording that they were rendered onto."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from training.evaluate.measures import signed
 from training.renderer.lpips import Lpips
 from training.renderer.samples import ClipFaces
 
-RUN_FRAMES = 8
+SEQUENCE_FRAMES = 8
 BANK = 25
 
 
 class _Network:
-    """The renderer alone, as a painter wants it."""
+    """The renderer with the interface that a painter needs."""
 
     def __init__(self, network: DualAttentionRenderer):
         self._network = network
@@ -35,24 +35,25 @@ class _Network:
 
 
 @dataclass(frozen=True)
-class Run:
-    """Frames in a row: crops [256, 256, 3] uint8 and the shapes that they show."""
+class Sequence:
+    """Consecutive frames: crops [256, 256, 3] uint8 and their shapes."""
 
     crops: list[np.ndarray]
     shapes: list[Shape]
 
 
-def driven_run(
-    network: DualAttentionRenderer, faces: ClipFaces, model: MorphableModel, frames: int = RUN_FRAMES
-) -> tuple[Run, Run]:
-    """A run of the clip with the mouths of another one, painted as the engine paints, and the same run as recorded."""
+def driven_sequence(
+    network: DualAttentionRenderer, faces: ClipFaces, model: MorphableModel, frames: int = SEQUENCE_FRAMES
+) -> tuple[Sequence, Sequence]:
+    """A stretch of the clip with the mouths of another one, painted as the engine paints, and the same stretch as
+    recorded."""
     starts = [i for i in range(len(faces) - frames) if faces.index[i + frames - 1] - faces.index[i] == frames - 1]
     base, mouth = starts[0], starts[-1]
     recorded = list(range(base, base + frames))
     far = [int(row) for row in np.argsort(faces.opening, kind="stable") if row not in recorded]
     bank = [far[i] for i in np.linspace(0, len(far) - 1, min(BANK, len(far))).round().astype(int)]
     box = torch.tensor([0, 0, CROP_PX], dtype=torch.int32)
-    footage = FittedVideo(
+    video = FittedVideo(
         read=faces.crop, alpha=faces.alpha, beta=faces.beta, pose=faces.poses, crop=box.expand(len(faces), 3)
     )
     references = Bank(
@@ -62,7 +63,7 @@ def driven_run(
         pose=faces.poses[bank],
         frames=torch.tensor(bank, dtype=torch.int32),
     )
-    painter, aligner = Painter(_Network(network), footage, references, model), Aligner(model)
+    painter, aligner = Painter(_Network(network), video, references, model), Aligner(model)
     painted, shapes = [], []
     for i, row in enumerate(recorded):
         lower = faces.canonical[mouth + i][model.lower]
@@ -71,27 +72,28 @@ def driven_run(
         vertices[model.lower] = lower
         shapes.append(aligner.shape(vertices, faces.neutral[row], faces.poses[row]))
     as_recorded = [aligner.shape(faces.canonical[row], faces.neutral[row], faces.poses[row]) for row in recorded]
-    return Run(painted, shapes), Run([faces.crop(row) for row in recorded], as_recorded)
+    return Sequence(painted, shapes), Sequence([faces.crop(row) for row in recorded], as_recorded)
 
 
 class Flicker:
-    """What changes from frame to frame of a run: in LPIPS over the pasted window, and in levels of 255 on the skin
-    around the lips, where with the motion of the mesh taken out nothing should."""
+    """The change from frame to frame: `temporal_lpips`, LPIPS over the pasted window, and `still_difference`, levels of
+    255 on the skin around the lips, which would be 0 for a recording without noise once the motion of the mesh is
+    removed."""
 
     def __init__(self, model: MorphableModel) -> None:
         self._aligner, self._lpips = Aligner(model), Lpips()
 
     @torch.inference_mode()
-    def __call__(self, run: Run) -> dict[str, float]:
+    def __call__(self, sequence: Sequence) -> dict[str, float]:
         lpips, still = [], []
         window: Window | None = None
-        for i in range(len(run.crops) - 1):
-            target = self._aligner.target(run.shapes[i], run.shapes[i])
+        for i in range(len(sequence.crops) - 1):
+            target = self._aligner.target(sequence.shapes[i], sequence.shapes[i])
             window = window or target.window
-            pair = [signed(crop[window.pixels])[None] for crop in run.crops[i : i + 2]]
+            pair = [signed(crop[window.pixels])[None] for crop in sequence.crops[i : i + 2]]
             lpips.append(float(self._lpips(*pair)))
-            here = signed(run.crops[i][target.window.pixels])
-            after = self._aligner.faces(target, [Reference(run.crops[i + 1], run.shapes[i + 1])]).pixels[0, 0]
+            here = signed(sequence.crops[i][target.window.pixels])
+            after = self._aligner.faces(target, [Reference(sequence.crops[i + 1], sequence.shapes[i + 1])]).pixels[0, 0]
             lips = np.kron(target.lip_mask > 0, np.ones((CELL_PX, CELL_PX), bool))
             skin = torch.from_numpy((target.paste_mask > 0.5) & ~lips & (target.coverage.triangle >= 0))
             still.append(float((after - here).abs().mean(0)[skin].mean()) * 127.5)

@@ -23,12 +23,12 @@ from training.data.clips import load_track, read_manifest, track_path
 
 log = logging.getLogger(__name__)
 
-LIP_WEIGHT = 3.0  # lips are a tenth of the vertices and most of what viewers look at
+LIP_WEIGHT = 3.0  # lips are a tenth of the vertices, and viewers look at them most
 FRAMES_PER_CLIP = 40
 FRAMES_PER_IDENTITY = 400
 
 
-def tessellation() -> np.ndarray:
+def _tessellation() -> np.ndarray:
     """Triangles [F, 3] of the face mesh: the 3-cliques of the edges that MediaPipe publishes."""
     from mediapipe.python.solutions.face_mesh_connections import FACEMESH_TESSELATION
 
@@ -45,8 +45,8 @@ def tessellation() -> np.ndarray:
     return np.array(sorted(cliques), np.int64)
 
 
-def cap(loop: tuple[int, ...]) -> list[tuple[int, int, int]]:
-    """Close an opening whose loop runs along the upper edge and back along the lower one, in strips."""
+def _cap(loop: tuple[int, ...]) -> list[tuple[int, int, int]]:
+    """Triangles that close an opening. Its `loop` runs along the upper edge and back along the lower one."""
     half = len(loop) // 2
     upper, lower = loop[: half + 1], (loop[0], *reversed(loop[half + 1 :]), loop[half])
     strips = []
@@ -58,21 +58,21 @@ def cap(loop: tuple[int, ...]) -> list[tuple[int, int, int]]:
     return strips
 
 
-def colour_codes(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Triangles with caps [F, 3] and their corner colours [F, 3, 3].
+def _colour_codes(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Triangles with caps [F, 3] and the colours of their corners [F, 3, 3], in [0, 1].
 
-    Skin carries its normalised mean coordinates with blue in [0.25, 1] (PNCC of Zhu et al. 2017); mouth cavity and
-    eyes carry (position along the opening, 0 at its upper and 1 at its lower edge, a blue of 0 or 0.12).
+    The colour of skin is its normalised mean position, with blue in [0.25, 1] (PNCC of Zhu et al. 2017). In the mouth
+    and the eyes red is the position along the opening, green 0 at its upper and 1 at its lower edge, blue 0 or 0.12.
     """
     low, high = mean.min(0), mean.max(0)
     skin = (mean - low) / (high - low)
     skin[:, 2] = 0.25 + 0.75 * skin[:, 2]
-    triangles = tessellation()
+    triangles = _tessellation()
     codes = [skin[triangles]]
     extra: list[tuple[int, int, int]] = []
     for loop, blue in ((LIPS_INNER, 0.0), (RIGHT_EYE, 0.12), (LEFT_EYE, 0.12)):
         half = len(loop) // 2
-        strips = cap(loop)
+        strips = _cap(loop)
         along = np.array(
             [(mean[i, 0] - mean[list(loop), 0].min()) / np.ptp(mean[list(loop), 0]) for i in range(VERTICES)]
         )
@@ -83,7 +83,7 @@ def colour_codes(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([triangles, np.array(extra, np.int64)]), np.concatenate(codes).clip(0, 1)
 
 
-def align(points: np.ndarray, target: np.ndarray, index: tuple[int, ...] | None = None) -> np.ndarray:
+def _align(points: np.ndarray, target: np.ndarray, index: tuple[int, ...] | None = None) -> np.ndarray:
     """Similarity-align points [T, V, 3] to target [V, 3] on the points `index` (Umeyama 1991)."""
     chosen = slice(None) if index is None else list(index)
     source, goal = points[:, chosen], target[chosen]
@@ -113,12 +113,12 @@ def _sample(data: Path, runs: Path) -> dict[str, np.ndarray]:
 
 
 def _mean_face(people: dict[str, np.ndarray]) -> np.ndarray:
-    """Generalised Procrustes mean of the people's mean faces, mirror-symmetric in size, outer eye corners 1 apart."""
+    """Generalised Procrustes mean [V, 3] of the people's mean faces, facing the camera, outer eye corners 1 apart."""
     mean = next(iter(people.values()))[0]
     for _ in range(5):
-        mean = np.mean([align(frames, mean, RIGID).mean(0) for frames in people.values()], axis=0)
+        mean = np.mean([_align(frames, mean, RIGID).mean(0) for frames in people.values()], axis=0)
         eyes = mean[263] - mean[33]
-        yaw = np.arctan2(eyes[2], eyes[0])  # face the camera: the mean of many heads need not
+        yaw = np.arctan2(eyes[2], eyes[0])  # the mean of many heads need not face the camera
         turn = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
         mean = (mean - mean[list(RIGID)].mean(0)) @ turn.T / np.linalg.norm(eyes)
     return mean
@@ -136,7 +136,7 @@ def learn(data: Path, runs: Path, target: Path, *, shape_components: int, expres
     """Write the face model to `target` and log how much of the training variance it keeps."""
     people = _sample(data, runs)
     mean = _mean_face(people)
-    aligned = {name: align(frames, mean, RIGID) for name, frames in people.items()}
+    aligned = {name: _align(frames, mean, RIGID) for name, frames in people.items()}
     shapes = np.stack([frames.mean(0) for frames in aligned.values()])
     residuals = np.concatenate([frames - frames.mean(0) for frames in aligned.values()])
     weight = np.ones(VERTICES)
@@ -146,10 +146,12 @@ def learn(data: Path, runs: Path, target: Path, *, shape_components: int, expres
     for name, rows, basis in (("shape", shapes - mean, shape_basis), ("expression", residuals, expression_basis)):
         kept = (basis**2).sum() / ((rows**2).sum() / len(rows))
         log.info("%s: %d components keep %.1f %% of the variance", name, len(basis), 100 * kept)
-    triangles, codes = colour_codes(mean)
+    triangles, codes = _colour_codes(mean)
     nose_base = mean[2, 1]
     lower = mean[:, 1] > nose_base
-    upper_ring = [i for i in FACE_OVAL if mean[i, 1] < mean[61, 1]]  # cheeks at the ears stay with the head
+    upper_ring = [
+        i for i in FACE_OVAL if mean[i, 1] < mean[61, 1]
+    ]  # the cheeks at the ears move with the head, not with the jaw
     lower[upper_ring] = False
     target.parent.mkdir(parents=True, exist_ok=True)
     MorphableModel(

@@ -8,12 +8,12 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 WIDTH = 32
-DETAIL_PX, DETAIL_GAIN = 5, 8.0  # what is finer than a box of 5 px is shown 8 times larger: the rest is a copy anyway
+DETAIL_PX, DETAIL_GAIN = 5, 8.0  # detail finer than a box of 5 px is amplified; the rest is copied anyway
 
 
 class PatchJudge(nn.Module):
-    """Images [B, 3, H, W] in [-1, 1] with the PNCC that they should follow [B, 3, H, W] to one score per patch of
-    about 22 px: high where it looks recorded. Spectrally normalised (Miyato et al. 2018)."""
+    """Images [B, 3, H, W] in [-1, 1] and their PNCC [B, 3, H, W] to one score per patch of about 22 px, high for
+    recorded and low for rendered images. Spectrally normalised (Miyato et al. 2018)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class PatchJudge(nn.Module):
 
 
 class Judges(nn.Module):
-    """Both judges. Their patches apart from each other: the lips are a tenth of the face, and most of its detail."""
+    """The judge of the lips and the judge of the face, separate as the lips are a tenth of the face and most detail."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,12 +45,12 @@ class Judges(nn.Module):
         return self.lips(lips, lip_pncc), self.face(face, pncc)
 
 
-def judging_loss(truth: tuple[Tensor, Tensor], made: tuple[Tensor, Tensor]) -> Tensor:
+def judging_loss(truth: tuple[Tensor, Tensor], rendered: tuple[Tensor, Tensor]) -> Tensor:
     """The judges' hinge loss on their scores of recorded and of rendered images."""
-    parts = [torch.relu(1 - t).mean() + torch.relu(1 + m).mean() for t, m in zip(truth, made, strict=True)]
+    parts = [torch.relu(1 - t).mean() + torch.relu(1 + r).mean() for t, r in zip(truth, rendered, strict=True)]
     return torch.stack(parts).sum()
 
 
-def convincing_loss(made: tuple[Tensor, Tensor]) -> Tensor:
-    """What the renderer wants: high scores."""
-    return -torch.stack([scores.mean() for scores in made]).sum()
+def convincing_loss(rendered: tuple[Tensor, Tensor]) -> Tensor:
+    """The renderer's loss on the judges' scores of its images: low for high scores."""
+    return -torch.stack([scores.mean() for scores in rendered]).sum()

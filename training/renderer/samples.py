@@ -1,4 +1,4 @@
-"""Samples for the renderer: a target frame and the references that may be shown for it."""
+"""Training samples of the renderer: a target frame and the references to render it from."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Sample:
 
 
 class ClipFaces:
-    """The crops of one clip with their geometry: alpha [n, K_s], beta [n, K_e], canonical, neutral [n, V, 3], poses
-    [n, 6]; crops are read when asked for."""
+    """The crops of one clip and their geometry: alpha [n, K_s], beta [n, K_e], canonical, neutral [n, V, 3], poses
+    [n, 6], opening [n]. index [n]: their rows in the clip's fit. Crops are read from the file at each call."""
 
     def __init__(self, clip: Clip, runs: Path, model: MorphableModel):
         self.clip = clip
@@ -68,28 +68,28 @@ class ClipFaces:
 
 
 class Augmentation:
-    """One random change for all images of a sample: colour, size and turn in the picture, compression, and whether
-    left and right are exchanged."""
+    """One random change of all images of a sample: colour, size, rotation, compression, and mirroring."""
 
     def __init__(self, rng: np.random.Generator):
         self.mirror = rng.random() < 0.5
         gain = rng.uniform(0.8, 1.2, 3) * rng.uniform(0.85, 1.15)
         levels = np.linspace(0, 1, 256)[:, None] ** rng.uniform(0.8, 1.25) * gain * 255
         self._table = levels.clip(0, 255).astype(np.uint8)[None]
-        turn, size = rng.uniform(-8, 8), rng.uniform(0.85, 1.1)
+        angle_deg, size = rng.uniform(-8, 8), rng.uniform(0.85, 1.1)
         middle = CROP_PX / 2
-        moved = rng.random() < 0.4  # moving costs sharpness, so most samples are left where they are
-        self._move = cv2.getRotationMatrix2D((middle, middle), turn, size) if moved else None
-        self._quality = int(rng.integers(50, 95)) if rng.random() < 0.3 else None
+        moves = rng.random() < 0.4  # moving costs sharpness, so most samples stay in place
+        self._move = cv2.getRotationMatrix2D((middle, middle), angle_deg, size) if moves else None
+        self._jpeg_quality = int(rng.integers(50, 95)) if rng.random() < 0.3 else None
 
     def image(self, crop: np.ndarray) -> np.ndarray:
-        """crop [256, 256, 3] uint8, changed."""
+        """The changed crop [256, 256, 3] uint8."""
         changed = cv2.LUT(crop, self._table)
         if self._move is not None:
-            how = {"flags": cv2.INTER_CUBIC, "borderMode": cv2.BORDER_REPLICATE}
-            changed = cv2.warpAffine(changed, self._move, changed.shape[1::-1], **how)
-        if self._quality is not None:
-            _, packed = cv2.imencode(".jpg", changed, [cv2.IMWRITE_JPEG_QUALITY, self._quality])
+            size = changed.shape[1::-1]
+            border = cv2.BORDER_REPLICATE
+            changed = cv2.warpAffine(changed, self._move, size, flags=cv2.INTER_CUBIC, borderMode=border)
+        if self._jpeg_quality is not None:
+            _, packed = cv2.imencode(".jpg", changed, [cv2.IMWRITE_JPEG_QUALITY, self._jpeg_quality])
             changed = cv2.imdecode(packed, cv2.IMREAD_COLOR)
         return changed
 
@@ -98,14 +98,14 @@ class Augmentation:
         if self._move is None:
             return shape
         mesh = shape.mesh.copy()
-        # Pixel centres lie at whole numbers for OpenCV and half a pixel further in a mesh.
+        # The centre of a pixel lies at a whole number for OpenCV, and half a pixel further in a mesh.
         mesh[:, :2] = (mesh[:, :2] - 0.5) @ self._move[:, :2].T.astype(np.float32) + self._move[:, 2] + 0.5
         mesh[:, 2] *= np.float32(np.hypot(self._move[0, 0], self._move[0, 1]))
         return Shape(mesh, shape.canonical, shape.rotation)
 
 
 class SampleMaker:
-    """Draws windows, masks and aligned references for chosen frames of a clip; `fixed` as in `Aligner`."""
+    """Makes samples (windows, masks and aligned references) of chosen frames; `fixed` as in `Aligner`."""
 
     def __init__(self, model: MorphableModel, fixed: RendererConfig | None = None):
         self._aligner = Aligner(model, fixed)
@@ -119,8 +119,11 @@ class SampleMaker:
         change: Augmentation | None,
         count: int,
     ) -> list[Sample]:
-        """Frames `targets` in the windows of the first of them, with face references `near` (the base frame first) and
-        the `count` of the lip references `lips` that are nearest to the first, all rows of `faces`."""
+        """Samples of the rows `targets` of `faces`, in the windows of the first target.
+
+        near: rows of the face references, the base frame first.  lips: rows of which the `count` nearest to the first
+        target become lip references.
+        """
 
         def reference(row: int) -> Reference:
             crop = faces.crop(row)
@@ -164,7 +167,7 @@ def _pixels(crop: np.ndarray, window: Window) -> Tensor:
 
 
 def mirrored(sample: Sample) -> Sample:
-    """Left and right exchanged; the code along x and the signs of mirrored offsets and turns with them."""
+    """The sample with left and right exchanged, also in the x code of the PNCC and the signs of offsets and turns."""
     flipped = {n: getattr(sample, n).flip(-1) for n in Sample.__dataclass_fields__ if n not in ("cell", "lip_cell")}
     covered = flipped["pncc"].sum(0) > 0
     flipped["pncc"][0] = torch.where(covered, 1 - flipped["pncc"][0], flipped["pncc"][0])
@@ -182,7 +185,7 @@ def mirrored(sample: Sample) -> Sample:
 
 
 class TrainingSampler:
-    """Random pairs of samples: people drawn evenly; base frames mostly show another mouth than the target, as live."""
+    """Draws random pairs of samples, people evenly. As live, base frames mostly show another mouth than the target."""
 
     def __init__(self, clips: list[ClipFaces], maker: SampleMaker, rng: np.random.Generator, *, near: int, lips: int):
         self._people: dict[str, list[ClipFaces]] = {}
@@ -201,19 +204,19 @@ class TrainingSampler:
         return int(options[np.argmin(distance)])
 
     def draw(self) -> tuple[Sample, Sample]:
-        """Two frames in a row."""
+        """Samples of two consecutive frames."""
         clips = self._people[self._names[self._rng.integers(len(self._names))]]
         faces = clips[self._rng.integers(len(clips))]
         first = int(self._rng.choice(np.flatnonzero(np.diff(faces.index) == 1)))
         targets = [first, first + 1]
         near = neighbours(faces, self._centre(faces, first), self._near, excluded=targets)
-        gap = 4 if self._rng.random() < 0.5 else 1  # half of the time without the frames that look just like it
+        gap = 4 if self._rng.random() < 0.5 else 1  # half of the time without the nearly equal frames around it
         far = np.flatnonzero((faces.index < faces.index[first] + 1 - gap) | (faces.index > faces.index[first] + gap))
         candidates = self._rng.choice(far, CANDIDATES, replace=len(far) < CANDIDATES)
-        made = self._maker.make(
+        first_sample, second_sample = self._maker.make(
             faces, targets, near, [int(row) for row in candidates], Augmentation(self._rng), self._lips
         )
-        return made[0], made[1]
+        return first_sample, second_sample
 
 
 def neighbours(faces: ClipFaces, centre: int, count: int, *, excluded: Collection[int]) -> list[int]:

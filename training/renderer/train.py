@@ -18,7 +18,7 @@ from engine.backends.cpu import native_bfloat16
 from engine.models.renderer import CELL_PX, DualAttentionRenderer, References, RendererConfig
 from engine.models.weights import load_face_model, save
 from training.data.clips import crops_path, read_manifest
-from training.optimisation import Run
+from training.optimisation import Optimisation
 from training.renderer.adversary import Judges, convincing_loss, judging_loss
 from training.renderer.lpips import Lpips
 from training.renderer.samples import ClipFaces, Sample, SampleMaker, TrainingSampler, collate
@@ -34,7 +34,7 @@ TEXTURE_WEIGHT = 0.5
 TEXTURE_TAPS = 2  # of VGG16 on the lips: more would cost as much as all the rest
 ADVERSARIAL_WEIGHT = 0.04
 TEMPORAL_WEIGHT = 1.0
-JUDGES_ALONE_STEPS = 60  # before the renderer listens to them
+JUDGES_ALONE_STEPS = 60  # before their scores enter the renderer's loss
 JUDGES_LEARNING_RATE = 1.5e-3
 SAVE_JUDGES_EVERY = 100
 
@@ -64,7 +64,7 @@ class TrainingFaces(IterableDataset[tuple[Sample, Sample]]):
 
 
 def collate_pairs(pairs: list[tuple[Sample, Sample]]) -> Sample:
-    """A batch whose first half are first frames and whose second half are the frames after them."""
+    """A batch: the first frames of all pairs, then the second frames."""
     return collate([first for first, _ in pairs] + [second for _, second in pairs])
 
 
@@ -81,8 +81,10 @@ def render(network: DualAttentionRenderer, sample: Sample) -> Tensor:
 
 
 def loss_of(pixels: Tensor, sample: Sample) -> Tensor:
-    """L1 and L1 of gradients, weighted up where pixels are pasted back and again on the lips; of pairs also L1 of what
-    changes from the first to the second frame."""
+    """L1 of pixels [B, 3, H, W], of their gradients, and of the change from the first to the second frame of each pair.
+
+    Weighted up where pixels are pasted back, and more on the lips.
+    """
     lips = functional.interpolate(sample.lip_mask, scale_factor=4.0, mode="bilinear")
     weight = 0.05 + PASTE_WEIGHT * sample.paste + LIP_WEIGHT * lips
     weight = weight / weight.mean(dim=(1, 2, 3), keepdim=True)
@@ -96,18 +98,18 @@ def loss_of(pixels: Tensor, sample: Sample) -> Tensor:
 
 
 class Teachers:
-    """What the renderer learns from besides pixels: LPIPS, texture and the judges."""
+    """The losses beside the one on pixels: LPIPS, texture and the judges."""
 
     def __init__(self, judges: Judges, config: RendererConfig):
         self._judges, self._config = judges, config
         self._lpips, self._texture = Lpips(), Lpips("vgg16", TEXTURE_TAPS)
 
     def views(self, images: Tensor, sample: Sample) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the judges see of face windows: lips and face, each with its PNCC."""
+        """The judges' inputs for face windows [B, 3, H, W]: lips and face, each with its PNCC."""
         return self._lips(images, sample), self._lips(sample.pncc, sample), images, sample.pncc
 
     def loss(self, shown: Tensor, sample: Sample, adversarial_weight: float) -> Tensor:
-        """shown [B, 3, H, W]: the rendered pixels in the true surroundings, as the viewer sees them."""
+        """The loss of shown [B, 3, H, W]: the rendered pixels pasted into the true surroundings."""
         loss = PERCEPTUAL_WEIGHT * self._lpips(shown, sample.truth).mean()
         lips, truth = self._lips(shown, sample), self._lips(sample.truth, sample)
         # Enlarged, as teeth are small for AlexNet's first layer.
@@ -119,8 +121,9 @@ class Teachers:
         return loss
 
     def judges_loss(self, shown: Tensor, sample: Sample) -> Tensor:
-        true, made = (self._judges(*self.views(images, sample)) for images in (sample.truth, shown.detach()))
-        return judging_loss(true, made)
+        """The judges' loss on recorded and on rendered images."""
+        true, rendered = (self._judges(*self.views(images, sample)) for images in (sample.truth, shown.detach()))
+        return judging_loss(true, rendered)
 
     def _lips(self, images: Tensor, sample: Sample) -> Tensor:
         """The lip windows of face windows [B, 3, H, W]."""
@@ -144,7 +147,7 @@ def train(
     learning_rate: float = 4e-4,
     threads: int = 1,
 ) -> None:
-    """Train from crops under `runs`; the checkpoint runs/<name>.pt resumes, the averaged weights go to `target`.
+    """Train on the crops in `runs`; resumes from runs/<name>.pt and writes the averaged weights to `target`.
 
     The judges join half way, when the renderer is nearly as good as the other losses make it; their checkpoint is
     runs/<name>-judges.pt.
@@ -152,7 +155,7 @@ def train(
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     config, adversarial_from = RendererConfig(), steps // 2
-    run = Run(
+    optimisation = Optimisation(
         DualAttentionRenderer(config),
         runs / f"{name}.pt",
         steps=steps,
@@ -160,7 +163,7 @@ def train(
         weight_decay=0.0,
         average_decay=0.998,
     )
-    judging = Run(
+    judging = Optimisation(
         Judges(),
         runs / f"{name}-judges.pt",
         steps=steps - adversarial_from,
@@ -168,22 +171,22 @@ def train(
         weight_decay=0.0,
     )
     teachers = Teachers(judging.module, config)
-    faces = TrainingFaces(data, runs, config, near=near, lips=lips, seed=run.step)
+    faces = TrainingFaces(data, runs, config, near=near, lips=lips, seed=optimisation.step)
     batches = iter(DataLoader(faces, batch_size=batch // 2, num_workers=1, collate_fn=collate_pairs, prefetch_factor=4))
-    began, shown_at, recent = time.monotonic(), run.step, []
+    began, shown_at, recent = time.monotonic(), optimisation.step, []
     with (runs / f"{name}.csv").open("a") as curve:
-        for step in run.steps():
+        for step in optimisation.steps():
             sample = next(batches)
-            judged = step >= adversarial_from
-            heeded = step >= adversarial_from + JUDGES_ALONE_STEPS
+            judges_learn = step >= adversarial_from
+            judges_count = step >= adversarial_from + JUDGES_ALONE_STEPS
             with torch.autocast("cpu", torch.bfloat16, enabled=native_bfloat16()):
-                pixels = render(run.module, sample)
+                pixels = render(optimisation.module, sample)
                 shown = torch.lerp(sample.truth, pixels.float(), sample.paste)
                 loss = loss_of(pixels.float(), sample)
-                loss = loss + teachers.loss(shown, sample, ADVERSARIAL_WEIGHT if heeded else 0.0)
-            run.update(loss)
+                loss = loss + teachers.loss(shown, sample, ADVERSARIAL_WEIGHT if judges_count else 0.0)
+            optimisation.update(loss)
             row = [float(loss.detach())]
-            if judged:
+            if judges_learn:
                 with torch.autocast("cpu", torch.bfloat16, enabled=native_bfloat16()):
                     judges_loss = teachers.judges_loss(shown, sample)
                 judging.update(judges_loss)
@@ -199,5 +202,5 @@ def train(
                 curve.write(f"{step + 1}," + ",".join(f"{x:.5f}" for x in means) + "\n")
                 curve.flush()
                 recent.clear()
-    facts = {"steps": str(run.step), "batch": str(batch), "near": str(near), "lips": str(lips)}
-    save(run.average, target, facts=facts)
+    facts = {"steps": str(optimisation.step), "batch": str(batch), "near": str(near), "lips": str(lips)}
+    save(optimisation.average, target, facts=facts)

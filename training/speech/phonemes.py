@@ -1,12 +1,12 @@
-"""Speech whose phonemes are known to the frame: lips have to close where it says p, b or m.
+"""Synthesised speech with the times of its phonemes: lips have to close at p, b and m.
 
-Training hears eSpeak NG, which is fast, in many voices, and Kokoro, which is natural, in the voices and languages that
-the test does not have. The test is Kokoro with other sentences.
+Training uses eSpeak NG, which is fast, in many voices, and Kokoro, which is natural, in voices and languages outside
+the test. The test uses Kokoro with other sentences.
 
-Kokoro-82M (Apache-2.0) as ONNX predicts how long each phoneme lasts before it speaks; that tensor is made an output.
-The folder to give holds `kokoro.onnx`, `config.json` (its vocabulary; both can be had with `kokoro-onnx`) and
-`voices/NAME.bin` (float32 [510, 1, 256], as in the npm package `kokoro-js`). Text becomes phonemes by `espeak-ng`.
-Sentences stand in `sentences.csv`.
+Kokoro-82M (Apache-2.0) as ONNX predicts the durations of phonemes before it speaks; that tensor is made an output. Its
+folder holds `kokoro.onnx`, `config.json` (the vocabulary; both come with `kokoro-onnx`) and `voices/NAME.bin` (float32
+[510, 1, 256], as in the npm package `kokoro-js`). `espeak-ng` turns text into phonemes. The sentences are in
+`sentences.csv`.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ log = logging.getLogger(__name__)
 KOKORO_HZ = 24_000
 DURATION_SAMPLES = 600  # one unit of the predicted durations
 DURATIONS = "/encoder/Clip_output_0"
-LATE_S = 0.06  # its durations run behind its sound: measured, where vowels agree best with loudness
+LATE_S = 0.06  # lag of its durations behind its sound: measured, where vowels match loudness best
 BILABIALS = frozenset("pbm")
 OPEN_VOWELS = frozenset("aɑæɐɒʌ")
 SENTENCES = Path(__file__).parent / "sentences.csv"
-KOKORO_VOICES = {
+KOKORO_TEST_VOICES = {
     "en-us": ("af_bella", "am_puck"),
     "en": ("bf_emma",),
     "es": ("ef_dora",),
@@ -49,8 +49,8 @@ KOKORO_VOICES = {
     "cmn-latn-pinyin": ("zf_xiaoxiao", "zm_yunxi"),
     "ja": ("jf_alpha", "jm_kumo"),
 }
-# Those that teach: none of the voices above, and neither French nor Chinese nor Japanese.
-KOKORO_TEACHERS = {
+# For training: none of the voices above, and no French, Chinese or Japanese.
+KOKORO_TRAINING_VOICES = {
     "en-us": ("af_alloy", "af_heart", "af_kore", "af_nicole", "af_nova", "af_sarah", "am_adam", "am_eric", "am_fenrir",
               "am_liam", "am_michael", "am_onyx", "bf_alice", "bf_isabella", "bm_daniel", "bm_fable", "bm_george"),
     "es": ("em_alex", "em_santa"),
@@ -74,18 +74,18 @@ class Spoken:
     pcm: np.ndarray
     phonemes: list[tuple[str, float, float]]
 
-    def frames(self, wanted: frozenset[str]) -> list[tuple[int, int]]:
-        """First frame and frame after the last one of every phoneme in `wanted`, at least two frames each."""
-        found = [(start, end) for symbol, start, end in self.phonemes if symbol in wanted]
-        return [(int(start * 25), max(int(np.ceil(end * 25)), int(start * 25) + 2)) for start, end in found]
+    def spans(self, symbols: frozenset[str]) -> list[tuple[int, int]]:
+        """First frame, and the frame after the last one, of every phoneme in `symbols`; at least two frames each."""
+        times = [(start, end) for symbol, start, end in self.phonemes if symbol in symbols]
+        return [(int(start * 25), max(int(np.ceil(end * 25)), int(start * 25) + 2)) for start, end in times]
 
-    def said(self) -> list[str]:
-        """The phoneme, its first sign, at the middle of every frame of 40 ms; empty between words."""
-        said = [""] * -(-len(self.pcm) // FRAME_SAMPLES)
+    def frame_phonemes(self) -> list[str]:
+        """The first sign of the phoneme at the middle of every frame of 40 ms; empty between words."""
+        frames = [""] * -(-len(self.pcm) // FRAME_SAMPLES)
         for symbol, start, end in self.phonemes:
             first, after = max(0, round(start * 25)), round(end * 25)
-            said[first:after] = symbol[:1] * len(said[first:after])
-        return said
+            frames[first:after] = symbol[:1] * len(frames[first:after])
+        return frames
 
 
 def _field(number: int, payload: bytes) -> bytes:
@@ -96,19 +96,19 @@ def _field(number: int, payload: bytes) -> bytes:
     return bytes([number << 3 | 2]) + length + bytes([size]) + payload
 
 
-def _without_marks(phonemes: list[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
-    """Stress marks lend their time to what follows, length marks to what precedes; other signs go."""
-    found: list[tuple[str, float, float]] = []
-    begun: float | None = None
+def without_marks(phonemes: list[tuple[str, float, float]]) -> list[tuple[str, float, float]]:
+    """The letters. The time of a stress mark goes to the next letter, the time of a length mark to the previous one."""
+    letters: list[tuple[str, float, float]] = []
+    stressed_from: float | None = None
     for symbol, start, end in phonemes:
         if symbol in "ˈˌ":
-            begun = start
-        elif symbol == "ː" and found:
-            found[-1] = (*found[-1][:2], end)
+            stressed_from = start
+        elif symbol == "ː" and letters:
+            letters[-1] = (*letters[-1][:2], end)
         elif unicodedata.category(symbol).startswith("L"):
-            found.append((symbol, start if begun is None else begun, end))
-            begun = None
-    return found
+            letters.append((symbol, start if stressed_from is None else stressed_from, end))
+            stressed_from = None
+    return letters
 
 
 class Kokoro:
@@ -120,7 +120,7 @@ class Kokoro:
         self._voices = folder / "voices"
         for path in (folder / "kokoro.onnx", folder / "config.json", self._voices):
             if not path.exists():
-                raise MediaError(f"{path}: not found; training/speech/phonemes.py says what the folder has to hold")
+                raise MediaError(f"{path}: not found; training/speech/phonemes.py lists the files of the folder")
         # Serialised messages merge when they are joined: ModelProto.graph (7) gets one more output (12) by name (1).
         model = (folder / "kokoro.onnx").read_bytes() + _field(7, _field(12, _field(1, DURATIONS.encode())))
         options = onnxruntime.SessionOptions()
@@ -146,7 +146,7 @@ class Kokoro:
         audio, durations = self._session.run(["audio", DURATIONS], feed)
         seconds = np.concatenate([[0], np.cumsum(durations.reshape(-1))]) * DURATION_SAMPLES / KOKORO_HZ
         seconds = seconds - LATE_S
-        phonemes = _without_marks([(s, float(seconds[i + 1]), float(seconds[i + 2])) for i, s in enumerate(symbols)])
+        phonemes = without_marks([(s, float(seconds[i + 1]), float(seconds[i + 2])) for i, s in enumerate(symbols)])
         pcm = scipy.signal.resample_poly(audio.reshape(-1), RATE_HZ // 8000, KOKORO_HZ // 8000).astype(np.float32)
         return pcm, phonemes
 
@@ -173,7 +173,7 @@ def espeak(text: str, voice: str) -> tuple[np.ndarray, list[tuple[str, float, fl
 def speak_all(runs: Path, kokoro: Path | None = None) -> None:
     """Write every sentence of `sentences.csv`, as its voices speak it, to `runs/spoken`; resumes.
 
-    Without the folder `kokoro` only those to train on.
+    Without the folder `kokoro` only eSpeak's training sentences.
     """
     folder = runs / "spoken"
     folder.mkdir(parents=True, exist_ok=True)
@@ -188,7 +188,7 @@ def speak_all(runs: Path, kokoro: Path | None = None) -> None:
     if kokoro is not None:
         natural = Kokoro(kokoro)
         for number, row in enumerate(rows):
-            for voice in KOKORO_VOICES[row["language"]] if row["split"] == "test" else ():
+            for voice in KOKORO_TEST_VOICES[row["language"]] if row["split"] == "test" else ():
                 speak = partial(natural.speak, row["text"], row["language"], voice)
                 todo.append((f"test_{number:03d}_{voice}", row, speak))
         for number, row in enumerate(medleys(rows)):
@@ -204,10 +204,10 @@ def speak_all(runs: Path, kokoro: Path | None = None) -> None:
 
 
 def medleys(rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """`text`, `language` and `voice`: pieces of the training sentences in new orders, for the voices that teach."""
+    """Rows of `text`, `language` and `voice`: pieces of training sentences in new orders, for the training voices."""
     rng = np.random.default_rng(0)
-    voices = [(language, voice) for language, names in KOKORO_TEACHERS.items() for voice in names]
-    made = []
+    voices = [(language, voice) for language, names in KOKORO_TRAINING_VOICES.items() for voice in names]
+    rows_of_medleys = []
     for number in range(MEDLEYS):
         language, voice = voices[number % len(voices)]
         texts = [row["text"].split() for row in rows if row["split"] == "train" and row["language"] == language]
@@ -215,16 +215,16 @@ def medleys(rows: list[dict[str, str]]) -> list[dict[str, str]]:
         for which in rng.integers(0, len(texts), MEDLEY_PIECES):
             first = int(rng.integers(0, max(1, len(texts[which]) - PIECE_WORDS + 1)))
             pieces += texts[which][first : first + PIECE_WORDS]
-        made.append({"text": " ".join(pieces), "language": language, "voice": voice})
-    return made
+        rows_of_medleys.append({"text": " ".join(pieces), "language": language, "voice": voice})
+    return rows_of_medleys
 
 
 def load_spoken(runs: Path, split: str) -> list[Spoken]:
-    """What `speak_all` made of the split `train` or `test`; nothing where it did not run."""
-    found = []
+    """The sentences of the split `train` or `test` that `speak_all` wrote; none where it did not run."""
+    sentences = []
     for path in sorted((runs / "spoken").glob(f"{split}_*.safetensors")):
         with safe_open(path, "np") as stored:
             metadata, pcm = stored.metadata(), stored.get_tensor("pcm")
         phonemes = [(s, a, b) for s, a, b in json.loads(metadata["phonemes"])]
-        found.append(Spoken(path.stem, metadata["language"], metadata["text"], pcm, phonemes))
-    return found
+        sentences.append(Spoken(path.stem, metadata["language"], metadata["text"], pcm, phonemes))
+    return sentences

