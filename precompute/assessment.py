@@ -37,8 +37,6 @@ MIN_SHARPNESS = 50.0  # compressed video conferences reach 60 to 100
 MIN_BRIGHTNESS, MAX_BRIGHTNESS = 55.0, 225.0
 OPEN_RANGE = 0.045  # model units between the closed and the open mouth; people who talk reach 0.08 to 0.3
 CLOSED = 0.05  # model units; lips that touch measure below 0.02
-
-
 PROBLEMS = ("no face", "several", "small", "yaw")  # why a frame cannot be used
 
 
@@ -80,13 +78,13 @@ def yaw_and_opening(scan: Scan, model: MorphableModel) -> tuple[np.ndarray, np.n
     NaN where there is no face.
     """
     yaw, opening = np.full((2, len(scan)), np.nan, np.float32)
-    found = scan.landmarks.found
-    if found.any():
-        points = scan.landmarks.points[found][:, :VERTICES]
+    tracked = scan.landmarks.tracked
+    if tracked.any():
+        points = scan.landmarks.points[tracked][:, :VERTICES]
         rotation, scale, translation = rigid_poses(points, model)
         canonical = np.einsum("tij,tvi->tvj", rotation, points - translation[:, None]) / scale[:, None, None]
-        yaw[found] = np.degrees(np.arctan2(-rotation[:, 0, 2], rotation[:, 2, 2]))
-        opening[found] = mouth_opening(torch.from_numpy(canonical)).numpy()
+        yaw[tracked] = np.degrees(np.arctan2(-rotation[:, 0, 2], rotation[:, 2, 2]))
+        opening[tracked] = mouth_opening(torch.from_numpy(canonical)).numpy()
     return yaw, opening
 
 
@@ -120,7 +118,7 @@ def _problems(scan: Scan, shots: tuple[slice, ...], yaw: np.ndarray, source_scal
         problem[binary_closing(rival, np.ones(13))] = "several"  # a rival that the tracker loses for half a second
         problem[np.abs(yaw) > MAX_YAW_DEG] = "yaw"
         problem[rival] = "several"
-    problem[~scan.landmarks.found] = "no face"
+    problem[~scan.landmarks.tracked] = "no face"
     return problem
 
 
@@ -148,7 +146,7 @@ def assess(
     if use.stop - use.start < MIN_FRAMES:
         raise _too_short(problem, shots, use)
     if use.stop - use.start > max_frames:  # the last frame must show the face, as the end of a run does
-        use = slice(use.start, use.start + int(np.flatnonzero(scan.landmarks.found[use][:max_frames])[-1]) + 1)
+        use = slice(use.start, use.start + int(np.flatnonzero(scan.landmarks.tracked[use][:max_frames])[-1]) + 1)
     height = face_height(scan.landmarks.points[use]) * source_scale
     assessment = Assessment(
         use=use,

@@ -21,19 +21,19 @@ MAX_TURN_DEG = 25.0  # from the usual direction of the head
 FINE_FROM_PX = 288  # crops of smaller squares of the frame gain nothing from 512 px; docs/renderer.md has the figures
 
 
-def good_frames(fit: FaceFit, found: np.ndarray, sharpness: np.ndarray, yaw_deg: np.ndarray) -> np.ndarray:
-    """Frames [T] bool that are sharp, well tracked and not turned away; the tests are relaxed until enough pass.
+def good_frames(fit: FaceFit, tracked: np.ndarray, sharpness: np.ndarray, yaw_deg: np.ndarray) -> np.ndarray:
+    """Frames [T] bool that are sharp, precisely fitted and not turned away; the tests are relaxed until enough pass.
 
-    found [T] bool: a face was tracked; sharpness [T] as in Scan; yaw_deg [T].
+    tracked [T] bool: the frame shows a face; sharpness [T] as in Scan; yaw_deg [T].
     """
     with np.errstate(invalid="ignore"):
         sharp = sharpness > MIN_SHARPNESS * np.nanmedian(sharpness)
         frontal = np.abs(yaw_deg - np.nanmedian(yaw_deg)) < MAX_TURN_DEG
-    tracked = fit.lip_error_px < MAX_ERROR * np.median(fit.lip_error_px)
-    for good in (found & sharp & frontal & tracked, found & tracked, found):
+    precise = fit.lip_error_px < MAX_ERROR * np.median(fit.lip_error_px)
+    for good in (tracked & sharp & frontal & precise, tracked & precise, tracked):
         if good.sum() >= REFERENCES:
             return good
-    return np.ones(len(found), bool)
+    return np.ones(len(tracked), bool)
 
 
 def choose(opening: np.ndarray, good: np.ndarray, count: int = REFERENCES) -> np.ndarray:

@@ -3,7 +3,7 @@
     Enrolment(Path("anna.mp4"), Path("anna.avatar")).run()
 
 Two passes over the video. The first scans the landmarks, and the fit works on these alone. The second writes the base
-video, from which everything made of pixels follows: lip references, idle video and report.
+video, which lip references, idle video and report are made from.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ def fit_person(
             on_iteration=lambda iteration: on_iteration(iteration + 1, FIT_ITERATIONS),
         )
     alpha, beta = torch.from_numpy(face.alpha), torch.from_numpy(face.beta)
-    good = bank.good_frames(face, scan.landmarks.found[use], scan.sharpness[use], assessment.yaw_deg)
+    good = bank.good_frames(face, scan.landmarks.tracked[use], scan.sharpness[use], assessment.yaw_deg)
     return Person(
         landmarks=landmarks,
         fit=face,

@@ -19,14 +19,14 @@ REGION_GROWTH = 1.2  # face heights around a distant face: room for it to move b
 class Landmarks:
     """`points` [T, 478, 3] float32: x right, y down, z away from the camera, all in frame pixels.
 
-    Rows where `found` [T] is False are NaN. `faces` [T] counts the faces, up to the tracker's `max_faces`.
+    Rows where `tracked` [T] is False are NaN. `faces` [T] counts the faces, up to the tracker's `max_faces`.
     """
 
     points: np.ndarray
     faces: np.ndarray
 
     @property
-    def found(self) -> np.ndarray:
+    def tracked(self) -> np.ndarray:
         return self.faces > 0
 
 
@@ -122,9 +122,9 @@ def track(frames: Iterable[np.ndarray], *, max_faces: int = 1) -> Landmarks:
     return Landmarks(np.array(points, np.float32).reshape(-1, POINTS, 3), np.array(counts, np.int32))
 
 
-def longest_run(found: np.ndarray, *, max_gap: int = 3) -> slice:
-    """The longest stretch of frames [T] bool that no gap of more than `max_gap` frames interrupts."""
-    hits = np.flatnonzero(found)
+def longest_run(tracked: np.ndarray, *, max_gap: int = 3) -> slice:
+    """The longest stretch of tracked frames [T] bool that no gap of more than `max_gap` frames interrupts."""
+    hits = np.flatnonzero(tracked)
     if not len(hits):
         return slice(0, 0)
     breaks = np.flatnonzero(np.diff(hits) > max_gap + 1)

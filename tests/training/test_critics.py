@@ -21,7 +21,7 @@ def model() -> MorphableModel:
 
 
 def _clip(model: MorphableModel, seed: int) -> Item:
-    """Speech features that a mouth follows: three smooth signals, heard through a fixed mixture."""
+    """Speech features that a mouth follows: three smooth signals in a fixed mixture."""
     generator = torch.Generator().manual_seed(seed)
     driving = torch.randn(1, 3, 130, generator=generator)
     driving = torch.nn.functional.avg_pool1d(driving, 4, 1)[0].T[:120] * 2

@@ -126,7 +126,7 @@ def test_a_pair_is_two_frames_in_a_row_in_the_same_windows_with_the_same_referen
 
 
 def test_a_moved_image_and_its_moved_shape_still_show_the_same_place(faces, model):
-    """A dot at a vertex is found where the moved shape says."""
+    """A dot at a vertex appears where the moved shape places it."""
     shape = Aligner(model).shape(faces.canonical[0], faces.neutral[0], faces.poses[0])
     moved = 0
     for seed in range(8):

@@ -77,7 +77,7 @@ class Track:
     pcm: np.ndarray
 
     @property
-    def found(self) -> np.ndarray:
+    def tracked(self) -> np.ndarray:
         return ~np.isnan(self.points[:, 0, 0])
 
 

@@ -55,7 +55,7 @@ def _fit_clip(source: Path, target: Path) -> str | None:
     """Fit the face model to one tracked clip; returns why it cannot be used, or None."""
     torch.set_num_threads(1)
     track = load_track(source)
-    stretch = longest_run(track.found)
+    stretch = longest_run(track.tracked)
     if stretch.stop - stretch.start < MIN_FRAMES:
         return f"only {stretch.stop - stretch.start} frames in a row show a face; expected {MIN_FRAMES}"
     save_fit(target, fit(fill_gaps(track.points[stretch]), load_face_model()), stretch.start)

@@ -3,7 +3,7 @@
 Training uses eSpeak NG, which is fast, in many voices, and Kokoro, which is natural, in voices and languages outside
 the test. The test uses Kokoro with other sentences.
 
-Kokoro-82M (Apache-2.0) as ONNX predicts the durations of phonemes before it speaks; that tensor is made an output. Its
+Kokoro-82M (Apache-2.0) as ONNX predicts the durations of phonemes before it speaks; that tensor becomes an output. Its
 folder holds `kokoro.onnx`, `config.json` (the vocabulary; both come with `kokoro-onnx`) and `voices/NAME.bin` (float32
 [510, 1, 256], as in the npm package `kokoro-js`). `espeak-ng` turns text into phonemes. The sentences are in
 `sentences.csv`.
