@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -18,9 +19,10 @@ from rich.table import Table
 
 from engine.avatar.file import SUFFIX
 from engine.errors import PersonaStreamError
-from precompute.enroll import Enrolled, EnrollOptions, enroll
+from engine.media import FPS
+from precompute.enrolment import Enrolled, Enrolment, EnrolmentOptions
 
-STAGES = {
+STAGE_TEXTS = {
     "face": "Looking for the face",
     "fit": "Fitting the face model",
     "base": "Writing the base video",
@@ -37,11 +39,11 @@ class Precompute:
     video: tyro.conf.Positional[Path]
     """Video of the speaker, in any format, frame rate or orientation."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """The file to write; an older one is replaced only when the new one is complete. Default: beside the video."""
-    options: Annotated[EnrollOptions, tyro.conf.arg(name="")] = field(default_factory=EnrollOptions)
+    """The file to write. An older file is replaced only when the new one is complete. Default: beside the video."""
+    options: Annotated[EnrolmentOptions, tyro.conf.arg(name="")] = field(default_factory=EnrolmentOptions)
 
 
-class _Stages:
+class _StageBars:
     """One progress bar for each stage, shown when the stage begins."""
 
     def __init__(self, bars: Progress):
@@ -50,35 +52,31 @@ class _Stages:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         if stage not in self._tasks:
-            self._tasks[stage] = self._bars.add_task(STAGES[stage], total=total)
+            self._tasks[stage] = self._bars.add_task(STAGE_TEXTS[stage], total=total)
         self._bars.update(self._tasks[stage], completed=done, total=total)
 
 
-def _summary(made: Enrolled, seconds: float) -> Table:
-    quality, loop = made.manifest.summary, made.manifest.loop
-    table = Table(show_header=False, box=None, padding=(0, 2))
-    low, high = quality["yaw_deg"]
-    used = f"{quality['used_s']:.1f} s of {quality['clip_s']:.1f} s, from {quality['used_from_s']:.2f} s"
+def _summary(enrolled: Enrolled, seconds: float) -> Table:
+    manifest = enrolled.manifest
+    figures, loop = manifest.summary, manifest.loop
+    left, right = figures["yaw_deg"]
     joint = "matched joint" if loop.mode == "wrap" else "there and back"
     rows = [
-        ("used", used),
-        ("picture", f"{made.manifest.width}x{made.manifest.height}, face {quality['face_px']} px"),
-        ("landmark error", f"{quality['error_px']:.2f} px, lips {quality['lip_error_px']:.2f} px (of 256)"),
-        ("head turns", f"{low:.0f}° to {high:.0f}°"),
-        ("loop", f"{(loop.stop - loop.start) / 25:.1f} s, {joint}"),
-        ("took", f"{seconds:.1f} s, {seconds / max(0.04, quality['clip_s']):.1f}x the clip's length"),
+        ("used", f"{figures['used_s']:.1f} s of {figures['clip_s']:.1f} s, from {figures['used_from_s']:.2f} s"),
+        ("picture", f"{manifest.width}x{manifest.height}, face {figures['face_px']} px"),
+        ("landmark error", f"{figures['error_px']:.2f} px, lips {figures['lip_error_px']:.2f} px (of 256)"),
+        ("head turns", f"{left:.0f}° to {right:.0f}°"),
+        ("loop", f"{(loop.stop - loop.start) / FPS:.1f} s, {joint}"),
+        ("took", f"{seconds:.1f} s, {seconds / max(1 / FPS, figures['clip_s']):.1f}x the clip's length"),
     ]
+    table = Table(show_header=False, box=None, padding=(0, 2))
     for name, value in rows:
         table.add_row(f"[dim]{name}", value)
     return table
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def run(config: Precompute, console: Console) -> None:
-    """Enrol, with progress on `console`."""
+def enrol(config: Precompute, console: Console) -> None:
+    """Enrol, with progress and a summary on `console`."""
     output = config.output or config.video.with_suffix(SUFFIX)
     start = time.perf_counter()
     columns = (
@@ -89,30 +87,40 @@ def run(config: Precompute, console: Console) -> None:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console) as bars:
-        made = enroll(config.video, output, options=config.options, progress=_Stages(bars))
-    console.print(_summary(made, time.perf_counter() - start))
-    for remark in made.verdict.remarks:
+        enrolled = Enrolment(config.video, output, config.options, progress=_StageBars(bars)).run()
+    console.print(_summary(enrolled, time.perf_counter() - start))
+    for remark in enrolled.assessment.remarks:
         console.print(f"[yellow]![/] {escape(remark.text)}", highlight=False)
-    console.print(f"[green]✓[/] {escape(str(made.path))}", highlight=False, soft_wrap=True)
+    console.print(f"[green]✓[/] {escape(str(enrolled.path))}", highlight=False, soft_wrap=True)
 
 
-def main() -> int:
-    """0: made; 2: the video, the weights or the output cannot be used; 130: interrupted."""
-    config = tyro.cli(Precompute, prog="precompute")
-    signal.signal(signal.SIGTERM, _interrupt)  # being stopped cleans up like Ctrl-C does
+def run(config: Precompute, console: Console) -> int:
+    """Enrol, and print one line for an error. The exit code: 0 written, 2 video, weights or output unusable, 130
+    interrupted."""
     try:
-        run(config, Console(stderr=True))
+        enrol(config, console)
     except PersonaStreamError as error:
         message = str(error) if str(config.video) in str(error) else f"{config.video}: {error}"
-        Console(stderr=True).print(f"[red]{type(error).code}[/]: {escape(message)}", highlight=False, soft_wrap=True)
+        console.print(f"[red]{type(error).code}[/]: {escape(message)}", highlight=False, soft_wrap=True)
         return 2
-    except OSError as error:  # a full disk, a folder that went away
-        Console(stderr=True).print(f"[red]storage[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
+    except OSError as error:  # a full disk, a folder that was removed
+        console.print(f"[red]storage[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; nothing was written", soft_wrap=True)
+        console.print("interrupted; nothing was written", soft_wrap=True)
         return 130
     return 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the arguments (default: the command line) and run; SIGTERM cleans up as Ctrl-C does."""
+    config = tyro.cli(Precompute, prog="precompute", args=arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    return run(config, Console(stderr=True))
 
 
 if __name__ == "__main__":

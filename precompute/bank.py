@@ -21,16 +21,19 @@ MAX_TURN_DEG = 25.0  # from the usual direction of the head
 FINE_FROM_PX = 288  # crops of smaller squares of the frame gain nothing from 512 px; docs/renderer.md has the figures
 
 
-def good_frames(fit: FaceFit, found: np.ndarray, sharpness: np.ndarray, yaw_deg: np.ndarray) -> np.ndarray:
-    """Frames [T] bool that are sharp, well tracked and not turned away; at least enough for a bank."""
+def good_frames(fit: FaceFit, tracked: np.ndarray, sharpness: np.ndarray, yaw_deg: np.ndarray) -> np.ndarray:
+    """Frames [T] bool that are sharp, precisely fitted and not turned away; the tests are relaxed until enough pass.
+
+    tracked [T] bool: the frame shows a face; sharpness [T] as in Scan; yaw_deg [T].
+    """
     with np.errstate(invalid="ignore"):
         sharp = sharpness > MIN_SHARPNESS * np.nanmedian(sharpness)
         frontal = np.abs(yaw_deg - np.nanmedian(yaw_deg)) < MAX_TURN_DEG
-    tracked = fit.lip_error_px < MAX_ERROR * np.median(fit.lip_error_px)
-    for good in (found & sharp & frontal & tracked, found & tracked, found):
+    precise = fit.lip_error_px < MAX_ERROR * np.median(fit.lip_error_px)
+    for good in (tracked & sharp & frontal & precise, tracked & precise, tracked):
         if good.sum() >= REFERENCES:
             return good
-    return np.ones(len(found), bool)
+    return np.ones(len(tracked), bool)
 
 
 def choose(opening: np.ndarray, good: np.ndarray, count: int = REFERENCES) -> np.ndarray:
@@ -41,12 +44,12 @@ def choose(opening: np.ndarray, good: np.ndarray, count: int = REFERENCES) -> np
 
 
 def crop_px(fit: FaceFit, quality: Quality) -> int:
-    """Side of the crops of a person's references: as fine as it is asked for and as the face is in the frame."""
+    """Side of the reference crops: 512 px for a large face unless the quality is `fast`, else 256 px."""
     return FINE * CROP_PX if quality == "best" and np.median(fit.crop[:, 2]) >= FINE_FROM_PX else CROP_PX
 
 
 def build(frames: np.ndarray, fit: FaceFit, read: Callable[[int], np.ndarray], quality: Quality) -> dict[str, Tensor]:
-    """The members of bank.safetensors for base frames `frames` [N]; read(i) is base frame i [H, W, 3] uint8."""
+    """The members of bank.safetensors for the base frames `frames` [N]; read(i) is base frame i, [H, W, 3] uint8."""
     side = crop_px(fit, quality)
     crops = np.empty((len(frames), side, side, 3), np.uint8)
     for place in np.argsort(frames):  # forwards through the video

@@ -1,4 +1,4 @@
-"""Small SVG charts and inline pictures for the report; no library, no script."""
+"""Small SVG charts and inline pictures for the report, without a library and without scripts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import numpy as np
 
 WIDTH, HEIGHT = 640, 150
 LEFT, RIGHT, TOP, BOTTOM = 44, 16, 10, 22
+JPEG_QUALITY = 85
 
 
-def picture(image: np.ndarray, *, alt: str, quality: int = 85) -> str:
+def picture(image: np.ndarray, *, alt: str) -> str:
     """An <img> of image [H, W, 3] uint8 RGB with its bytes inside."""
-    jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
     return f'<img alt="{escape(alt)}" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
 
 
@@ -81,10 +82,10 @@ def curves(
             path.append(f"{pen}{axes.x(start_s + n / fps):.1f} {axes.y(float(line[n])):.1f}")
             pen = "L"
         body += f'<path class="c{number}" d="{"".join(path)}"/>'
-    return _svg(body, title) + legend([name for name, _ in lines])
+    return _svg(body, title) + _legend([name for name, _ in lines])
 
 
-def legend(names: Sequence[str]) -> str:
+def _legend(names: Sequence[str]) -> str:
     if len(names) < 2:
         return ""
     items = "".join(f'<span><i class="c{n}"></i>{escape(name)}</span>' for n, name in enumerate(names))
@@ -92,7 +93,7 @@ def legend(names: Sequence[str]) -> str:
 
 
 def histogram(values: np.ndarray, marks: np.ndarray, *, title: str, bins: int = 40) -> str:
-    """How often each value occurs; `marks` are drawn as ticks below the bars."""
+    """Histogram of values [n]; marks [m] are drawn as ticks below the bars."""
     low, high = 0.0, max(0.05, float(np.nanmax(values)) * 1.02)
     counts, edges = np.histogram(values[~np.isnan(values)], bins=bins, range=(low, high))
     axes = _Axes((low, high), (0, float(counts.max())))
@@ -108,7 +109,7 @@ def histogram(values: np.ndarray, marks: np.ndarray, *, title: str, bins: int = 
 
 
 def timeline(spans: Sequence[tuple[str, float, float, str]], total_s: float) -> str:
-    """Rows of bars over the clip: (class, from, to, row label); rows in order of appearance."""
+    """Rows of bars over a clip of `total_s`. Each span is (CSS class, start_s, stop_s, row label)."""
     rows = list(dict.fromkeys(label for *_, label in spans))
     height = 26 * len(rows) + 22
     body = ""
@@ -116,10 +117,10 @@ def timeline(spans: Sequence[tuple[str, float, float, str]], total_s: float) -> 
         y = 4 + 26 * row
         body += f'<text class="tick" x="80" y="{y + 13}" text-anchor="end">{escape(label)}</text>'
         body += f'<rect class="lane" x="90" y="{y}" width="530" height="18" rx="4"/>'
-        for kind, start, stop, of in spans:
-            if of == label:
+        for css_class, start, stop, span_label in spans:
+            if span_label == label:
                 x, width = 90 + 530 * start / total_s, max(1.5, 530 * (stop - start) / total_s - 1)
-                body += f'<rect class="{kind}" x="{x:.1f}" y="{y}" width="{width:.1f}" height="18" rx="4"/>'
+                body += f'<rect class="{css_class}" x="{x:.1f}" y="{y}" width="{width:.1f}" height="18" rx="4"/>'
     for tick in _ticks(0, total_s, 6):
         x = 90 + 530 * tick / total_s
         body += f'<text class="tick" x="{x:.1f}" y="{height - 5}" text-anchor="middle">{tick:g} s</text>'

@@ -27,7 +27,7 @@ CROP_WIDTH = 2.6  # model units
 CROP_SMOOTHING_FRAMES = 6.0  # the crop follows the head, not its tremor
 LAPLACE_WEIGHT = 0.2  # lambda of eq. 1
 LIP_WEIGHT = 4.0  # of a lip landmark against another
-DEPTH_WEIGHT = 0.1  # MediaPipe's depth is a guess: enough of it to settle what the image cannot
+DEPTH_WEIGHT = 0.1  # MediaPipe's depth is a guess: a little of it settles what the image leaves open
 TEMPO_WEIGHT = 0.5
 REGULARISATION_WEIGHT = 0.02
 RIDGE = 1e-3  # closed form: prior of a coefficient against one squared model unit of weighted error
@@ -47,8 +47,10 @@ class FaceFit:
 
 
 def rigid_poses(points: np.ndarray, model: MorphableModel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Similarity (rotation [T, 3, 3], scale [T], translation [T, 3]) that takes the mean face to points [T, V, 3],
-    on the points that speech does not move (Umeyama 1991)."""
+    """Similarity (rotation [T, 3, 3], scale [T], translation [T, 3]) from the mean face to points [T, V, 3].
+
+    Fitted to the points that speech does not move (Umeyama 1991).
+    """
     source = model.mean.numpy().astype(np.float64)[list(RIGID)]
     target = points[:, list(RIGID)].astype(np.float64)
     source_centre, target_centre = source.mean(0), target.mean(1)
@@ -73,7 +75,7 @@ def crop_boxes(rotation: np.ndarray, scale: np.ndarray, translation: np.ndarray)
 
 
 def to_crop(points: np.ndarray, crop: np.ndarray) -> np.ndarray:
-    """Frame pixels [T, V, 3] to crop pixels; a pixel's centre lies at +0.5."""
+    """Points [T, V, 3] in frame pixels to crop pixels, for crops [T, 3]; the centre of a pixel lies at +0.5."""
     scale = (CROP_PX / crop[:, 2]).astype(np.float32)[:, None, None]
     shift = np.pad(crop[:, :2], ((0, 0), (0, 1))).astype(np.float32)[:, None]
     return (points - shift) * scale
@@ -104,7 +106,8 @@ def fit(
 ) -> FaceFit:
     """Fit landmarks [T, >=468, 3] in frame pixels (no gaps, T >= 3).
 
-    Minimises the landmark distance + L_tempo (eq. 1) + L_reg (eq. 2), each averaged over what it sums.
+    Minimises the landmark distance + L_tempo (eq. 1) + L_reg (eq. 2), each a mean over its terms. Calls
+    `on_iteration(i)` after iteration i, counted from 0.
     """
     points = points[:, :VERTICES]
     rotation, scale, translation = rigid_poses(points, model)
@@ -137,7 +140,7 @@ def fit(
             _norms(_laplacian(pose)) + _norms(_laplacian(beta))
         )
         prior = _norms(alpha - alpha_init.mean(0)) + _norms(beta - beta_init) + _norms(pose - pose_init)
-        (landmark + TEMPO_WEIGHT * tempo + REGULARISATION_WEIGHT * prior).backward()  # type: ignore[no-untyped-call]
+        (landmark + TEMPO_WEIGHT * tempo + REGULARISATION_WEIGHT * prior).backward()
         optimiser.step()
         schedule.step()
         on_iteration(iteration)

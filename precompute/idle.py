@@ -1,4 +1,4 @@
-"""The idle video: every base frame with the mouth at rest, so that waiting costs no inference."""
+"""The idle video: every base frame with the mouth at rest, so that a silent session costs no inference."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engine.avatar.video import GOP_FRAMES
 from engine.models.morphable import MorphableModel
-from precompute.encode import VideoWriter
+from precompute.video_writer import VideoWriter
 
 Paint = Callable[[int, Tensor], np.ndarray]
 """(index of a base frame, lower vertices [V_low, 3] in model units) -> full frame [H, W, 3] uint8."""
@@ -25,7 +25,7 @@ def resting_lower_face(model: MorphableModel, alpha: Tensor, rest_beta: Tensor) 
 
 
 def painted(lower: Tensor, painters: Sequence[Paint]) -> Iterator[np.ndarray]:
-    """The frames in order. Each painter works on one thread at a time, on one group of pictures after another."""
+    """Paint base frame i with lower[i] [V_low, 3], for all i in order. Each painter works on one thread at a time."""
     free: SimpleQueue[Paint] = SimpleQueue()
     for painter in painters:
         free.put(painter)

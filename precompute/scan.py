@@ -1,4 +1,4 @@
-"""The first pass over the clip: landmarks and what the quality gate measures, frame by frame; pixels are not kept."""
+"""The first pass over the clip: landmarks and measures of every frame. No pixels are kept but thumbnails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FACE_PX = 128  # the face is brought to this height before its sharpness is meas
 
 @dataclass(frozen=True)
 class Scan:
-    """What was seen at 25 fps, T frames of `width` x `height` pixels.
+    """Measures of T frames of `width` x `height` pixels at 25 fps.
 
     landmarks: of the largest face.  second_px [T]: height of the second largest face, 0 without one.
     change [T] in [0, 1]: share of the picture's colours that differ from the frame before.
@@ -50,7 +50,7 @@ def _colours(thumbnail: np.ndarray) -> np.ndarray:
     return np.bincount(bins, minlength=512) / len(bins)
 
 
-def _face_look(image: np.ndarray, points: np.ndarray) -> tuple[float, float]:
+def _sharpness_and_brightness(image: np.ndarray, points: np.ndarray) -> tuple[float, float]:
     """Sharpness and brightness of the face's box."""
     height, width = image.shape[:2]
     left, top = np.clip(points[:, :2].min(0), 0, (width - 2, height - 2)).astype(int)
@@ -62,13 +62,13 @@ def _face_look(image: np.ndarray, points: np.ndarray) -> tuple[float, float]:
 
 
 def _apart(face: np.ndarray, other: np.ndarray) -> bool:
-    """The tracker sometimes puts two meshes on one face."""
+    """Whether two meshes are of two faces: the tracker sometimes puts two on one."""
     distance = np.linalg.norm(face[:, :2].mean(0) - other[:, :2].mean(0))
     return bool(distance > 0.5 * max(face_height(face), face_height(other)))
 
 
 def scan(frames: Iterable[np.ndarray], *, on_frame: Callable[[int], None] = lambda _: None) -> Scan:
-    """Look at every frame [H, W, 3] uint8 RGB once. `on_frame` is told how many have been seen."""
+    """Measure every frame [H, W, 3] uint8 RGB. `on_frame(n)` is called after the n-th frame."""
     points, counts, rows, thumbnails = [], [], [], []
     colours: np.ndarray | None = None
     size = (0, 0)
@@ -79,7 +79,7 @@ def scan(frames: Iterable[np.ndarray], *, on_frame: Callable[[int], None] = lamb
             small = cv2.resize(image, THUMBNAIL, interpolation=cv2.INTER_AREA)
             before, colours = colours, _colours(small)
             change = 0.0 if before is None else float(np.abs(colours - before).sum() / 2)
-            look = _face_look(image, faces[0]) if faces else (np.nan, np.nan)
+            look = _sharpness_and_brightness(image, faces[0]) if faces else (np.nan, np.nan)
             others = [face for face in faces[1:] if _apart(face, faces[0])]
             second = float(face_height(others[0])) if others else 0.0
             points.append(faces[0] if faces else np.full((POINTS, 3), np.nan, np.float32))

@@ -11,22 +11,22 @@ from typing import Self
 import numpy as np
 
 POINTS = 478
-SEARCH_EVERY_FRAMES = 5  # while no face is seen; a search costs three times a tracked frame
-REGION_GROWTH = 1.2  # face heights around a distant face: it stays findable and may move by its own size
+SEARCH_EVERY_FRAMES = 5  # while there is no face; a search costs three times a tracked frame
+REGION_GROWTH = 1.2  # face heights around a distant face: room for it to move by its own size
 
 
 @dataclass(frozen=True)
 class Landmarks:
     """`points` [T, 478, 3] float32: x right, y down, z away from the camera, all in frame pixels.
 
-    Rows where `found` [T] is False are NaN. `faces` [T] counts the faces seen (at most the number asked for).
+    Rows where `tracked` [T] is False are NaN. `faces` [T] counts the faces, up to the tracker's `max_faces`.
     """
 
     points: np.ndarray
     faces: np.ndarray
 
     @property
-    def found(self) -> np.ndarray:
+    def tracked(self) -> np.ndarray:
         return self.faces > 0
 
 
@@ -46,8 +46,8 @@ def _quiet_native_log() -> Iterator[None]:
 class FaceTracker:
     """Tracks faces through consecutive frames of one clip; the largest face comes first.
 
-    The mesh finds only faces higher than about a sixth of the picture. Where it finds none, a detector for distant
-    faces looks, and the mesh goes on inside a region around what that has found.
+    The mesh detects only faces higher than about a sixth of the picture. Without one, a detector for distant faces
+    searches the picture, and the mesh then works inside a region around the detected faces.
     """
 
     def __init__(self, *, max_faces: int = 1):
@@ -94,11 +94,11 @@ class FaceTracker:
         return sorted(faces, key=lambda points: -float(np.ptp(points[:, 1])))
 
     def _search(self, image: np.ndarray) -> tuple[int, int, int, int] | None:
-        """A region of the picture that holds every distant face and enough around it for the head to move."""
+        """A region of the picture with every distant face and room around it for the head to move, or None."""
         height, width = image.shape[:2]
         with _quiet_native_log():
-            found = self._distant.process(image).detections
-        boxes = [detection.location_data.relative_bounding_box for detection in found or ()]
+            detections = self._distant.process(image).detections
+        boxes = [detection.location_data.relative_bounding_box for detection in detections or ()]
         if not boxes:
             return None
         reach = REGION_GROWTH * max(box.height * height for box in boxes)
@@ -111,7 +111,7 @@ class FaceTracker:
 
 
 def track(frames: Iterable[np.ndarray], *, max_faces: int = 1) -> Landmarks:
-    """Landmarks of the largest face in each frame."""
+    """Landmarks of the largest face in each frame [H, W, 3] uint8 RGB."""
     points: list[np.ndarray] = []
     counts: list[int] = []
     with FaceTracker(max_faces=max_faces) as tracker:
@@ -122,9 +122,9 @@ def track(frames: Iterable[np.ndarray], *, max_faces: int = 1) -> Landmarks:
     return Landmarks(np.array(points, np.float32).reshape(-1, POINTS, 3), np.array(counts, np.int32))
 
 
-def longest_run(found: np.ndarray, *, max_gap: int = 3) -> slice:
-    """The longest stretch of frames [T] bool that no gap of more than `max_gap` frames interrupts."""
-    hits = np.flatnonzero(found)
+def longest_run(tracked: np.ndarray, *, max_gap: int = 3) -> slice:
+    """The longest stretch of tracked frames [T] bool that no gap of more than `max_gap` frames interrupts."""
+    hits = np.flatnonzero(tracked)
     if not len(hits):
         return slice(0, 0)
     breaks = np.flatnonzero(np.diff(hits) > max_gap + 1)

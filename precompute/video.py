@@ -21,9 +21,9 @@ from engine.media import FPS
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """What the container says; `width` and `height` are as displayed (rotation and pixel shape applied).
+    """Facts from the container. `width` and `height` are as displayed (rotation and pixel shape applied).
 
-    `duration_s` is the file's, `video_s` that of its picture alone; 0 where the container does not say.
+    `duration_s` is the file's, `video_s` that of its video stream; 0 where the container does not state it.
     """
 
     width: int
@@ -51,7 +51,7 @@ def _open(path: Path) -> av.container.InputContainer:
 
 
 def _has_video_signature(path: Path) -> bool:
-    """MP4/MOV, Matroska/WebM or AVI by their first bytes."""
+    """Whether the first bytes are those of MP4/MOV, Matroska/WebM or AVI."""
     with path.open("rb") as file:
         head = file.read(12)
     return head[4:8] in (b"ftyp", b"moov", b"mdat") or head[:4] in (b"\x1a\x45\xdf\xa3", b"RIFF")
@@ -111,7 +111,7 @@ def read_frames(path: Path, *, size: tuple[int, int] | None = None) -> Iterator[
 
     `size` is the (width, height) to scale to, as displayed; the video's own by default.
 
-    Raises NotAVideoError, and CorruptVideoError with the time reached if decoding breaks off.
+    Raises NotAVideoError, and CorruptVideoError with the time reached where decoding breaks off.
     """
     with _open(path) as container:
         stream = _video_stream(container, path)
@@ -147,7 +147,10 @@ def read_frames(path: Path, *, size: tuple[int, int] | None = None) -> Iterator[
 
 
 def read_audio(path: Path, sample_rate_hz: int) -> np.ndarray | None:
-    """Mono float32 [N] in [-1, 1] whose sample 0 is heard with frame 0 of `read_frames`; None without sound."""
+    """Mono float32 [N] in [-1, 1] at `sample_rate_hz`, or None without sound.
+
+    Sample 0 is heard with frame 0 of `read_frames`. Raises MediaError where the sound does not decode.
+    """
     with _open(path) as container:
         if not container.streams.audio:
             return None

@@ -41,12 +41,12 @@ def avatar_path(speaker_video: Path) -> Path:
     folder = ROOT / "build" / "tests" / enrolment_key(speaker_video)
     avatar = folder / "speaker.avatar"
     if not avatar.is_file():
-        from precompute.enroll import enroll
+        from precompute.enrolment import Enrolment
 
         folder.mkdir(parents=True, exist_ok=True)
         excerpt = folder / "excerpt.mp4"
         copy_excerpt(speaker_video, excerpt, EXCERPT_S)
-        enroll(excerpt, avatar)
+        Enrolment(excerpt, avatar).run()
     return avatar
 
 

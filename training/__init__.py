@@ -1,1 +1,1 @@
-"""Makes the weights that the engine ships with; never imported at run time."""
+"""Training of the weights that the engine ships with; never imported at run time."""

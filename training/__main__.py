@@ -1,7 +1,7 @@
 """`python -m training COMMAND`: from a folder of clips to the weights that the engine ships with.
 
-In order: prepare, speak, speech, geometry, renderer, evaluate. Every command resumes where it was stopped. Results go
-to --runs; --install copies weights into the engine.
+The order: prepare, speak, speech, geometry, renderer, evaluate. Every command resumes where it was stopped and writes
+to --runs; --install copies the weights into the engine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _Command:
     data: Path
     """Folder with manifest.csv and the clips that it lists."""
     runs: Path = Path("runs")
-    """Where everything made on the way is kept."""
+    """Folder for intermediate files, checkpoints and weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,21 +37,21 @@ class Prepare(_Command):
     processes: int = 2
 
     def run(self) -> None:
-        from training.prepare import prepare
+        from training.data.prepare import prepare
 
         prepare(self.data, self.runs, processes=self.processes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Morphable(_Command):
-    """Learn the face model from the tracks. Fits, crops and weights made with the old one must be made again."""
+    """Learn the face model from the tracks. Make fits, crops and weights again afterwards."""
 
     shape_components: int = 50
     expression_components: int = 50
     install: bool = False
 
     def run(self) -> None:
-        from training.morphable import learn
+        from training.geometry.face_model import learn
 
         target = default_path("face_model") if self.install else self.runs / "face_model.safetensors"
         learn(
@@ -65,37 +65,37 @@ class Morphable(_Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Speech(_Command):
-    """Make the speech encoder: distil a small one from a teacher, or take a public HuBERT as it is."""
+    """Make the speech encoder: distil a small one from a teacher, or adopt a public HuBERT unchanged."""
 
     teacher: Path | None = None
-    """ONNX file of a Whisper encoder; training/teacher.py says where to get one."""
+    """ONNX file of a Whisper encoder; the source is in training/speech/teacher.py."""
     checkpoint: str | None = None
     """Instead of a teacher: a public HuBERT by hub name (facebook/hubert-base-ls960) or folder."""
     steps: int = 3900
     install: bool = False
 
     def run(self) -> None:
-        from training.speech import adopt, distil
+        from training.speech.train import adopt, distil
 
         if (self.teacher is None) == (self.checkpoint is None):
             raise PersonaStreamError("speech needs either --teacher FILE (to distil) or --checkpoint NAME (to adopt)")
         if self.checkpoint is not None:
-            made = adopt(self.checkpoint, self.runs)
+            weights = adopt(self.checkpoint, self.runs)
         else:
             assert self.teacher is not None
-            made = distil(self.data, self.runs, teacher=self.teacher, steps=self.steps)
-        _install(made, "speech", self.install)
+            weights = distil(self.data, self.runs, teacher=self.teacher, steps=self.steps)
+        _install(weights, "speech", self.install)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speak(_Command):
-    """Synthesise Kokoro's sentences, which teach and test what is said. (Those of eSpeak are made on the way.)"""
+    """Synthesise Kokoro's sentences for training and test. (Training makes eSpeak's sentences by itself.)"""
 
     kokoro: Path
-    """Folder with kokoro.onnx, config.json and voices; training/phonemes.py says where to get them."""
+    """Folder with kokoro.onnx, config.json and voices; the sources are in training/speech/phonemes.py."""
 
     def run(self) -> None:
-        from training.phonemes import speak_all
+        from training.speech.phonemes import speak_all
 
         speak_all(self.runs, self.kokoro)
 
@@ -106,11 +106,11 @@ class Geometry(_Command):
 
     steps: int = 1000
     share: float = 1.0
-    """Of the training people, for a learning curve; below 1 the weights go to geometry-PERCENT.safetensors."""
+    """Share of the training people, for a learning curve. Below 1 the weights go to geometry-PERCENT.safetensors."""
     install: bool = False
 
     def run(self) -> None:
-        from training.geometry import train
+        from training.geometry.train import train
 
         _install(train(self.data, self.runs, steps=self.steps, share=self.share), "geometry", self.install)
 
@@ -125,7 +125,7 @@ class Renderer(_Command):
     install: bool = False
 
     def run(self) -> None:
-        from training.renderer import train
+        from training.renderer.train import train
 
         target = self.runs / "renderer.safetensors"
         train(self.data, self.runs, target, steps=self.steps, batch=self.batch, threads=self.threads)
@@ -134,12 +134,12 @@ class Renderer(_Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(_Command):
-    """Measure a stage on the people of the split `val`: one JSON and one picture under --out."""
+    """Evaluate a stage on the people of the split `val`; writes figures (JSON) and pictures to --out."""
 
     stage: tyro.conf.Positional[Literal["speech", "geometry", "renderer"]]
     out: Path = Path("build/evaluation")
     speech: Path | None = None
-    """Weights to judge instead of the embedded ones; of the stage geometry alone, like `geometry`."""
+    """Weights to evaluate instead of the embedded ones. Only for the stage geometry, as is `geometry`."""
     geometry: Path | None = None
 
     def run(self) -> None:
@@ -165,7 +165,7 @@ COMMANDS = Prepare | Morphable | Speech | Speak | Geometry | Renderer | Evaluate
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
     try:
-        tyro.cli(COMMANDS, prog="python -m training", description=__doc__).run()  # type: ignore[arg-type]
+        tyro.cli(COMMANDS, prog="python -m training", description=__doc__).run()
     except PersonaStreamError as error:
         Console(stderr=True).print(f"[red]{error}[/red]", highlight=False)
         sys.exit(2)

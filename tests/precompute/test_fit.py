@@ -15,7 +15,7 @@ FRAMES = 60
 
 @pytest.fixture(scope="module")
 def talking():
-    """Landmarks [T, 468, 3] in frame pixels of a made-up person who nods and talks, and the truth behind them."""
+    """Landmarks [T, 468, 3] in frame pixels of a synthetic person who nods and talks, and the truth behind them."""
     model = load_face_model()
     generator = torch.Generator().manual_seed(0)
     alpha = (torch.randn(1, 50, generator=generator) * 0.5).expand(FRAMES, -1)
@@ -43,17 +43,17 @@ def test_landmarks_are_explained_to_a_fraction_of_a_pixel(fitted):
 
 def test_the_stated_error_is_that_of_the_coefficients(talking, fitted):
     model, points, _, _ = talking
-    made = project(
+    projected = project(
         model.vertices(torch.from_numpy(fitted.alpha), torch.from_numpy(fitted.beta)), torch.from_numpy(fitted.pose)
     )
-    apart = (made.numpy() - to_crop(points, fitted.crop))[..., :2]
+    apart = (projected.numpy() - to_crop(points, fitted.crop))[..., :2]
     assert np.allclose(np.sqrt((apart**2).sum(-1).mean(-1)), fitted.error_px, atol=1e-3)
 
 
 def test_mouth_opening_and_rotation_are_recovered(talking, fitted):
     model, _, vertices, pose = talking
-    made = mouth_opening(model.vertices(torch.from_numpy(fitted.alpha), torch.from_numpy(fitted.beta)))
-    assert np.corrcoef(made, mouth_opening(vertices))[0, 1] > 0.99
+    opening = mouth_opening(model.vertices(torch.from_numpy(fitted.alpha), torch.from_numpy(fitted.beta)))
+    assert np.corrcoef(opening, mouth_opening(vertices))[0, 1] > 0.99
     assert np.abs(fitted.pose[:, :3] - pose[:, :3].numpy()).max() < 0.06
 
 
@@ -61,11 +61,11 @@ def test_noise_on_landmarks_is_smoothed_not_followed(talking):
     model, points, vertices, _ = talking
     noisy = points + np.random.default_rng(0).normal(0, 0.7, points.shape)
     smooth = fit(noisy, model, iterations=40)
-    made = model.vertices(torch.from_numpy(smooth.alpha), torch.from_numpy(smooth.beta)).numpy()
-    jitter = np.abs(np.diff(made, 2, axis=0)).mean()
+    fitted = model.vertices(torch.from_numpy(smooth.alpha), torch.from_numpy(smooth.beta)).numpy()
+    jitter = np.abs(np.diff(fitted, 2, axis=0)).mean()
     scale = float(fit(points, model, iterations=1).pose[0, 3]) * smooth.crop[0, 2]
     assert jitter * scale < 0.5 * np.abs(np.diff(noisy - points, 2, axis=0)).mean()
-    assert vertices.shape == made.shape
+    assert vertices.shape == fitted.shape
 
 
 def test_a_moved_picture_moves_only_the_crop(talking, fitted):

@@ -1,4 +1,4 @@
-"""Which frames become lip references, what rest looks like, and that idle frames come in order."""
+"""Lip references, the mouth at rest, and the order of idle frames."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from engine.models.morphable import LIPS_INNER, mouth_opening
+from engine.models.morphable import mouth_opening
 from engine.models.weights import load_face_model
 from engine.paint.composite import cut
 from precompute.bank import FINE_FROM_PX, build, choose, good_frames
 from precompute.fit import FaceFit
 from precompute.idle import painted, resting_lower_face
-from precompute.style import mirrored, rest_expression
+from precompute.rest import mirrored, rest_expression
 
 
 def a_fit(lip_error):
@@ -36,13 +36,13 @@ def test_bad_frames_are_never_references():
     assert (choose(np.random.default_rng(0).random(200), good) % 2 == 1).all()
 
 
-def test_blurred_unseen_badly_tracked_and_turned_frames_are_bad():
+def test_blurred_untracked_badly_fitted_and_turned_frames_are_bad():
     error = np.full(100, 0.4, np.float32)
     error[10] = 2
-    found, sharpness, yaw = np.ones(100, bool), np.full(100, 200.0), np.zeros(100)
-    found[20], sharpness[30], yaw[40] = False, 50, 35
+    tracked, sharpness, yaw = np.ones(100, bool), np.full(100, 200.0), np.zeros(100)
+    tracked[20], sharpness[30], yaw[40] = False, 50, 35
     sharpness[20] = np.nan
-    assert set(np.flatnonzero(~good_frames(a_fit(error), found, sharpness, yaw))) == {10, 20, 30, 40}
+    assert set(np.flatnonzero(~good_frames(a_fit(error), tracked, sharpness, yaw))) == {10, 20, 30, 40}
 
 
 def test_a_clip_that_is_bad_throughout_still_gives_references():
@@ -60,10 +60,10 @@ def test_crops_are_as_fine_as_the_face_is_large_and_the_quality_wants(size, qual
     fit.crop[:] = (10, 20, size)
     fit.crop[0, 2] = 5000  # one frame does not decide
     frame = np.random.default_rng(0).integers(0, 256, (800, 900, 3), np.uint8)
-    made = build(np.arange(5, 8), fit, lambda index: frame + np.uint8(index), quality)
-    assert made["crops"].shape == (3, side, side, 3)
+    bank = build(np.arange(5, 8), fit, lambda index: frame + np.uint8(index), quality)
+    assert bank["crops"].shape == (3, side, side, 3)
     expected = [cut(frame + np.uint8(index), fit.crop[5], side) for index in (5, 6, 7)]
-    assert np.array_equal(made["crops"].numpy(), np.stack(expected)) and made["frames"].tolist() == [5, 6, 7]
+    assert np.array_equal(bank["crops"].numpy(), np.stack(expected)) and bank["frames"].tolist() == [5, 6, 7]
 
 
 def test_mirroring_twice_is_nothing():
@@ -73,14 +73,12 @@ def test_mirroring_twice_is_nothing():
 
 
 def talking(frames=200, *, closing=True):
-    """Coefficients of somebody who talks with pauses; without `closing` the lips never meet."""
+    """Coefficients of a person who talks with pauses; without `closing` the lips never meet."""
     model = load_face_model()
     generator = torch.Generator().manual_seed(0)
     alpha = (torch.randn(1, 50, generator=generator) * 0.5).expand(frames, -1)
-    inner = list(LIPS_INNER)
     opening_of = torch.stack([mouth_opening(model.vertices(alpha[0], x)) for x in torch.eye(50) * 1.5])
     widest = int((opening_of - mouth_opening(model.vertices(alpha[0], torch.zeros(50)))).abs().argmax())
-    assert inner
     beta = torch.zeros(frames, 50)
     swing = torch.sin(torch.arange(frames) / 2.5)
     swing[80:120] = -1.0  # a pause
@@ -99,7 +97,7 @@ def test_rest_is_a_closed_mouth_even_if_the_clip_never_shows_one(closing):
     assert rest.abs().max() < 6
 
 
-def test_rest_is_symmetric_below_and_close_to_what_was_seen():
+def test_rest_is_symmetric_in_the_lower_face():
     model, alpha, beta = talking()
     beta = beta + torch.randn(50, generator=torch.Generator().manual_seed(3)) * 0.5
     rest = rest_expression(model, alpha, beta, np.ones(len(beta), bool))

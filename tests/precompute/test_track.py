@@ -11,17 +11,17 @@ from precompute.track import FaceTracker, fill_gaps, longest_run, track
 
 
 def test_the_longest_run_bridges_short_gaps_only():
-    found = np.ones(100, bool)
-    found[20:23] = False
-    found[60:64] = False
-    assert longest_run(found) == slice(0, 60)
-    assert longest_run(found, max_gap=4) == slice(0, 100)
+    tracked = np.ones(100, bool)
+    tracked[20:23] = False
+    tracked[60:64] = False
+    assert longest_run(tracked) == slice(0, 60)
+    assert longest_run(tracked, max_gap=4) == slice(0, 100)
     assert longest_run(np.zeros(10, bool)) == slice(0, 0)
 
 
 def test_a_run_begins_and_ends_with_a_face():
-    found = np.array([False, True, True, False, True, False, False])
-    assert longest_run(found) == slice(1, 5)
+    tracked = np.array([False, True, True, False, True, False, False])
+    assert longest_run(tracked) == slice(1, 5)
 
 
 def test_gaps_are_filled_in_a_straight_line_and_nothing_else_changes():
@@ -34,7 +34,7 @@ def test_gaps_are_filled_in_a_straight_line_and_nothing_else_changes():
 
 def test_landmarks_lie_on_the_face(face_frames):
     landmarks = track(face_frames[:5])
-    assert landmarks.found.all()
+    assert landmarks.tracked.all()
     points = landmarks.points[-1]
     assert points.shape == (478, 3)
     assert points[:, :2].min() > 0
@@ -61,19 +61,19 @@ def test_a_scan_counts_each_face_once_and_sees_blur_light_and_cuts(face_frames):
     blurred = cv2.GaussianBlur(sharp, (0, 0), 4)
     dark = (sharp * 0.3).astype(np.uint8)
     other = np.full_like(sharp, (30, 160, 60))
-    told = []
-    seen = scan([sharp, sharp, blurred, dark, other], on_frame=told.append)
-    assert seen.landmarks.faces.tolist() == [1, 1, 1, 1, 0]
-    assert seen.sharpness[2] < 0.3 * seen.sharpness[1]
-    assert seen.brightness[3] < 0.4 * seen.brightness[1]
-    assert np.isnan(seen.sharpness[4])
-    assert seen.change[1] == 0
-    assert seen.change[4] > 0.9
-    assert told == [1, 2, 3, 4, 5]
-    assert len(seen) == 5
+    counts = []
+    clip = scan([sharp, sharp, blurred, dark, other], on_frame=counts.append)
+    assert clip.landmarks.faces.tolist() == [1, 1, 1, 1, 0]
+    assert clip.sharpness[2] < 0.3 * clip.sharpness[1]
+    assert clip.brightness[3] < 0.4 * clip.brightness[1]
+    assert np.isnan(clip.sharpness[4])
+    assert clip.change[1] == 0
+    assert clip.change[4] > 0.9
+    assert counts == [1, 2, 3, 4, 5]
+    assert len(clip) == 5
 
 
 def test_an_empty_scan_is_possible():
-    seen = scan([])
-    assert len(seen) == 0
-    assert seen.landmarks.points.shape == (0, 478, 3)
+    clip = scan([])
+    assert len(clip) == 0
+    assert clip.landmarks.points.shape == (0, 478, 3)

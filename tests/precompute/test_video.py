@@ -144,9 +144,9 @@ def test_the_offset_between_sound_and_picture_is_respected_within_a_millisecond(
     samples = np.zeros(2 * rate_hz, np.float32)
     samples[round(click_s * rate_hz) :][:160] = np.sin(np.arange(160)) * np.hanning(160)
     path = write_sound(tmp_path / f"v.{suffix}", samples, start_s=start_s, images=clock(50, 25), codec=codec)
-    heard = read_audio(path, rate_hz)
-    weight = heard.astype(float) ** 2
-    centre_s = float((np.arange(len(heard)) * weight).sum() / weight.sum()) / rate_hz
+    sound = read_audio(path, rate_hz)
+    weight = sound.astype(float) ** 2
+    centre_s = float((np.arange(len(sound)) * weight).sum() / weight.sum()) / rate_hz
     assert centre_s == pytest.approx(click_s + 80 / rate_hz + start_s, abs=0.001)
 
 

@@ -1,4 +1,4 @@
-"""The judges: synchrony is found where it is, people are told apart by how they move."""
+"""The sync expert finds the lag of lips, and has no confidence in the sound of another clip."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from torch import Tensor
 
 from engine.models.morphable import MorphableModel
 from engine.models.weights import load_face_model
-from training.critics import SyncExpert, sync_expert
-from training.lips import GeometryLoss, Item
+from training.evaluate.critics import SyncExpert, sync_expert
+from training.geometry.corpus import Item
+from training.geometry.loss import GeometryLoss
 
 LIPS = slice(0, 40)
 
@@ -20,7 +21,7 @@ def model() -> MorphableModel:
 
 
 def _clip(model: MorphableModel, seed: int) -> Item:
-    """Speech features that a mouth follows: three smooth signals, heard through a fixed mixture."""
+    """Speech features that a mouth follows: three smooth signals in a fixed mixture."""
     generator = torch.Generator().manual_seed(seed)
     driving = torch.randn(1, 3, 130, generator=generator)
     driving = torch.nn.functional.avg_pool1d(driving, 4, 1)[0].T[:120] * 2
@@ -39,7 +40,7 @@ def expert(model: MorphableModel, tmp_path_factory: pytest.TempPathFactory) -> S
     return sync_expert(items, measure, lips, tmp_path_factory.mktemp("sync") / "sync.pt", steps=60)
 
 
-def _judged(expert: SyncExpert, model: MorphableModel, shift: int) -> tuple[int, float]:
+def _judgement(expert: SyncExpert, model: MorphableModel, shift: int) -> tuple[int, float]:
     clip = _clip(model, 99)
     lips: Tensor = GeometryLoss(model).offsets(clip.beta)
     return expert.judge(clip.features[10:110], lips[10 - shift : 110 - shift])
@@ -47,12 +48,12 @@ def _judged(expert: SyncExpert, model: MorphableModel, shift: int) -> tuple[int,
 
 @pytest.mark.parametrize("shift", [-5, 0, 3])
 def test_the_lag_of_the_lips_is_found(expert: SyncExpert, model: MorphableModel, shift: int) -> None:
-    lag, confidence = _judged(expert, model, shift)
+    lag, confidence = _judgement(expert, model, shift)
     assert lag == shift and confidence > 0.3
 
 
 def test_another_clips_sound_has_no_confidence(expert: SyncExpert, model: MorphableModel) -> None:
-    _, right = _judged(expert, model, 0)
+    _, right = _judgement(expert, model, 0)
     lips = GeometryLoss(model).offsets(_clip(model, 99).beta)
     _, wrong = expert.judge(_clip(model, 55).features, lips)
     assert wrong < 0.6 * right

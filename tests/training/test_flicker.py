@@ -9,9 +9,9 @@ import torch
 from engine.models.renderer import DualAttentionRenderer, RendererConfig
 from engine.models.weights import load_face_model
 from engine.paint.shape import Shape
-from training.contact_sheet import attention_strip, sheet_row
-from training.faces import ClipFaces, SampleMaker
-from training.flicker import Flicker, Run, driven_run
+from training.evaluate.contact_sheet import attention_strip, sheet_row
+from training.evaluate.flicker import Flicker, Sequence, driven_sequence
+from training.renderer.samples import ClipFaces, SampleMaker
 
 POSE = torch.tensor([0.0, 0.0, 0.0, 0.38, 0.5, 0.25])
 
@@ -43,19 +43,19 @@ class Talking(ClipFaces):
 def test_a_still_picture_does_not_flicker_and_a_noisy_one_does(model):
     faces, flicker = Talking(model), Flicker(model)
     shape = Shape.posed(faces.canonical[0], faces.neutral[0], faces.poses[0])
-    still = flicker(Run([faces.crop(0)] * 3, [shape] * 3))
+    still = flicker(Sequence([faces.crop(0)] * 3, [shape] * 3))
     assert still["temporal_lpips"] == pytest.approx(0, abs=1e-5) and still["still_difference"] < 0.6
     noisy = [faces.crop(0) + np.uint8(i % 2 * 20) for i in range(3)]
-    assert flicker(Run(noisy, [shape] * 3))["still_difference"] == pytest.approx(20, abs=1)
+    assert flicker(Sequence(noisy, [shape] * 3))["still_difference"] == pytest.approx(20, abs=1)
 
 
-def test_a_driven_run_has_the_upper_face_of_its_base_frames_and_other_mouths(model):
+def test_a_driven_sequence_has_the_upper_face_of_its_base_frames_and_other_mouths(model):
     torch.manual_seed(0)
     network = DualAttentionRenderer(RendererConfig()).eval().requires_grad_(False)
-    painted, recorded = driven_run(network, Talking(model), model, frames=4)
+    painted, recorded = driven_sequence(network, Talking(model), model, frames=4)
     assert len(painted.crops) == len(recorded.crops) == 4
-    for made, true in zip(painted.crops, recorded.crops, strict=True):
-        assert np.array_equal(made[:100], true[:100]) and not np.array_equal(made, true)
+    for image, true in zip(painted.crops, recorded.crops, strict=True):
+        assert np.array_equal(image[:100], true[:100]) and not np.array_equal(image, true)
     assert not np.allclose(painted.shapes[0].mesh, recorded.shapes[0].mesh, atol=0.5)
 
 

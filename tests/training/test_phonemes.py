@@ -11,17 +11,17 @@ import torch
 from engine.errors import MediaError
 from engine.models.morphable import MorphableModel
 from engine.models.weights import load_face_model
-from training.lips import APART, CONTACT_WEIGHT, GAPS, TOUCHING, UNDER_LIP, UPPER_LIP, GeometryLoss
-from training.phonemes import (
+from training.geometry.loss import APART, CONTACT_WEIGHT, GAPS, TOUCHING, UNDER_LIP, UPPER_LIP, GeometryLoss
+from training.speech.phonemes import (
     BILABIALS,
-    KOKORO_VOICES,
+    KOKORO_TEST_VOICES,
     MEDLEYS,
     OPEN_VOWELS,
     SENTENCES,
     Spoken,
-    _without_marks,
     espeak,
     medleys,
+    without_marks,
 )
 
 
@@ -32,8 +32,8 @@ def model() -> MorphableModel:
 
 def test_espeak_says_when_each_phoneme_sounds() -> None:
     pcm, phonemes = espeak("Bob may map a pump.", "en-us")
-    said = [symbol for symbol, _, _ in phonemes if symbol in BILABIALS]
-    assert said == ["b", "b", "m", "m", "p", "p", "m", "p"]
+    bilabials = [symbol for symbol, _, _ in phonemes if symbol in BILABIALS]
+    assert bilabials == ["b", "b", "m", "m", "p", "p", "m", "p"]
     starts = [start for _, start, _ in phonemes]
     assert starts == sorted(starts) and phonemes[-1][2] <= len(pcm) / 16_000 + 0.01
     loud = {"vowels": [], "bilabials": []}
@@ -52,12 +52,12 @@ def test_a_voice_that_does_not_exist_is_an_error_with_its_name() -> None:
 
 def test_stress_lends_its_time_to_the_vowel_and_length_to_what_precedes() -> None:
     marked = [("p", 0.0, 0.1), ("ˈ", 0.1, 0.2), ("a", 0.2, 0.3), ("ː", 0.3, 0.4), (" ", 0.4, 0.5), ("m", 0.5, 0.6)]
-    assert _without_marks(marked) == [("p", 0.0, 0.1), ("a", 0.1, 0.4), ("m", 0.5, 0.6)]
+    assert without_marks(marked) == [("p", 0.0, 0.1), ("a", 0.1, 0.4), ("m", 0.5, 0.6)]
 
 
 def test_a_phoneme_has_at_least_two_frames() -> None:
     spoken = Spoken("x", "en", "", np.zeros(16_000, np.float32), [("p", 0.41, 0.43), ("a", 0.5, 0.7), ("m", 0.8, 0.9)])
-    assert spoken.frames(BILABIALS) == [(10, 12), (20, 23)]
+    assert spoken.spans(BILABIALS) == [(10, 12), (20, 23)]
 
 
 @pytest.mark.parametrize("wide", [True, False])
@@ -66,15 +66,15 @@ def test_an_open_mouth_costs_where_the_lips_must_touch_and_a_shut_one_where_they
 ) -> None:
     measure = GeometryLoss(model)
     template = model.mean[model.lower][None]
-    made = template.clone()  # its mouth opened or shut, as mouths are: more in the middle
+    lips = template.clone()  # its mouth opened or shut, as mouths are: more in the middle
     place = {int(v): i for i, v in enumerate(model.lower.nonzero().flatten())}
     for above, below, share in zip(UPPER_LIP, UNDER_LIP, GAPS, strict=True):
         middle = (template[0, place[above]] + template[0, place[below]]) / 2
         gap = template[0, place[below]] - middle
         reach = gap * (APART * share if wide else 0.0) / (2 * gap.norm())
-        made[0, place[above]], made[0, place[below]] = middle - reach, middle + reach
+        lips[0, place[above]], lips[0, place[below]] = middle - reach, middle + reach
     frames = 4
-    shown = made[:, None].expand(1, frames, -1, -1)
+    shown = lips[:, None].expand(1, frames, -1, -1)
     beta, known = torch.zeros(1, frames, len(model.expression_basis)), torch.ones(1, frames)
     free, touch, apart = (measure(shown, template, beta, known, torch.full((1, frames), c)) for c in (0.0, 1.0, -1.0))
     squares = torch.tensor(GAPS).square().mean() * 100**2
@@ -87,16 +87,16 @@ def test_every_frame_has_the_phoneme_at_its_middle() -> None:
     spoken = Spoken(
         "x", "en", "", np.zeros(4_000, np.float32), [("p", 0.01, 0.07), ("aɪ", 0.07, 0.16), ("t", 0.19, 0.4)]
     )
-    assert spoken.said() == ["p", "p", "a", "a", "", "t", "t"]
+    assert spoken.frame_phonemes() == ["p", "p", "a", "a", "", "t", "t"]
 
 
 def test_medleys_have_neither_the_voices_nor_the_languages_nor_the_sentences_of_the_test() -> None:
     with SENTENCES.open(newline="") as lines:
         rows = list(csv.DictReader(lines))
-    made = medleys(rows)
-    assert len(made) == MEDLEYS and made == medleys(rows)
-    tested = {voice for names in KOKORO_VOICES.values() for voice in names}
-    assert not tested & {row["voice"] for row in made}
-    assert not {"fr-fr", "cmn-latn-pinyin", "ja"} & {row["language"] for row in made}
+    written = medleys(rows)
+    assert len(written) == MEDLEYS and written == medleys(rows)
+    tested = {voice for names in KOKORO_TEST_VOICES.values() for voice in names}
+    assert not tested & {row["voice"] for row in written}
+    assert not {"fr-fr", "cmn-latn-pinyin", "ja"} & {row["language"] for row in written}
     taught = {(row["language"], word) for row in rows if row["split"] == "train" for word in row["text"].split()}
-    assert all((row["language"], word) in taught for row in made for word in row["text"].split())
+    assert all((row["language"], word) in taught for row in written for word in row["text"].split())

@@ -1,4 +1,4 @@
-"""What teaches the speech encoder: windows as a stream hears them, with targets that stay in their place."""
+"""Training windows of the speech encoder are those of a stream, and their targets keep their time."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from engine.models.speech import FRAME_SAMPLES, RATE_HZ, SpeechConfig, small_hubert
-from training.speech import UNKNOWN, Student, Windows, codec, room, stretch
-from training.teacher import Target, Utterance
+from training.speech.augmentation import codec, room, stretch
+from training.speech.student import Student
+from training.speech.teacher import Target, Utterance
+from training.speech.windows import UNKNOWN, Windows
 
 TINY = {
     **small_hubert(),
@@ -23,11 +25,11 @@ AXES = 4
 PHONEMES = ["a", "m"]
 
 
-def utterance(frames: int, said: list[str]) -> Utterance:
+def utterance(frames: int, phonemes: list[str]) -> Utterance:
     """Its features count its frames, its sound is a tone that rises with them."""
     place = np.arange(frames * FRAME_SAMPLES) / FRAME_SAMPLES
     pcm = (8_000 * np.sin(2 * np.pi * np.cumsum(100 + 5 * place) / RATE_HZ)).astype(np.int16)
-    return Utterance("tone", pcm, np.repeat(np.arange(frames)[:, None], AXES, 1).astype(np.float16), said)
+    return Utterance("tone", pcm, np.repeat(np.arange(frames)[:, None], AXES, 1).astype(np.float16), phonemes)
 
 
 def windows(*utterances: Utterance) -> Windows:
@@ -36,7 +38,7 @@ def windows(*utterances: Utterance) -> Windows:
     return Windows(list(utterances), target, units, PHONEMES, CONFIG, seed=0)
 
 
-def test_targets_are_what_the_teacher_says_at_the_same_time() -> None:
+def test_targets_are_the_teachers_features_at_the_same_time() -> None:
     batch = windows(utterance(200, ["a"] * 100 + ["m"] * 100)).draw(64)
     known = batch.weights > 0
     assert 0.5 < known.float().mean() < 1
@@ -44,8 +46,7 @@ def test_targets_are_what_the_teacher_says_at_the_same_time() -> None:
     steps = (frames[:, 1:] - frames[:, :-1])[known[:, 1:] & known[:, :-1]]
     assert steps.min() > 0.84 and steps.max() < 1.19 and steps.std() > 0.05  # played slower and faster
     assert ((10 * batch.units - frames).abs() <= 5.01)[known & (frames < 195)].all()  # units stand at every tenth frame
-    said = batch.phonemes[known]
-    assert torch.equal(said, (frames[known] >= 99.5).long())
+    assert torch.equal(batch.phonemes[known], (frames[known] >= 99.5).long())
 
 
 def test_nothing_is_known_before_and_after_the_sound_and_at_a_windows_start() -> None:

@@ -1,4 +1,4 @@
-"""Pictures at 512 px of people that training never saw: painted so finely, and painted at 256 px and enlarged.
+"""Pictures at 512 px of unseen people: painted at 512 px, and painted at 256 px and enlarged.
 
 The frames are those of `training.evaluate.renderer`: `same` renders a frame from others of its clip, `crossed` its
 mouth on a frame with another one. Both pictures are pasted into the same crop of 512 px, as the engine pastes.
@@ -22,25 +22,15 @@ from engine.paint.references import LIP_REFERENCES, nearest
 from engine.paint.shape import Shape
 from precompute.bank import FINE_FROM_PX
 from precompute.video import read_frames
-from training.data import fit_path, load_fit
-from training.faces import ClipFaces
-from training.perceptual import Lpips
-from training.quality import psnr, sharpness, signed
+from training.data.clips import fit_path, load_fit
+from training.evaluate.cases import Cast
+from training.evaluate.measures import psnr, sharpness, signed
+from training.renderer.lpips import Lpips
+from training.renderer.samples import ClipFaces
 
 SIDE_PX = FINE * CROP_PX
 BOX = np.array([0, 0, SIDE_PX])  # a crop is its own frame
 SIDES_PX = {"fast": CROP_PX, "best": SIDE_PX}
-
-
-@dataclass(frozen=True)
-class Cast:
-    """Rows of a clip: `target` is rendered onto `base`, with face references `near` and lip references `bank`."""
-
-    kind: str
-    target: int
-    base: int
-    near: list[int]
-    bank: list[int]
 
 
 class FineClip:
@@ -62,14 +52,14 @@ class FineClip:
 
 
 def is_large(faces: ClipFaces, runs: Path) -> bool:
-    """Whether an avatar of that clip would be painted finely."""
+    """Whether an avatar of the clip would be painted at 512 px."""
     fit, _ = load_fit(fit_path(runs, faces.clip))
     return float(np.median(fit.crop[:, 2])) >= FINE_FROM_PX
 
 
 @dataclass
 class FineMeasures:
-    """Renders casts in both qualities; `figures` has a list of values for each name."""
+    """Renders casts in the qualities `fast` and `best`; `figures` has a list of values for each name."""
 
     network: DualAttentionRenderer
     model: MorphableModel
@@ -79,7 +69,7 @@ class FineMeasures:
         self._aligner, self._lpips = Aligner(self.model), Lpips()
 
     def __call__(self, clip: FineClip, cast: Cast) -> list[np.ndarray]:
-        """The windows [h, w, 3] uint8 of the truth, of fast and of best, for a picture."""
+        """Measure one cast; returns the windows [h, w, 3] uint8 of the truth, of `fast` and of `best`."""
         truth = clip.crop(cast.target)
         shown = [truth]
         for quality, side_px in SIDES_PX.items():
@@ -100,7 +90,7 @@ class FineMeasures:
 
     @torch.inference_mode()
     def picture(self, clip: FineClip, cast: Cast, side_px: int) -> tuple[np.ndarray, np.ndarray]:
-        """From references of side_px: the crop [512, 512, 3] uint8, and where it was painted, [512, 512] of 0 and 1."""
+        """The crop [512, 512, 3] uint8 painted from references of `side_px`, and the mask [512, 512] of painting."""
         shapes = {row: self._shape(clip.faces, row) for row in {cast.target, cast.base, *cast.near, *cast.bank}}
         aim = self._aligner.target(shapes[cast.target], shapes[cast.base])
         candidates = cast.bank + cast.near

@@ -1,12 +1,12 @@
-"""What a shorter wait for the speech encoder costs: the same weights under windows of other steps and lookaheads.
+"""Figures of the speech encoder by latency: the same weights under windows of other steps and lookaheads.
 
-- latency: sound that must have arrived before the first frame of a step can be made, step + lookahead.
+- latency: the sound that the first frame of a step waits for, step + lookahead.
 - teacher: share of the teacher's variance that the features explain, people of the split `val`.
-- phonemes: share of the frames of Kokoro's test sentences (voices and languages that nobody trained on) whose phoneme
+- phonemes: share of the frames of Kokoro's test sentences (voices and languages outside the training) whose phoneme
   the student's own head names.
-- lips: correlation of the mouth's opening with what a ridge regression reads from the features of NEAR frames on each
-  side, fitted to the other people of the split; mean over clips of at least two seconds.
-- cost: milliseconds of one thread for a second of speech, one window at a time, as live.
+- lips: correlation of the mouth's opening with a ridge regression on the features of NEAR frames on each side, fitted
+  to the other people of the split; mean over clips of at least two seconds.
+- cost: milliseconds of CPU time for a second of speech, one window at a time, as live.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ from torch import Tensor
 
 from engine.models.speech import RATE_HZ, SpeechConfig, SpeechEncoder, extract
 from engine.models.weights import load_face_model
-from training.data import read_manifest
-from training.geometry import aligned_sound
-from training.lips import Example, GeometryLoss, load_examples
-from training.offsets import find_offsets
-from training.phonemes import load_spoken
-from training.speech import PHONEMES, TEACHER_AXES, Student, agreement, known_phonemes, spelling
-from training.teacher import UNITS, load_utterance, reduce_teacher, teacher_path
+from training.data.clips import read_manifest
+from training.geometry.corpus import Example, load_examples
+from training.geometry.loss import GeometryLoss
+from training.geometry.offsets import estimate_offsets
+from training.geometry.train import aligned_sound
+from training.speech.phonemes import load_spoken
+from training.speech.student import Student, explained_variance, phoneme_accuracy
+from training.speech.teacher import UNITS, load_utterance, reduce_teacher, teacher_path
+from training.speech.train import PHONEMES, TEACHER_AXES, known_phonemes
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ MIN_FRAMES = 50
 NEAR = 2
 RIDGE = 300.0  # of features of about unit size, on some thousand frames
 TIMED_S = 4
-CLIPS, SENTENCE_EVERY = 12, 3  # enough to tell windows apart
+CLIPS, SENTENCE_EVERY = 12, 3  # enough to tell the configurations apart
 
 
 def evaluate(data: Path, runs: Path, out: Path) -> dict[str, Any]:
@@ -55,23 +57,23 @@ def evaluate(data: Path, runs: Path, out: Path) -> dict[str, Any]:
     clips = [clip.name for clip in read_manifest(data) if clip.split == "val"]
     utterances = [load_utterance(runs, name) for name in clips if teacher_path(runs, name).exists()][:CLIPS]
     sentences = load_spoken(runs, "test")[::SENTENCE_EVERY]
-    offsets = find_offsets(data, runs)
+    offsets = estimate_offsets(data, runs)
     examples = [e for e in load_examples(data, runs) if e.clip.split == "val" and len(e.beta) >= MIN_FRAMES]
     sounds = [(e, aligned_sound(e, offsets[e.clip.name].frames)) for e in examples]
     table = []
     for config in progress(list(_configs()), "windows"):
-        heard = copy.copy(student)
-        heard.encoder = copy.copy(student.encoder)
-        heard.encoder.config = config
+        variant = copy.copy(student)
+        variant.encoder = copy.copy(student.encoder)
+        variant.encoder.config = config
         table.append(
             {
                 "step": config.step_frames,
                 "lookahead": config.lookahead_frames,
                 "latency_ms": config.algorithmic_latency_ms,
-                "teacher": agreement(heard.encoder, utterances, target),
-                "phonemes": spelling(heard, sentences, named) if sentences else None,
-                "lips": _lips(heard.encoder, sounds),
-                "cost_ms": _cost_ms(heard.encoder, sounds[0][1]),
+                "teacher": explained_variance(variant.encoder, utterances, target),
+                "phonemes": phoneme_accuracy(variant, sentences, named) if sentences else None,
+                "lips": _lips(variant.encoder, sounds),
+                "cost_ms": _cost_ms(variant.encoder, sounds[0][1]),
             }
         )
     out.mkdir(parents=True, exist_ok=True)
@@ -87,7 +89,7 @@ def _configs() -> Iterator[SpeechConfig]:
 
 
 def _lips(encoder: SpeechEncoder, sounds: list[tuple[Example, np.ndarray]]) -> float:
-    """Mean correlation of mouth openings with the regression that leaves the clip's person out."""
+    """Mean correlation of mouth openings with a regression fitted without the person of the clip."""
     model = load_face_model()
     measure = GeometryLoss(model)
     rows, openings = [], []
@@ -99,21 +101,21 @@ def _lips(encoder: SpeechEncoder, sounds: list[tuple[Example, np.ndarray]]) -> f
         opening = measure.opening(lower + measure.offsets(example.beta)).double()
         openings.append((opening - opening.mean()) / opening.std())
     people = [example.clip.identity for example, _ in sounds]
-    return float(np.mean([_left_out(rows, openings, people, i) for i in range(len(rows))]))
+    return float(np.mean([_correlation_left_out(rows, openings, people, i) for i in range(len(rows))]))
 
 
-def _left_out(rows: list[Tensor], openings: list[Tensor], people: list[str], which: int) -> float:
+def _correlation_left_out(rows: list[Tensor], openings: list[Tensor], people: list[str], which: int) -> float:
     others = [i for i, person in enumerate(people) if person != people[which]]
     x, y = torch.cat([rows[i] for i in others]), torch.cat([openings[i] for i in others])
     mean = x.mean(0)
     x = x - mean
     weight = torch.linalg.solve(x.T @ x + RIDGE * torch.eye(x.shape[1], dtype=x.dtype), x.T @ y)
-    made = (rows[which] - mean) @ weight
-    return float(torch.corrcoef(torch.stack([made, openings[which]]))[0, 1])
+    predicted = (rows[which] - mean) @ weight
+    return float(torch.corrcoef(torch.stack([predicted, openings[which]]))[0, 1])
 
 
 def _cost_ms(encoder: SpeechEncoder, sound: np.ndarray) -> float:
-    """For a second of speech, the median of three goes."""
+    """CPU milliseconds for a second of speech, the median of three measurements."""
     times = []
     for _ in range(3):
         began = time.process_time()

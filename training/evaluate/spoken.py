@@ -1,8 +1,8 @@
-"""Do the lips close where the sound says p, b or m, in voices and languages that nobody trained on?
+"""Closure of the lips at p, b and m, in voices and languages outside the training.
 
-- closure recall: share of the bilabials of the test sentences (see `training.phonemes`) at which the opening of the
-  inner lips falls below CLOSED_OPENING at some frame from one before the phoneme to one after it.
-- open vowels closed: the same at the middle of open vowels (a and its kin). A mouth that is always shut has 1 in both.
+- closure recall: share of the bilabials of the test sentences (see `training.speech.phonemes`) at which the opening of
+  the inner lips falls below CLOSED_OPENING at some frame from one before the phoneme to one after it.
+- open vowels closed: the same at the middle of open vowels (a and the like). A mouth that is always shut has 1 in both.
 
 Every sentence is spoken by several faces: the shape and style of validation people.
 """
@@ -21,9 +21,11 @@ from torch import Tensor
 from engine.models.geometry import GeometryGenerator
 from engine.models.morphable import LIPS_INNER, LIPS_OUTER, MorphableModel
 from engine.models.speech import SpeechEncoder, extract
-from precompute.style import CLOSED_OPENING
-from training.lips import Example, GeometryLoss, predict
-from training.phonemes import BILABIALS, OPEN_VOWELS, Spoken, load_spoken
+from precompute.rest import CLOSED_OPENING
+from training.geometry.corpus import Example
+from training.geometry.generator import predict
+from training.geometry.loss import GeometryLoss
+from training.speech.phonemes import BILABIALS, OPEN_VOWELS, Spoken, load_spoken
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +40,11 @@ def _closed(opening: Tensor, spans: list[tuple[int, int]]) -> list[bool]:
     return [bool((opening[max(0, a) : b] < CLOSED_OPENING).any()) for a, b in spans if a < len(opening)]
 
 
-def _share(found: dict[str, list[bool]]) -> float:
-    return float(np.mean([closed for each in found.values() for closed in each]))
+def _share(closed: dict[str, list[bool]]) -> float:
+    return float(np.mean([value for values in closed.values() for value in values]))
 
 
-def judge_spoken(
+def judge_closures(
     encoder: SpeechEncoder,
     generator: GeometryGenerator,
     model: MorphableModel,
@@ -50,7 +52,7 @@ def judge_spoken(
     runs: Path,
     out: Path,
 ) -> dict[str, Any] | None:
-    """The figures of the module's docstring over the test sentences, in all and by language; draws `out`/spoken.png.
+    """The figures of the module's docstring over all test sentences and by language; draws `out`/spoken.png.
 
     None where there are no test sentences (`python -m training speak --kokoro FOLDER`).
     """
@@ -60,17 +62,18 @@ def judge_spoken(
         return None
     measure = GeometryLoss(model)
     faces = list({e.clip.identity: e for e in examples}.values())[:FACES]
-    closures, vowels = defaultdict(list), defaultdict(list)
+    closures: dict[str, list[bool]] = defaultdict(list)
+    vowels: dict[str, list[bool]] = defaultdict(list)
     rows = []
     for spoken in sentences:
         features = extract(encoder, spoken.pcm)
         for face in faces:
-            made = predict(generator, model, features, face.alpha, face.beta)
-            vertices = made + (model.mean + model.shape(face.alpha))[generator.lower]
+            offsets = predict(generator, model, features, face.alpha, face.beta)
+            vertices = offsets + (model.mean + model.shape(face.alpha))[generator.lower]
             opening = measure.opening(vertices)
-            closing = [(a - SLACK_FRAMES, b + SLACK_FRAMES) for a, b in spoken.frames(BILABIALS)]
-            closures[spoken.language] += _closed(opening, closing)
-            middles = [(a + b) // 2 for a, b in spoken.frames(OPEN_VOWELS)]
+            spans = [(a - SLACK_FRAMES, b + SLACK_FRAMES) for a, b in spoken.spans(BILABIALS)]
+            closures[spoken.language] += _closed(opening, spans)
+            middles = [(a + b) // 2 for a, b in spoken.spans(OPEN_VOWELS)]
             vowels[spoken.language] += _closed(opening, [(m, m + 1) for m in middles])
             if face is faces[0]:
                 rows.append((spoken, vertices))
@@ -85,7 +88,7 @@ def judge_spoken(
         "by_language": {
             language: {
                 "closure_recall": float(np.mean(closures[language])),
-                "open_vowels_closed": float(np.mean(vowels[language] or [0])),
+                "open_vowels_closed": float(np.mean(vowels[language] or [False])),
             }
             for language in closures
         },
@@ -93,7 +96,7 @@ def judge_spoken(
 
 
 def _strip(generator: GeometryGenerator, spoken: Spoken, vertices: Tensor) -> np.ndarray:
-    """The lips of the sentence's first frames, 25 a second, with what is said beneath: [h, SHEET_FRAMES * px, 3]."""
+    """The lips in SHEET_FRAMES frames from the first phoneme on, with the phonemes beneath: BGR [h, w, 3] uint8."""
     place = {int(v): i for i, v in enumerate(generator.lower)}
     first = max(0, int(spoken.phonemes[0][1] * 25) - 2)
     tiles = []
@@ -105,8 +108,8 @@ def _strip(generator: GeometryGenerator, spoken: Spoken, vertices: Tensor) -> np
                 centre = vertices[t, [place[v] for v in LIPS_OUTER], :2].mean(0).numpy()
                 pixels = ((points - centre) * MOUTH_PX * 1.1 + MOUTH_PX / 2).astype(np.int32)
                 cv2.fillPoly(tile, [pixels], colour, cv2.LINE_AA)
-            said = "".join(s for s, a, b in spoken.phonemes if a * 25 < t + 1 and b * 25 > t)
-            plain = said.translate(_PLAIN).encode("ascii", "replace").decode()
+            phonemes = "".join(s for s, a, b in spoken.phonemes if a * 25 < t + 1 and b * 25 > t)
+            plain = phonemes.translate(_PLAIN).encode("ascii", "replace").decode()
             cv2.putText(tile, plain, (4, MOUTH_PX + 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
         tiles.append(tile)
     half = SHEET_FRAMES // 2

@@ -45,7 +45,7 @@ class Watched(CpuBackend):
 @pytest.fixture(scope="module")
 def mirrored_path(speaker_video, tmp_path_factory):
     """Somebody else: the bundled speaker as a mirror shows them."""
-    from precompute.enroll import enroll
+    from precompute.enrolment import Enrolment
 
     clip = tmp_path_factory.mktemp("mirrored") / "mirrored.mp4"
     with av.open(str(speaker_video)) as source, av.open(str(clip), "w") as target:
@@ -55,7 +55,7 @@ def mirrored_path(speaker_video, tmp_path_factory):
             flipped = av.VideoFrame.from_ndarray(cv2.flip(frame.to_ndarray(format="rgb24"), 1), format="rgb24")
             target.mux(stream.encode(flipped))
         target.mux(stream.encode(None))
-    enroll(clip, clip.with_suffix(".avatar"))
+    Enrolment(clip, clip.with_suffix(".avatar")).run()
     return clip.with_suffix(".avatar")
 
 

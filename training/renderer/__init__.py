@@ -1,0 +1,1 @@
+"""Training of the dual-attention renderer: samples, losses and the run."""

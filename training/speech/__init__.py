@@ -1,0 +1,1 @@
+"""Training of the speech encoder: a teacher, synthesised sentences with known phonemes, and the distillation."""
