@@ -47,7 +47,7 @@ SessionRoute = Callable[[web.Request, LiveSession], Awaitable[web.StreamResponse
 
 
 class Server:
-    """Serves a Engine's avatars. An async context: listening inside it; at its end all sessions are closed.
+    """Serves an Engine's avatars. An async context: listening inside it; at its end all sessions are closed.
 
     Raises SettingError for settings that cannot be, PersonaStreamError if it cannot listen.
     """

@@ -52,7 +52,7 @@ class Cors:
         if (changing or preflight) and not (same_site(origin, request.host) or self._named(origin)):
             raise web.HTTPForbidden(
                 text=f"a request of a page from {origin:.100}; expected one from {request.host:.100}. Serve the page "
-                "from this server or through a proxy that passes the Engine header on, or name it in --cors-origins"
+                "from this server or through a proxy that passes the Host header on, or name it in --cors-origins"
             )
         return await handler(request)
 

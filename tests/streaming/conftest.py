@@ -34,7 +34,7 @@ def max_sessions() -> int:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def engine(avatar_path):
-    """A engine in a task of its own: a task group must be entered and left by the same task, and fixtures are not."""
+    """An engine in a task of its own: a task group must be entered and left by the same task, and fixtures are not."""
     ready, done = asyncio.Event(), asyncio.Event()
     found: list[Engine] = []
 

@@ -101,14 +101,14 @@ async def test_on_this_machine_no_key_is_needed(engine, address):
 
 
 async def test_a_page_that_names_itself_like_this_machine_is_refused(serving, problem):
-    rebound = {"Engine": "attacker.example:8080", "Origin": "http://attacker.example:8080"}
+    rebound = {"Host": "attacker.example:8080", "Origin": "http://attacker.example:8080"}
     async with serving() as client:
         async with client.http.post("/v1/sessions", json={"avatar": "speaker"}, headers=rebound) as reply:
             assert "answers to localhost alone" in await problem(reply, 403, "forbidden")
-        async with client.http.get("/v1/avatars", headers={"Engine": "attacker.example"}) as reply:
+        async with client.http.get("/v1/avatars", headers={"Host": "attacker.example"}) as reply:
             await problem(reply, 403, "forbidden")
         for name in ("localhost:1", "127.0.0.1", "[::1]:8080", "me.localhost"):
-            async with client.http.get("/v1/avatars", headers={"Engine": name}) as reply:
+            async with client.http.get("/v1/avatars", headers={"Host": name}) as reply:
                 assert reply.status == 200, name
     for settings in ({"open": True}, {"secrets": KEYS}):
         async with serving(**settings) as client, client.http.get("/v1/avatars", headers=rebound) as reply:

@@ -145,7 +145,7 @@ async def test_pages_of_other_sites_cannot_drive_the_server(serving, problem):
         for origin in ("https://elsewhere.example", "null", "http://localhost:1", "http://[", client.server.url + "0"):
             foreign = {"Origin": origin}
             async with client.http.post("/v1/sessions", json={"avatar": "speaker"}, headers=foreign) as reply:
-                assert "a proxy that passes the Engine header" in await problem(reply, 403, "forbidden")
+                assert "a proxy that passes the Host header" in await problem(reply, 403, "forbidden")
             async with client.http.delete(f"/v1/sessions/{session['id']}", headers=foreign | bearer) as reply:
                 await problem(reply, 403, "forbidden")
             with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
