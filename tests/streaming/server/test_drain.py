@@ -1,4 +1,4 @@
-"""The end of sessions and of the server: what is being said is finished, and everybody learns why."""
+"""The end of sessions and of the server: speech that has begun is played, and clients learn the reason."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ async def test_a_closed_session_is_told_to_its_socket_and_viewers(serving, probl
             assert "a client closed it" in await problem(late, 410, "session-closed")
 
 
-async def test_who_comes_and_goes_is_one_line_each(serving, caplog):
+async def test_the_log_has_one_line_for_each_arrival_and_departure(serving, caplog):
     caplog.set_level(logging.INFO, logger="streaming")
     async with serving() as client:
         session = await client.open_session()
@@ -146,7 +146,7 @@ async def test_an_utterance_that_ends_while_draining_ends_it(serving, engine):
                 await draining
 
 
-async def test_nobody_is_waited_for_who_is_not_there(serving, engine):
+async def test_draining_does_not_wait_for_a_session_without_users(serving, engine):
     async with serving(drain_s=30.0) as client:
         session = await client.open_session()
         async with client.speech(session) as speech:

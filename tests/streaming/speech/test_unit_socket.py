@@ -9,7 +9,7 @@ import pytest
 from speaking import ended
 from whep_client import bearer
 
-from streaming.server import app
+from streaming.config import TimeoutConfig
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -47,9 +47,8 @@ async def test_it_closes_with_what_ended_the_session(serving):
 
 
 @pytest.mark.parametrize("abruptly", [True, False])
-async def test_a_reader_that_vanishes_without_having_read_is_no_user_any_more(serving, engine, monkeypatch, abruptly):
-    monkeypatch.setattr(app, "PING_S", 600.0)
-    async with serving(idle_session_s=1.0) as client:
+async def test_a_reader_that_vanishes_without_having_read_is_no_user_any_more(serving, engine, abruptly):
+    async with serving(idle_session_s=1.0, timeouts=TimeoutConfig(ping_s=600.0)) as client:
         session = await client.open_session()
         socket = await units(client, session)
         await socket.receive()
@@ -62,10 +61,9 @@ async def test_a_reader_that_vanishes_without_having_read_is_no_user_any_more(se
         await ended(engine, session)
 
 
-async def test_it_notices_a_hangup_while_a_unit_waits_to_be_sent(serving, monkeypatch):
+async def test_it_notices_a_hangup_while_a_unit_waits_to_be_sent(serving):
     """Half of the connection closed: what is written still goes out, and only the kernel tells that nobody is there."""
-    monkeypatch.setattr(app, "PING_S", 600.0)
-    async with serving() as client:
+    async with serving(timeouts=TimeoutConfig(ping_s=600.0)) as client:
         session = await client.open_session()
         reader, writer = await asyncio.open_connection("127.0.0.1", int(client.server.url.rpartition(":")[2]))
         path = f"/v1/sessions/{session['id']}/units?token={session['token']}"
