@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from whep_client import bearer, frames, viewer
 
+from streaming.config import TimeoutConfig
 from streaming.speech.protocol import Failure, Finished, SessionClosing, SpeechEnd, SpeechStart, SpeechText, Started
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -85,6 +86,14 @@ async def test_draining_is_bounded(serving, engine):
             async with asyncio.timeout(30):
                 await client.server.drain()
             assert not engine.sessions
+
+
+async def test_a_silent_event_stream_is_kept_alive_with_comments(serving):
+    async with serving(timeouts=TimeoutConfig(event_keepalive_s=0.05)) as client:
+        session = await client.open_session()
+        async with client.http.get(session["events"], params={"token": session["token"]}) as reply:
+            lines = [await reply.content.readline() for _ in range(6)]
+    assert lines[:3] == [b"event: viewers\n", b'data: {"count": 0}\n', b"\n"] and b":\n" in lines[3:]
 
 
 async def test_a_closed_session_is_told_to_its_socket_and_viewers(serving, problem):
