@@ -28,11 +28,13 @@ class Found:
 
 
 def on_grid(times_s: list[float], step_s: float) -> bool:
-    """Whether times are whole steps apart, to the 2 ms of a container's rounding, and over 90 % of them one step: a
-    machine that is busy for half a second loses some."""
+    """Whether times are whole steps apart, to the 2 ms of a container's rounding, and without a larger step that
+    divides them all: a busy machine may lose any number."""
     steps = np.diff(times_s) / step_s
     whole = np.rint(steps)
-    return bool((abs(steps - whole) * step_s < 0.0021).all() and (whole >= 1).all() and (whole == 1).mean() > 0.9)
+    return bool(
+        (abs(steps - whole) * step_s < 0.0021).all() and (whole >= 1).all() and np.gcd.reduce(whole.astype(int)) == 1
+    )
 
 
 def read(source: str, seconds: float | None = None) -> Found:
