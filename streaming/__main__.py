@@ -1,9 +1,9 @@
-"""The command `personastream`: serve avatars live, speak as one; and, without a network, dub, bench, doctor, export."""
+"""The command line `personastream`: serve and mic over the network; dub, bench, doctor and export without it."""
 
 from __future__ import annotations
 
-import logging
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import tyro
@@ -15,13 +15,10 @@ from engine.commands.doctor import Doctor
 from engine.commands.dub import Dub
 from engine.commands.export import Export
 from engine.errors import PersonaStreamError
+from streaming.commands.mic import Mic
 from streaming.commands.serve import Serve
-from streaming.local.mic import Mic
-
-log = logging.getLogger(__name__)
 
 USAGE_ERROR = 2
-
 
 Command = (
     Annotated[Serve, tyro.conf.subcommand("serve", prefix_name=False)]
@@ -33,20 +30,23 @@ Command = (
 )
 
 
-def main() -> None:
-    """Run one command; an error that we raise on purpose is one red line, and exit code 2."""
-    command: Serve | Mic | Dub | Bench | Doctor | Export = tyro.cli(Command, prog="personastream")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command of `arguments`, by default the process's own, and exit with its code.
+
+    A PersonaStreamError is printed as one red line, with exit code 2.
+    """
+    command: Serve | Mic | Dub | Bench | Doctor | Export = tyro.cli(Command, prog="personastream", args=arguments)
     code = USAGE_ERROR
     try:
         code = command.run()
-    except* PersonaStreamError as group:  # a task group on its way may have wrapped it
+    except* PersonaStreamError as group:  # task groups wrap it
         for error in leaves(group):
             Console(stderr=True, soft_wrap=True).print(f"[red]{escape(str(error))}[/red]")
     sys.exit(code)
 
 
 def leaves(error: BaseException) -> list[BaseException]:
-    """The errors in an exception group, however deep."""
+    """The errors in an exception group, at any depth."""
     if isinstance(error, BaseExceptionGroup):
         return [leaf for inner in error.exceptions for leaf in leaves(inner)]
     return [error]

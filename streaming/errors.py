@@ -1,4 +1,15 @@
-"""Every exception that the server side raises on purpose, beside those of `engine.errors`."""
+"""The exceptions of the server, beside those of `engine.errors`.
+
+PersonaStreamError
+├── CapacityError
+│   └── QuotaError
+├── PublishError
+├── VoiceError
+│   ├── VoiceAuthError, VoiceQuotaError, VoiceUnreachableError
+│   └── VoiceStalledError, VoiceBrokenError, VoiceFormatError
+├── SoundDeviceError
+└── DependencyError
+"""
 
 from __future__ import annotations
 
@@ -6,7 +17,7 @@ from engine.errors import CapacityError, PersonaStreamError
 
 
 class QuotaError(CapacityError):
-    """The client has had its share, whatever the machine has left."""
+    """The client has used its share, whatever capacity the machine has left."""
 
     code = "quota"
 
@@ -16,7 +27,7 @@ class QuotaError(CapacityError):
 
 
 class PublishError(PersonaStreamError):
-    """A broadcast cannot be sent or recorded where it was asked to."""
+    """A broadcast cannot be sent to a destination or recorded in a file."""
 
     code = "publish"
 
@@ -28,41 +39,41 @@ class VoiceError(PersonaStreamError):
 
 
 class VoiceAuthError(VoiceError):
-    """A remote voice does not take our key."""
+    """A remote voice refuses our key."""
 
     code = "voice-auth"
 
 
 class VoiceQuotaError(VoiceError):
-    """A remote voice has had enough of us for now."""
+    """A remote voice refuses more requests for now."""
 
     code = "voice-quota"
     retryable = True
 
 
 class VoiceUnreachableError(VoiceError):
-    """A remote voice cannot be reached, or is failing."""
+    """A remote voice cannot be reached, or answers with server errors."""
 
     code = "voice-unreachable"
     retryable = True
 
 
 class VoiceStalledError(VoiceError):
-    """A voice stopped sending sound without an end."""
+    """A voice stopped sending sound before its end."""
 
     code = "voice-stalled"
     retryable = True
 
 
 class VoiceBrokenError(VoiceError):
-    """A voice's connection or process ended in the middle of speech."""
+    """A voice's connection or process ended before its speech did."""
 
     code = "voice-broken"
     retryable = True
 
 
 class VoiceFormatError(VoiceError):
-    """A voice sent something that is not the sound that was asked for."""
+    """A voice sent data that is not sound in the requested format."""
 
     code = "voice-format"
 
@@ -71,3 +82,9 @@ class SoundDeviceError(PersonaStreamError):
     """This machine's microphone or loudspeaker cannot be used."""
 
     code = "sound-device"
+
+
+class DependencyError(PersonaStreamError):
+    """An installed library differs from the versions that this package works with."""
+
+    code = "dependency"

@@ -34,7 +34,7 @@ STREAMING_ROOMS = {
     "speech": {"server", "voices"},
     "webrtc": {"publish", "server"},
     "publish": {"server", "webrtc"},
-    "local": {"server"},
+    "local": set(),
     "server": {"publish", "speech", "voices", "webrtc"},
     "commands": {"local", "publish", "server", "voices"},
 }

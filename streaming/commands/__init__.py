@@ -1,1 +1,1 @@
-"""The commands that use the network."""
+"""The commands that use the network: serve, mic."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import signal
-from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -18,12 +16,15 @@ from engine.backends.select import backend_for
 from engine.config import ComputeConfig, SessionConfig
 from engine.errors import AvatarFileError
 from engine.live.engine import Engine
+from streaming.commands.stop_signals import StopSignals
 from streaming.config import BroadcastConfig, ServerConfig, VoicesConfig
 from streaming.publish.encoders import check_encoder
-from streaming.publish.standing import on_air
+from streaming.publish.standing import standing_broadcast
+from streaming.race import race
 from streaming.server.app import Server
 from streaming.server.auth import BROADCAST_VARIABLE, Secrets
 from streaming.server.catalog import list_samples
+from streaming.server.live_session import LiveSession
 from streaming.voices.configured import open_voices
 
 log = logging.getLogger(__name__)
@@ -46,79 +47,63 @@ class Serve:
     voices: VoicesConfig = field(default_factory=VoicesConfig)
 
     def run(self) -> int:
+        """Serve until a signal stops it; returns the exit code."""
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         for chatty in ("aiortc", "aioice", "aiohttp.access"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
-        asyncio.run(self._serve())
+        asyncio.run(self.serve())
         return 0
 
-    async def _serve(self) -> None:
+    async def serve(self) -> None:
+        """Serve until the first SIGINT or SIGTERM, then drain: at most `drain_s`, or until the second signal."""
         check_encoder(self.server.encoder)
-        stops = Stops()
         samples, secrets = list_samples(self.samples), Secrets.from_environment()
         avatars = avatars_by_name(self.avatars)
-        async with (
-            open_voices(self.voices) as voices,
-            Engine(
-                avatars,
-                self.session,
-                self.server.max_sessions,
-                backend_for(self.compute.device, self.compute.quality),
-                self.server.max_load,
-            ) as engine,
-            Server(engine, self.server, voices, samples, secrets) as server,
-        ):
-            settle_garbage()
-            console = Console(soft_wrap=True)
-            async with on_air(
-                server.live_sessions, engine.avatars, self.broadcast, self.server.encoder, secrets
-            ) as live_session:
-                console.print(
-                    f"[bold]personastream[/bold] serves {', '.join(engine.avatars)} at [link]{server.url}/[/link]"
-                )
-                if live_session is not None:
-                    speech = f"{server.url}/v1/sessions/{live_session.session.id}/speech"
-                    known = f"${BROADCAST_VARIABLE}" if secrets.broadcast else live_session.token
-                    console.print(f"{live_session.avatar} is on air; speech: {speech}?token={known}", highlight=False)
-                await stops.first.wait()
-                log.info("server.drain within_s=%.0f sessions=%d", self.server.drain_s, len(server.live_sessions))
-                await unless(stops.second, server.drain())
+        with StopSignals() as stops:
+            async with (
+                open_voices(self.voices) as voices,
+                Engine(
+                    avatars,
+                    self.session,
+                    self.server.max_sessions,
+                    backend_for(self.compute.device, self.compute.quality),
+                    self.server.max_load,
+                ) as engine,
+                Server(engine, self.server, voices, samples, secrets) as server,
+            ):
+                freeze_garbage()
+                async with standing_broadcast(
+                    server.live_sessions, engine.avatars, self.broadcast, self.server.encoder, secrets
+                ) as live_session:
+                    announce(server, engine, live_session, secrets)
+                    await stops.first.wait()
+                    log.info("server.drain within_s=%.0f sessions=%d", self.server.drain_s, len(server.live_sessions))
+                    await race(server.drain(), stops.second.wait())
 
 
-def settle_garbage() -> None:
-    """Keep what stays as long as the process away from the garbage collector.
+def announce(server: Server, engine: Engine, live_session: LiveSession | None, secrets: Secrets) -> None:
+    """Print the server's address, and how to speak in the standing broadcast `live_session` if there is one."""
+    console = Console(soft_wrap=True)
+    console.print(f"[bold]personastream[/bold] serves {', '.join(engine.avatars)} at [link]{server.url}/[/link]")
+    if live_session is not None:
+        speech = f"{server.url}/v1/sessions/{live_session.session.id}/speech"
+        token = f"${BROADCAST_VARIABLE}" if secrets.broadcast else live_session.token
+        console.print(f"{live_session.avatar} is on air; speech: {speech}?token={token}", highlight=False)
 
-    It is some 300,000 objects of torch and others. A full collection would look at them all, which stops the pictures
-    for a tenth of a second and more, and comes so seldom therefore that hundreds of closed peers wait for it.
+
+def freeze_garbage() -> None:
+    """Exempt the objects that live as long as the process from garbage collection.
+
+    There are some 300,000 of them, torch's and others'. A full collection would look at all of them, which stops the
+    pictures for a tenth of a second and more; it is therefore rare, and hundreds of closed peers wait for it.
     """
     gc.collect()
     gc.freeze()
-    gc.collect()  # the next full one comes when a quarter more is there than the last one left
-
-
-class Stops:
-    """The signals to stop: the first asks to finish, the second not to."""
-
-    def __init__(self) -> None:
-        self.first, self.second = asyncio.Event(), asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, self._came)
-
-    def _came(self) -> None:
-        (self.second if self.first.is_set() else self.first).set()
-
-
-async def unless(stop: asyncio.Event, work: Coroutine[None, None, None]) -> None:
-    """Do `work` to its end, or until `stop` is set."""
-    async with asyncio.TaskGroup() as tasks:
-        working, stopping = tasks.create_task(work), tasks.create_task(stop.wait())
-        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
-        working.cancel()
-        stopping.cancel()
+    gc.collect()  # the next full collection comes when the objects have grown by a quarter since this one
 
 
 def avatars_by_name(paths: tuple[Path, ...]) -> dict[str, Path]:
-    """The files by the name that clients ask for; AvatarFileError if there is none, or two share a name."""
+    """The files by avatar name. Raises AvatarFileError if there is none, or two have the same name."""
     named = {path.stem: path for path in paths}
     if not named:
         raise AvatarFileError("no .avatar file given; make one with `precompute SPEAKER.mp4`")

@@ -1,6 +1,6 @@
-"""Where a local session's speech comes from, and where its sound goes: microphone, raw stream, loudspeaker.
+"""Sources of local speech, and the loudspeaker: microphone, raw sound from a file or pipe.
 
-PortAudio is loaded when a device is opened, never before: a server has none and needs none.
+PortAudio is loaded when a device is opened, not before: a server has none and needs none.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from engine.queues import MediaQueue, Policy
 from streaming.errors import SoundDeviceError
 
 BLOCK_MS = 20
-BACKLOG_BLOCKS = 50  # a second: an event loop that is held up for longer loses the oldest sound
-LEAD_UNITS = 3  # played behind the session by so much, so that a late unit is not heard
+BACKLOG_BLOCKS = 50  # one second: an event loop that is blocked for longer loses the oldest sound
+LEAD_UNITS = 3  # the loudspeaker is this far behind the session, so that a late unit leaves no gap
 
 
 class SoundSource(Protocol):
-    """Speech in real time: s16le pieces until the source ends. SoundDeviceError where it cannot be opened."""
+    """Speech in real time."""
 
     @property
     def sample_rate_hz(self) -> int: ...
@@ -35,12 +35,14 @@ class SoundSource(Protocol):
     @property
     def channels(self) -> int: ...
 
-    def blocks(self) -> AsyncGenerator[bytes, None]: ...
+    def blocks(self) -> AsyncGenerator[bytes, None]:
+        """s16le sound, interleaved, until the source ends. Raises SoundDeviceError if it cannot be opened."""
+        ...
 
 
 @dataclass(frozen=True)
 class RawSource:
-    """s16le from a file, at the speed at which it is spoken, or from a pipe as it comes; `-` is the standard input."""
+    """s16le from a file, at its sample rate, or from a pipe as it arrives; `-` is the standard input."""
 
     path: str
     sample_rate_hz: int
@@ -79,7 +81,7 @@ class RawSource:
 
 @dataclass(frozen=True)
 class Microphone:
-    """A sound device by its number or a part of its name; None is the system's default."""
+    """A sound device, by its number or a part of its name; None is the system's default."""
 
     device: str | None
     sample_rate_hz: int
@@ -90,22 +92,22 @@ class Microphone:
         loop = asyncio.get_running_loop()
         queue: MediaQueue[bytes] = MediaQueue(BACKLOG_BLOCKS, Policy.DROP_OLDEST)
 
-        def heard(data: Any, *_: Any) -> None:  # on PortAudio's thread
+        def record(data: Any, *_: Any) -> None:  # on PortAudio's thread
             asyncio.run_coroutine_threadsafe(queue.put(bytes(data)), loop)
 
-        with _stream("RawInputStream", "microphone", self.device, self.sample_rate_hz, self.channels, heard):
+        with _stream("RawInputStream", "microphone", self.device, self.sample_rate_hz, self.channels, record):
             async for pcm in queue:
                 yield pcm
 
 
 async def play(units: MediaQueue[MediaUnit], device: str | None) -> None:
-    """Play the sound of units through a loudspeaker until they end. SoundDeviceError."""
+    """Play the sound of `units` on the loudspeaker `device` until the queue closes. Raises SoundDeviceError."""
     waiting = bytearray()
     lead = LEAD_UNITS * SAMPLES_PER_FRAME * 2
     begun = False
     lock = threading.Lock()
 
-    def speak(out: Any, *_: Any) -> None:  # on PortAudio's thread
+    def fill(out: Any, *_: Any) -> None:  # on PortAudio's thread
         nonlocal begun
         with lock:
             begun = begun or len(waiting) >= lead
@@ -114,15 +116,15 @@ async def play(units: MediaQueue[MediaUnit], device: str | None) -> None:
             del waiting[:count]
         out[:] = sound + bytes(len(out) - count)
 
-    with _stream("RawOutputStream", "loudspeaker", device, SAMPLE_RATE_HZ, 1, speak):
+    with _stream("RawOutputStream", "loudspeaker", device, SAMPLE_RATE_HZ, 1, fill):
         async for unit in units:
             with lock:
                 waiting.extend(unit.samples.astype("<i2").tobytes())
-                del waiting[: max(0, len(waiting) - 4 * lead)]  # the device's clock is slower than ours
+                del waiting[: max(0, len(waiting) - 4 * lead)]  # the device's clock is slower than this machine's
 
 
 def list_devices() -> list[str]:
-    """One line for each sound device of this machine. SoundDeviceError where there is no PortAudio."""
+    """One line for each sound device of this machine. Raises SoundDeviceError without PortAudio."""
     return [
         f"{number}: {device['name']} ({device['max_input_channels']} in, {device['max_output_channels']} out)"
         for number, device in enumerate(_sounddevice().query_devices())
@@ -145,9 +147,9 @@ def _stream(
             callback=callback,
         )
     except (sounddevice.PortAudioError, ValueError) as error:
-        there = "; ".join(list_devices()) or "none"
+        devices = "; ".join(list_devices()) or "none"
         raise SoundDeviceError(
-            f"no {what} {device or '(default)'} at {sample_rate_hz} Hz ({error}); this machine's devices: {there}"
+            f"no {what} {device or '(default)'} at {sample_rate_hz} Hz ({error}); this machine's devices: {devices}"
         ) from error
     with stream:
         yield
@@ -158,7 +160,7 @@ def _sounddevice() -> Any:
         return importlib.import_module("sounddevice")
     except ModuleNotFoundError:
         raise SoundDeviceError("sounddevice is not installed; run `pip install personastream[local]`") from None
-    except OSError as error:  # the package is there, its library is not
+    except OSError as error:  # the package is installed, its library is not
         raise SoundDeviceError(
             f"{error}; install your system's PortAudio (Debian: `apt-get install libportaudio2`)"
         ) from None

@@ -1,1 +1,1 @@
-"""One encode of a session for all, and what it is published to."""
+"""Publishing: a session is encoded once, and sent to destinations: files, RTMP, SRT, WHIP."""

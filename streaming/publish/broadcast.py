@@ -1,4 +1,4 @@
-"""Broadcast: a session's units encoded once, for all its viewers and publications."""
+"""Broadcast: a session's units encoded once, for all its viewers and destinations."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ from streaming.publish.encoders import (
     to_planes,
 )
 
-# Half a second, in units: what the encoder or a reader catches up with after this process had no processor for a while.
-# What is lost between encoder and reader costs all pictures up to the next key frame.
+# Half a second: the encoder or a reader catches up with this much after the process got no CPU time for a while. A unit
+# lost between encoder and reader costs all pictures up to the next key frame.
 CATCH_UP_UNITS = 12
 
 
 @dataclass(frozen=True)
 class EncodedUnit:
-    """One frame and its sound as an outlet asked for them, handed on together.
+    """One frame and its sound in the codecs of an EncodedStream.
 
-    `picture` is None where the outlet takes none, or could not decode it: before its first key frame, or after a loss.
+    `picture` is None if the stream has no pictures, or if its reader could not decode this one: before its first key
+    frame, or after a loss.
     """
 
-    number: int  # counts what was encoded, so that a loss on the way shows
+    number: int  # counts encoded units; a gap shows a loss
     pts: int  # media time, samples at 48 kHz
     picture: Picture | None
     sound: tuple[SoundPacket, ...]
@@ -45,10 +46,12 @@ class EncodedUnit:
 
 
 class EncodedStream:
-    """What one viewer or publication gets: a bounded queue of its own that no other reader waits for.
+    """The encoded units of one viewer or destination, in a bounded queue that no other reader waits for.
 
-    A reader that is too slow loses the oldest units; its pictures then pause until the next key frame, which is asked
-    for at once, while the sound goes on. A new reader begins in the same way.
+    A reader that is too slow loses the oldest units. Its pictures then pause until the next key frame, which the stream
+    requests at once; its sound goes on. A new reader begins in the same way.
+
+    steady: hold the full bitrate.  estimate_bps: capacity of the reader's link, None if unknown.
     """
 
     def __init__(
@@ -69,12 +72,12 @@ class EncodedStream:
             yield self._decodable(unit)
 
     async def skip_waiting(self) -> None:
-        """Go on with the newest unit; what waits is lost."""
+        """Drop the units in the queue; go on with the next new one."""
         while len(self.units):
             await self.units.get()
 
     def request_keyframe(self) -> None:
-        """Ask for a key frame, as a receiver that lost something does (RTCP PLI or FIR)."""
+        """Request a key frame, as a receiver that lost a packet does (PLI of RFC 4585, FIR of RFC 5104)."""
         if self.video is not None:
             self._broadcast.request_keyframe(self.video)
 
@@ -85,28 +88,28 @@ class EncodedStream:
         if unit.picture.keyframe or unit.number == self._next:
             self._next = unit.number + 1
             return unit
-        if self._next is not None:  # lost something just now
+        if self._next is not None:  # the first unit after a loss
             self._next = None
             self.request_keyframe()
         return dataclasses.replace(unit, picture=None)
 
 
 class Broadcast:
-    """Encodes in a thread of its own while there is an outlet, each codec that is asked for once.
+    """Encodes in its own thread while there are streams, once for each codec in use.
 
-    Bitrate: all viewers share one stream, so it follows the lowest of their bandwidth estimates (REMB), never below
-    `min_bitrate_bps` and never above `bitrate_bps`; a viewer whose link cannot carry the minimum loses pictures, the
-    others do not. While something is published the rate is `bitrate_bps`, which broadcasters expect to be steady.
+    Bitrate: all viewers share one encode, so its rate follows the lowest of their bandwidth estimates (REMB), never
+    below `min_bitrate_bps` and never above `bitrate_bps`. A viewer whose link cannot carry the minimum loses pictures;
+    the others do not. While the session is published the rate is `bitrate_bps`: broadcasters expect a steady rate.
     """
 
     def __init__(self, session: Session, config: EncoderConfig):
-        self.times = StageTimes()  # of the stage `encode`, over all codecs
+        self.times = StageTimes()  # durations of the stage `encode`, all codecs together
         self._session = session
         self._config = config
-        self._outlets: list[EncodedStream] = []
+        self._streams: list[EncodedStream] = []
         self._pictures: dict[VideoCodec, PictureEncoder] = {}
         self._sounds: dict[SoundCodec, SoundEncoder] = {}
-        self._wanted = asyncio.Event()
+        self._has_streams = asyncio.Event()
         self._number = 0
         self._ended = False
 
@@ -122,44 +125,40 @@ class Broadcast:
         capacity: int = CATCH_UP_UNITS,
         steady: bool = False,
     ) -> EncodedStream:
-        """A new outlet, which the caller closes; `steady` holds the full bitrate. SessionClosedError."""
+        """A new stream of `capacity` units, which the caller closes. Raises SessionClosedError."""
         if self._ended:
             raise SessionClosedError(f"session {self._session.id} is closed")
-        outlet = EncodedStream(self, video, sound, capacity, steady)
-        self._outlets.append(outlet)
-        outlet.request_keyframe()
-        self._wanted.set()
-        return outlet
+        stream = EncodedStream(self, video, sound, capacity, steady)
+        self._streams.append(stream)
+        stream.request_keyframe()
+        self._has_streams.set()
+        return stream
 
-    def close(self, outlet: EncodedStream) -> None:
-        """Forget the outlet. Encoders that nobody else needs are freed with the next unit."""
-        if outlet in self._outlets:
-            self._outlets.remove(outlet)
+    def close(self, stream: EncodedStream) -> None:
+        """Forget the stream. Encoders that no other stream uses are freed with the next unit."""
+        if stream in self._streams:
+            self._streams.remove(stream)
 
     def request_keyframe(self, codec: VideoCodec) -> None:
-        """One for all outlets of that codec; an encoder that is not there yet begins with one."""
+        """Request one key frame for all streams of that codec; a new encoder begins with one."""
         if codec in self._pictures:
             self._pictures[codec].request_keyframe()
 
-    def rate_bps(self, codec: VideoCodec) -> int | None:
-        """What pictures of that codec are encoded at right now; None while nobody takes any."""
-        return self._pictures[codec].bitrate_bps if codec in self._pictures else None
-
     async def run(self) -> None:
-        """Encode whenever somebody wants it, until cancelled or the session ends; then all outlets close."""
+        """Encode while there are streams, until cancelled or the session ends; then close all streams."""
         with ThreadPoolExecutor(1, thread_name_prefix=f"encode {self._session.id}") as thread:
             try:
                 while True:
-                    await self._wanted.wait()
-                    if not await self._serve(thread):
+                    await self._has_streams.wait()
+                    if not await self._encode_while_used(thread):
                         return
             finally:
                 self._ended = True
-                for outlet in self._outlets:
-                    await outlet.units.close()
+                for stream in self._streams:
+                    await stream.units.close()
 
-    async def _serve(self, thread: ThreadPoolExecutor) -> bool:
-        """Encode until nobody is left; False if the session ended."""
+    async def _encode_while_used(self, thread: ThreadPoolExecutor) -> bool:
+        """Encode until no stream is left; False if the session ended."""
         try:
             units = self._session.subscribe(CATCH_UP_UNITS)
         except SessionClosedError:
@@ -167,12 +166,12 @@ class Broadcast:
         loop = asyncio.get_running_loop()
         try:
             async for unit in units:
-                if not self._outlets:
-                    self._wanted.clear()
+                if not self._streams:
+                    self._has_streams.clear()
                     return True
-                self._keep({outlet.video for outlet in self._outlets}, {outlet.sound for outlet in self._outlets})
+                self._set_codecs({stream.video for stream in self._streams}, {stream.sound for stream in self._streams})
                 for video, encoder in self._pictures.items():
-                    encoder.bitrate_bps = shared_rate(self._config, [o for o in self._outlets if o.video is video])
+                    encoder.bitrate_bps = shared_rate(self._config, [o for o in self._streams if o.video is video])
                 pictures, sounds = await loop.run_in_executor(thread, self._encode, unit)
                 await self._hand_out(unit, pictures, sounds)
             return False
@@ -180,8 +179,8 @@ class Broadcast:
             self._session.unsubscribe(units)
             self._pictures, self._sounds = {}, {}
 
-    def _keep(self, videos: Iterable[VideoCodec | None], sounds: Iterable[SoundCodec | None]) -> None:
-        """Have an encoder for each of these codecs, and for no other."""
+    def _set_codecs(self, videos: Iterable[VideoCodec | None], sounds: Iterable[SoundCodec | None]) -> None:
+        """Keep or open an encoder for each of these codecs, and free all others."""
         self._pictures = {
             codec: self._pictures.get(codec) or PictureEncoder(codec, self._config) for codec in videos if codec
         }
@@ -192,7 +191,7 @@ class Broadcast:
     def _encode(
         self, unit: MediaUnit
     ) -> tuple[dict[VideoCodec, Picture | None], dict[SoundCodec, tuple[SoundPacket, ...]]]:
-        """In the thread: the unit in every codec that is wanted."""
+        """Encode the unit in every codec in use; runs in the encoding thread."""
         with self.times.measure("encode"):
             pictures: dict[VideoCodec, Picture | None] = {}
             if self._pictures:
@@ -206,24 +205,24 @@ class Broadcast:
         pictures: dict[VideoCodec, Picture | None],
         sounds: dict[SoundCodec, tuple[SoundPacket, ...]],
     ) -> None:
-        for outlet in list(self._outlets):
-            if outlet.video not in (None, *pictures) or outlet.sound not in (None, *sounds):
+        for stream in list(self._streams):
+            if stream.video not in (None, *pictures) or stream.sound not in (None, *sounds):
                 continue  # opened while this unit was encoded
-            picture = pictures[outlet.video] if outlet.video else None
-            sound = sounds[outlet.sound] if outlet.sound else ()
+            picture = pictures[stream.video] if stream.video else None
+            sound = sounds[stream.sound] if stream.sound else ()
             try:
-                await outlet.units.put(EncodedUnit(self._number, unit.pts, picture, sound, unit.fresh, unit.speaking))
+                await stream.units.put(EncodedUnit(self._number, unit.pts, picture, sound, unit.fresh, unit.speaking))
             except QueueClosed:
-                self.close(outlet)
+                self.close(stream)
         self._number += 1
 
 
-def shared_rate(config: EncoderConfig, outlets: Iterable[EncodedStream]) -> int:
-    """The bitrate that outlets of one codec share, by the rule of `Broadcast`."""
+def shared_rate(config: EncoderConfig, streams: Iterable[EncodedStream]) -> int:
+    """The bitrate that streams of one codec share, by the rule in `Broadcast`."""
     estimates = [config.bitrate_bps]
-    for outlet in outlets:
-        if outlet.steady:
+    for stream in streams:
+        if stream.steady:
             return config.bitrate_bps
-        if outlet.estimate_bps is not None:
-            estimates.append(outlet.estimate_bps)
+        if stream.estimate_bps is not None:
+            estimates.append(stream.estimate_bps)
     return max(min(config.min_bitrate_bps, config.bitrate_bps), min(estimates))

@@ -1,7 +1,7 @@
-"""A session's encoders: H.264 or VP8 for the picture, Opus or AAC for the sound; packets out, no network.
+"""A session's encoders: H.264 or VP8 for pictures, Opus or AAC for sound. Packets out, no network.
 
-aiortc's own assume 30 fps, cap the bitrate with module constants and use x264's `medium` preset, which takes 20 ms of
-CPU for a 512x512 frame where `veryfast` takes 4 ms; its Opus encoder shifts sound by the codec's delay.
+aiortc's own encoders assume 30 fps, cap the bitrate with module constants and use x264's `medium` preset, which takes
+20 ms of CPU for a 512x512 frame where `veryfast` takes 4 ms. Its Opus encoder shifts sound by the codec's delay.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from streaming.config import EncoderConfig
 
 log = logging.getLogger(__name__)
 
-BT709 = 1  # ITU-T H.273: the same number for matrix, primaries and transfer
-TWO_THREAD_PIXELS = 1_000_000  # above this one thread takes too much of a frame's 40 ms
+BT709 = 1  # ITU-T H.273: one number for matrix, primaries and transfer characteristics
+TWO_THREAD_PIXELS = 1_000_000  # above this size one thread takes too much of a frame's 40 ms
 FRAME_TIME_BASE = Fraction(1, FPS)
 SOUND_TIME_BASE = Fraction(1, SAMPLE_RATE_HZ)
-OPUS_SAMPLES = SAMPLES_PER_FRAME // 2  # 20 ms, what WebRTC sends in a packet
+OPUS_SAMPLES = SAMPLES_PER_FRAME // 2  # 20 ms, the usual packet of WebRTC
 
 
 class VideoCodec(Enum):
@@ -53,14 +53,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class SoundPacket:
-    """One encoded piece of sound: 20 ms of Opus, or 1024 samples of AAC. `pts`: of its first decoded sample, 48 kHz."""
+    """20 ms of Opus, or 1024 samples of AAC. `pts`: media time of its first decoded sample, in samples at 48 kHz."""
 
     pts: int
     data: bytes
 
 
 class PictureEncoder:
-    """One session's pictures in one codec: 25 fps, no frame held back, key frames in time and on demand."""
+    """Encodes pictures in one codec: 25 fps, no frame held back, key frames at intervals and on request."""
 
     def __init__(self, codec: VideoCodec, config: EncoderConfig):
         self._codec = codec
@@ -69,18 +69,20 @@ class PictureEncoder:
         self._interval_frames = max(1, round(config.keyframe_interval_s * FPS))
         self._gap_frames = min(self._interval_frames, round(config.keyframe_gap_s * FPS))
         self._since_key = 0
-        self._asked = False
-        self.bitrate_bps = config.bitrate_bps  # may be changed at any time; VP8 takes it at its next key frame
+        self._keyframe_requested = False
+        self.bitrate_bps = config.bitrate_bps  # may change at any time; VP8 follows at its next key frame
 
     def request_keyframe(self) -> None:
-        """Make the next picture a key frame, or the first one that is `keyframe_gap_s` after the last key frame: one
-        serves all who ask, and a storm of requests cannot turn the stream into key frames."""
-        self._asked = True
+        """Make the next picture a key frame, but at the earliest `keyframe_gap_s` after the last key frame.
+
+        All requests within the gap share one key frame, so that many requests cannot fill the stream with key frames.
+        """
+        self._keyframe_requested = True
 
     def encode(self, planes: av.VideoFrame, index: int) -> Picture | None:
-        """Encode what `to_planes` made of frame `index`, which only grows; None if the codec drops the picture."""
+        """Encode the planes of frame `index`, which only grows. Returns None if the codec drops the picture."""
         distance = self._since_key + 1
-        keyframe = distance >= (self._gap_frames if self._asked else self._interval_frames)
+        keyframe = distance >= (self._gap_frames if self._keyframe_requested else self._interval_frames)
         context = self._ready(planes, keyframe)
         planes.pts, planes.time_base = index, FRAME_TIME_BASE
         planes.pict_type = PictureType.I if keyframe else PictureType.NONE
@@ -89,11 +91,11 @@ class PictureEncoder:
             return None
         is_key = any(packet.is_keyframe for packet in packets)
         self._since_key = 0 if is_key else distance
-        self._asked = self._asked and not is_key
+        self._keyframe_requested = self._keyframe_requested and not is_key
         return Picture(b"".join(bytes(packet) for packet in packets), is_key)
 
     def _ready(self, planes: av.VideoFrame, keyframe: bool) -> VideoCodecContext:
-        """The codec at the wanted rate: x264 and NVENC take a new one between two frames, libvpx when it is opened."""
+        """The codec at the present bitrate: x264 and NVENC change it between two frames, libvpx only when opened."""
         context = self._context
         if context is None or (context.width, context.height) != (planes.width, planes.height):
             context = self._open(planes.width, planes.height)
@@ -119,13 +121,13 @@ class PictureEncoder:
         except FFmpegError as error:
             if self._config.codec != "auto":
                 raise
-            log.warning("%s does not open another encoder (%s); x264 takes its place", context.name, error)
-            context = open_h264("libx264", width, height, self.bitrate_bps)  # GPUs bound how many there may be
+            log.warning("%s does not open another encoder (%s); using x264", context.name, error)
+            context = open_h264("libx264", width, height, self.bitrate_bps)  # a GPU limits the number of encoders
         return context
 
 
 class SoundEncoder:
-    """One session's sound in one codec. Frames that never came are silence: a broadcast's sound has no holes."""
+    """Encodes sound in one codec. Units that are missing become silence, so that a broadcast's sound has no gaps."""
 
     def __init__(self, codec: SoundCodec, config: EncoderConfig):
         self._codec = codec
@@ -133,8 +135,10 @@ class SoundEncoder:
         self._next_pts: int | None = None
 
     def encode(self, samples: np.ndarray, pts: int) -> tuple[SoundPacket, ...]:
-        """Continue with one unit's [1920] int16; returns what is complete. The codec's delay does not shift sound to
-        picture: a packet's time stamp is its own."""
+        """Encode the next unit's samples [1920] int16, and silence for the units missing before `pts`.
+
+        Returns the packets that are complete. Their time stamps include the codec's delay: it shifts no sound.
+        """
         packets: list[SoundPacket] = []
         missing = 0 if self._next_pts is None else pts - self._next_pts
         for start in range(pts - missing, pts, SAMPLES_PER_FRAME):
@@ -158,14 +162,14 @@ class SoundEncoder:
 
 
 def encoded_size(width: int, height: int, config: EncoderConfig) -> tuple[int, int]:
-    """Width and height, both even, in which a picture of that size is encoded."""
+    """Width and height of the encoded picture, px, both even, for a picture of this width and height."""
     if config.height_px is None:
         return width, height
     return round(width * config.height_px / height / 2) * 2, config.height_px // 2 * 2
 
 
 def to_planes(image: np.ndarray, config: EncoderConfig) -> av.VideoFrame:
-    """[H, W, 3] uint8 RGB to the planes (BT.709, limited range) and size that the encoders take."""
+    """Convert a picture [H, W, 3] uint8 RGB to YUV 4:2:0 (BT.709, limited range) in the encoders' size."""
     width, height = encoded_size(image.shape[1], image.shape[0], config)
     return av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
         width=width,
@@ -177,21 +181,24 @@ def to_planes(image: np.ndarray, config: EncoderConfig) -> av.VideoFrame:
 
 
 def check_encoder(config: EncoderConfig) -> None:
-    """SettingError for what cannot be encoded on this machine."""
+    """Raises SettingError if the settings are invalid or this machine cannot encode with them."""
     for name, most in (("bitrate_bps", 200_000_000), ("min_bitrate_bps", 200_000_000), ("opus_bitrate_bps", 510_000)):
         if not 6_000 <= getattr(config, name) <= most:
             raise SettingError(f"encoder.{name} is {getattr(config, name)}; expected 6000 to {most}")
     if config.height_px is not None and not 64 <= config.height_px <= 4_320:
         raise SettingError(
-            f"encoder.height_px is {config.height_px}; expected 64 to 4320, or none for the avatar's own"
+            f"encoder.height_px is {config.height_px}; expected 64 to 4320, or None for the avatar's own"
         )
     if config.keyframe_interval_s <= 0 or config.keyframe_gap_s < 0:
-        raise SettingError("encoder.keyframe_interval_s has to be more than 0, encoder.keyframe_gap_s not less")
+        raise SettingError(
+            f"encoder.keyframe_interval_s is {config.keyframe_interval_s} and encoder.keyframe_gap_s "
+            f"{config.keyframe_gap_s}; expected more than 0, and at least 0"
+        )
     h264_codec(config)
 
 
 def h264_codec(config: EncoderConfig) -> str:
-    """The codec that `config` means on this machine; SettingError where NVENC was asked for and does not open."""
+    """The name of the H.264 codec to use on this machine. Raises SettingError if NVENC was chosen and does not open."""
     if config.codec == "libx264" or (config.codec == "auto" and nvenc_fault() is not None):
         return "libx264"
     if (fault := nvenc_fault()) is not None:
@@ -204,7 +211,7 @@ def h264_codec(config: EncoderConfig) -> str:
 
 @lru_cache
 def nvenc_fault() -> str | None:
-    """Why NVENC cannot be used, None if it can: found by really opening it, once in a process."""
+    """Why NVENC cannot be used, or None if it can. Opens it to find out, once in a process."""
     try:
         open_h264("h264_nvenc", 256, 256, 1_000_000).open()
     except (FFmpegError, OSError, ValueError) as error:
@@ -216,12 +223,12 @@ def nvenc_fault() -> str | None:
 
 def open_h264(name: str, width: int, height: int, bitrate_bps: int) -> VideoCodecContext:
     codec = _video_context(name, width, height, bitrate_bps)
-    # Browsers take BT.709 where a stream names no matrix; the stream names it for all others.
+    # Browsers assume BT.709 for a stream that names no matrix; other players need the name.
     codec.colorspace = codec.color_primaries = codec.color_trc = BT709
     codec.color_range = ColorRange.MPEG
     limits = {
-        # `PictureEncoder` says when a key frame is due, not the codec; the half-second buffer keeps them small
-        # enough for the link.
+        # `PictureEncoder` decides on key frames, not the codec. The half-second buffer keeps them small enough for the
+        # link.
         "g": str(3600 * FPS),
         "maxrate": str(bitrate_bps),
         "bufsize": str(bitrate_bps // 2),
@@ -250,7 +257,7 @@ def open_h264(name: str, width: int, height: int, bitrate_bps: int) -> VideoCode
 
 
 def open_vp8(width: int, height: int, bitrate_bps: int) -> VideoCodecContext:
-    """libvpx for browsers without H.264: real time, constant rate, no frame held back."""
+    """libvpx, for browsers without H.264: real time, constant bitrate, no frame held back."""
     codec = _video_context("libvpx", width, height, bitrate_bps)
     codec.options = {
         "deadline": "realtime",
@@ -276,7 +283,7 @@ def open_opus(bitrate_bps: int) -> AudioCodecContext:
 
 
 def open_aac(config: EncoderConfig) -> AudioCodecContext:
-    """AAC-LC in stereo, which every broadcaster takes; both channels carry the voice."""
+    """AAC-LC in stereo, which every broadcaster accepts; both channels carry the voice."""
     return _sound_context("aac", "fltp", "stereo", config.aac_bitrate_bps)
 
 

@@ -1,4 +1,4 @@
-"""Muxer: encoded units into one container (MP4, Matroska, FLV, MPEG-TS, NUT), through any file object."""
+"""Muxer: encoded units into one container (MP4, Matroska, FLV, MPEG-TS, NUT), written to any file object."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ from streaming.publish.encoders import SOUND_TIME_BASE
 AAC_SAMPLES = 1_024
 VIDEO_TIME_BASE = Fraction(1, 90_000)
 OPTIONS = {
-    # A fragment for each key frame and no index at the end: a file that was never closed plays up to its last fragment.
+    # One fragment for each key frame, no index at the end: a file that was never closed plays up to its last fragment.
     "mp4": {"movflags": "frag_keyframe+empty_moov+default_base_moof"},
     "flv": {"flvflags": "no_duration_filesize"},
 }
-STALL_S = 10.0  # a destination that takes nothing for so long is dead
+STALL_S = 10.0  # a destination that takes nothing for this long has failed
 CLOSE_S = 5.0
 
 
 class Muxer:
-    """H.264 and AAC from `streaming.publish.broadcast` as one file or stream; blocking, for a thread of its own.
+    """Writes H.264 and AAC units as one file or stream. Blocks: run it in its own thread.
 
-    Begins at the first key frame. Time stamps are media time less `origin_pts` (by default that of the first picture):
-    given the same origin they go on over a new connection.
+    Begins at the first key frame. Time stamps are media time minus `origin_pts`, by default the pts of the first
+    picture. With the same origin they go on over a new connection.
+
+    size: width and height of the picture, px.
     """
 
     def __init__(
@@ -42,19 +44,19 @@ class Muxer:
         config: EncoderConfig,
         origin_pts: int | None = None,
     ):
-        # Each packet goes out at once: nothing is left in a buffer when the process dies.
+        # Each packet is written at once: a process that dies leaves none in a buffer.
         options = OPTIONS.get(container, {}) | {"flush_packets": "1"}
         self._container = av.open(file, "w", format=container, options=options)
         self._video = self._container.add_mux_stream("h264", rate=FPS, width=size[0], height=size[1])
         self._video.time_base = VIDEO_TIME_BASE
-        # Its codec is opened for the AudioSpecificConfig alone, which encoders of equal settings share.
+        # This codec only supplies the AudioSpecificConfig, which is the same for encoders of equal settings.
         self._sound = self._container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="stereo")
         self._sound.bit_rate = config.aac_bitrate_bps
         self.origin_pts = origin_pts
         self._first_pts: int | None = None
 
     def write(self, unit: EncodedUnit) -> None:
-        """Add the unit. OSError where the destination does not take it."""
+        """Write one unit. Raises OSError if the destination fails."""
         if self._first_pts is None:
             if unit.picture is None or not unit.picture.keyframe:
                 return
@@ -67,7 +69,7 @@ class Muxer:
                 self._mux(self._sound, sound.data, sound.pts, AAC_SAMPLES, keyframe=True)
 
     def close(self) -> None:
-        """Write what the container has at its end. OSError where the destination does not take it."""
+        """Write the container's trailer. Raises OSError if the destination fails."""
         try:
             self._container.close()
         except FFmpegError as error:
@@ -83,24 +85,29 @@ class Muxer:
         packet.is_keyframe = keyframe
         try:
             self._container.mux(packet)
-        except FFmpegError as error:  # some of them are no OSError
+        except FFmpegError as error:  # only some of them are OSErrors
             raise OSError(f"{error}") from error
 
 
 async def mux_all(
-    units: AsyncIterable[EncodedUnit], muxer: Muxer, written: Callable[[], None], abort: Callable[[], None]
+    units: AsyncIterable[EncodedUnit],
+    muxer: Muxer,
+    on_written: Callable[[], None],
+    abort: Callable[[], None],
+    stall_s: float = STALL_S,
 ) -> None:
-    """Write all units from a thread of its own, `written` after each, and close the muxer.
+    """Write all units in a separate thread, call `on_written` after each, and close the muxer.
 
-    TimeoutError if the destination takes nothing for `STALL_S`; `abort` then has to end the write that hangs.
+    Raises OSError if the destination fails, TimeoutError if it takes nothing for `stall_s`; `abort` then has to end the
+    write that blocks.
     """
     loop = asyncio.get_running_loop()
     thread = ThreadPoolExecutor(1, thread_name_prefix="mux")
     try:
         async for unit in units:
-            async with asyncio.timeout(STALL_S):
+            async with asyncio.timeout(stall_s):
                 await loop.run_in_executor(thread, muxer.write, unit)
-            written()
+            on_written()
     except TimeoutError:
         abort()
         raise
@@ -113,4 +120,4 @@ async def mux_all(
         except TimeoutError:
             abort()
         except OSError:
-            pass  # the destination has gone: nothing can be written at its end
+            pass  # the destination failed: it takes no trailer

@@ -1,4 +1,7 @@
-"""The publish resource of a session over HTTP: what it is published to, one more, one less."""
+"""The publish resource of a session over HTTP: list its destinations, add one, remove one.
+
+The API calls a destination a publication.
+"""
 
 from __future__ import annotations
 
@@ -10,58 +13,56 @@ from aiohttp import web
 from engine.errors import ProtocolError
 from streaming.config import EncoderConfig
 from streaming.errors import PublishError
-from streaming.publish.destination import Publication
-from streaming.publish.sinks import open_sink, publishes_file
+from streaming.publish.destination import Destination
+from streaming.publish.sinks import is_file, open_sink
 from streaming.server.live_session import LiveSession
 
 
 async def list_all(request: web.Request, live_session: LiveSession) -> web.Response:
-    """GET: {"publications": [...]}, how each does."""
-    return web.json_response(
-        {"publications": [_shown(live_session, one) for one in live_session.publications.values()]}
-    )
+    """GET: {"publications": [...]}, each with its status."""
+    destinations = live_session.destinations.values()
+    return web.json_response({"publications": [_to_json(live_session, each) for each in destinations]})
 
 
 async def show(request: web.Request, live_session: LiveSession) -> web.Response:
-    """GET of one."""
-    return web.json_response(_shown(live_session, _find(request, live_session)))
+    """GET one of them."""
+    return web.json_response(_to_json(live_session, _find(request, live_session)))
 
 
 async def add(request: web.Request, live_session: LiveSession, config: EncoderConfig) -> web.Response:
-    """POST {"url": ...}: 201, the publication; it connects afterwards. 422 for a URL that cannot be published to."""
-    url = _url(await request.read())
-    if publishes_file(url):
-        raise PublishError(f"{url[:80]}: no URL; files are recorded by the server's own --publish alone")
+    """POST {"url": ...}: 201 with the publication, which then connects. 422 for a URL that cannot be published to."""
+    url = _parse_url(await request.read())
+    if is_file(url):
+        raise PublishError(f"{url[:80]}: not a URL; only --publish on the command line records to files")
     sink = await asyncio.to_thread(open_sink, url, live_session.session.avatar, config)
-    publication = live_session.publish(url, sink)
-    shown = _shown(live_session, publication)
-    return web.json_response(shown, status=201, headers={"Location": str(shown["location"])})
+    body = _to_json(live_session, live_session.publish(url, sink))
+    return web.json_response(body, status=201, headers={"Location": str(body["location"])})
 
 
 async def remove(request: web.Request, live_session: LiveSession) -> web.Response:
-    """DELETE: 204; what was sent is brought to its end meanwhile."""
+    """DELETE: 204 at once; the sink sends what is queued and closes afterwards."""
     await _find(request, live_session).stop()
     return web.Response(status=204)
 
 
-def _find(request: web.Request, live_session: LiveSession) -> Publication:
-    publication = live_session.publications.get(request.match_info["publication"])
-    if publication is None:
-        raise web.HTTPNotFound(text="no such publication; it has ended, or was never there")
-    return publication
+def _find(request: web.Request, live_session: LiveSession) -> Destination:
+    destination = live_session.destinations.get(request.match_info["publication"])
+    if destination is None:
+        raise web.HTTPNotFound(text="no such publication; it has ended, or never existed")
+    return destination
 
 
-def _shown(live_session: LiveSession, publication: Publication) -> dict[str, str | int | None]:
-    location = f"/v1/sessions/{live_session.session.id}/publish/{publication.id}"
-    return {"id": publication.id, "location": location, **publication.status.to_json()}
+def _to_json(live_session: LiveSession, destination: Destination) -> dict[str, str | int | None]:
+    location = f"/v1/sessions/{live_session.session.id}/publish/{destination.id}"
+    return {"id": destination.id, "location": location, **destination.status.to_json()}
 
 
-def _url(body: bytes) -> str:
+def _parse_url(body: bytes) -> str:
     try:
-        found = json.loads(body)
+        fields = json.loads(body)
     except ValueError as error:
-        raise ProtocolError(f'a body that is no JSON ({error}); expected {{"url": URL}}') from error
-    url = found.get("url") if isinstance(found, dict) else None
+        raise ProtocolError(f'the body is not JSON ({error}); expected {{"url": URL}}') from error
+    url = fields.get("url") if isinstance(fields, dict) else None
     if not isinstance(url, str):
-        raise ProtocolError(f'a body without a URL; expected {{"url": URL}}, found {found!r:.60}')
+        raise ProtocolError(f'the body has no URL; expected {{"url": URL}}, found {fields!r:.60}')
     return url

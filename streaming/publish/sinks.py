@@ -1,32 +1,45 @@
-"""Where a broadcast can go: `--publish URL` to its sink."""
+"""Sinks: the kinds of destinations, and which one a `--publish URL` means."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 from engine.avatar.avatar import Avatar
 from streaming.config import EncoderConfig
 from streaming.errors import PublishError
 from streaming.publish import ffmpeg, recorder, whip
-from streaming.publish.destination import Sink, hidden
-from streaming.publish.encoders import encoded_size
+from streaming.publish.broadcast import EncodedStream
+from streaming.publish.encoders import SoundCodec, encoded_size
+from streaming.publish.status import Status, without_secrets
 
 SCHEMES = (*whip.SCHEMES, *ffmpeg.CONTAINERS)
 
 
+class Sink(Protocol):
+    """One kind of destination."""
+
+    sound: SoundCodec  # beside H.264
+
+    async def send(self, stream: EncodedStream, status: Status) -> None:
+        """Send units until the stream ends, and report accepted bytes to `status`. Raises PublishError."""
+
+
 def open_sink(url: str, avatar: Avatar, config: EncoderConfig) -> Sink:
-    """`make_sink` for that avatar's pictures; may take a moment."""
+    """`make_sink` for that avatar's pictures. Blocks: it may run ffmpeg once."""
     return make_sink(url, encoded_size(avatar.width, avatar.height, config), config)
 
 
-def publishes_file(url: str) -> bool:
+def is_file(url: str) -> bool:
+    """Whether `url` means a recording on this machine."""
     return "://" not in url or url.lower().startswith("file:")
 
 
 def make_sink(url: str, size: tuple[int, int], config: EncoderConfig) -> Sink:
-    """The sink of a `whip(s)://`, `rtmp(s)://` or `srt://` URL, or of a file; `size`: of the encoded picture.
+    """The sink of a `whip(s)://`, `rtmp(s)://` or `srt://` URL, or of a file path.
 
-    PublishError for anything else, and where this machine lacks what the sink needs.
+    size: width and height of the encoded picture, px. Raises PublishError for any other URL, and if this machine lacks
+    a program or folder that the sink needs.
     """
     scheme, separator, rest = url.partition("://")
     scheme = scheme.lower()
@@ -37,8 +50,8 @@ def make_sink(url: str, size: tuple[int, int], config: EncoderConfig) -> Sink:
     if scheme in whip.SCHEMES:
         return whip.WhipSink(url)
     if scheme in ffmpeg.CONTAINERS:
-        return ffmpeg.Relay(url, size, config)
+        return ffmpeg.FfmpegSink(url, size, config)
     raise PublishError(
-        f"{hidden(url)}: cannot publish to {scheme}://; expected {', '.join(f'{name}://' for name in SCHEMES)} "
-        f"or a file ({', '.join(recorder.CONTAINERS)})"
+        f"{without_secrets(url)}: cannot publish to {scheme}://; "
+        f"expected {', '.join(f'{name}://' for name in SCHEMES)} or a file ({', '.join(recorder.CONTAINERS)})"
     )

@@ -1,4 +1,4 @@
-"""A session of the server itself that is published without any viewer, for as long as the server runs."""
+"""The standing broadcast: a session that the server itself opens and publishes for as long as it runs."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ REOPEN_S = 1.0  # after a session that failed
 
 
 @asynccontextmanager
-async def on_air(
+async def standing_broadcast(
     live_sessions: LiveSessions,
     avatars: dict[str, Avatar],
     config: BroadcastConfig,
     encoder: EncoderConfig,
     secrets: Secrets,
 ) -> AsyncIterator[LiveSession | None]:
-    """Broadcast as `config` says for the time of the block; None where it names nothing to publish to.
+    """Keep the broadcast of `config` running during the block; yields None if it names no destination.
 
     Raises PublishError, UnknownAvatarError, CapacityError.
     """
     if not config.publish:
         yield None
         return
-    station = StandingBroadcast(live_sessions, avatars, config, encoder, secrets.broadcast)
+    broadcast = StandingBroadcast(live_sessions, avatars, config, encoder, secrets.broadcast)
     async with asyncio.TaskGroup() as tasks:
-        live_session = await station.open()
-        keeping = tasks.create_task(station.keep(live_session))
+        live_session = await broadcast.open()
+        reopening = tasks.create_task(broadcast.reopen_after(live_session))
         yield live_session
-        keeping.cancel()
+        reopening.cancel()
 
 
 class StandingBroadcast:
-    """Opens its session, publishes it to all of `--publish`, and opens another one if it ends before the server does.
+    """Opens a session, publishes it to every `--publish`, and opens another one if it ends before the server does.
 
     Speech comes through the session's websocket, as for any session: its id and token are known beforehand.
     """
@@ -57,22 +57,24 @@ class StandingBroadcast:
         encoder: EncoderConfig,
         token: str | None,
     ):
-        """UnknownAvatarError, and PublishError for what cannot be published to: before anything is opened."""
+        """Checks all destinations before anything is opened. Raises UnknownAvatarError, PublishError."""
         self.avatar = config.publish_avatar or next(iter(avatars))
         if self.avatar not in avatars:
-            raise UnknownAvatarError(f"no avatar {self.avatar!r} to publish; there are {', '.join(sorted(avatars))}")
+            raise UnknownAvatarError(
+                f"no avatar {self.avatar!r} to publish; expected one of {', '.join(sorted(avatars))}"
+            )
         self._live_sessions, self._config, self._token = live_sessions, config, token
         self._sinks = [(url, open_sink(url, avatars[self.avatar], encoder)) for url in config.publish]
 
     async def open(self) -> LiveSession:
-        """The first session, published. CapacityError."""
+        """Open and publish a session. Raises CapacityError, DrainingError."""
         live_session = await self._live_sessions.open_standing(self.avatar, self._config.publish_session, self._token)
         self._token = live_session.token
         for url, sink in self._sinks:
             live_session.publish(url, sink)
         return live_session
 
-    async def keep(self, live_session: LiveSession) -> None:
+    async def reopen_after(self, live_session: LiveSession) -> None:
         """Open the session again whenever it ends, until the server stops."""
         while True:
             await live_session.ended()

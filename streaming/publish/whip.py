@@ -1,4 +1,4 @@
-"""WHIP: a broadcast into an SFU or a streaming service over WebRTC (RFC 9725), as its publishing client."""
+"""WhipSink: a broadcast to an SFU or a streaming service over WebRTC, as a WHIP client (RFC 9725)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from aiortc.rtcrtpsender import RTCRtpSender
 from engine.errors import ProtocolError
 from streaming.errors import PublishError
 from streaming.publish.broadcast import EncodedStream
-from streaming.publish.destination import Status, hidden
 from streaming.publish.encoders import SoundCodec
+from streaming.publish.status import Status, without_secrets
+from streaming.race import race
+from streaming.webrtc.aiortc_private import negotiated_codec
 from streaming.webrtc.tracks import TrackPair
 from streaming.webrtc.viewer import BAD_DESCRIPTION
 
@@ -26,25 +28,26 @@ CODECS = {"video": ("video/h264", "video/rtx"), "audio": ("audio/opus",)}
 
 
 class WhipSink:
-    """Offers H.264 and Opus to `whip://[TOKEN@]host/path` (http beneath) or `whips://` (https).
+    """Offers H.264 and Opus to `whip://[TOKEN@]host/path` (over http) or `whips://` (over https).
 
-    The bearer token stands in the URL or in the environment's PERSONASTREAM_WHIP_TOKEN.
+    The bearer token comes from the URL, or from the environment variable PERSONASTREAM_WHIP_TOKEN.
     """
 
     sound = SoundCodec.OPUS
 
     def __init__(self, url: str):
+        """Raises PublishError for a URL without a host."""
         parts = urlsplit(url)
         if not parts.hostname:
-            raise PublishError(f"{hidden(url)}: no host; expected {parts.scheme}://[TOKEN@]HOST/PATH")
+            raise PublishError(f"{without_secrets(url)}: no host; expected {parts.scheme}://[TOKEN@]HOST/PATH")
         user, _, host = parts.netloc.rpartition("@")
         self._endpoint = urlunsplit((SCHEMES[parts.scheme.lower()], host, parts.path or "/", parts.query, ""))
         token = unquote(user.lstrip(":")) or os.environ.get(TOKEN_VARIABLE, "")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._shown = hidden(url)
+        self._shown_url = without_secrets(url)
 
-    async def send(self, outlet: EncodedStream, status: Status) -> None:
-        """Publish until the outlet ends; PublishError where the endpoint refuses or the connection breaks."""
+    async def send(self, stream: EncodedStream, status: Status) -> None:
+        """Publish until the stream ends. Raises PublishError if the endpoint refuses or the connection breaks."""
         peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         tracks = TrackPair()
         lost, connected = asyncio.Event(), asyncio.Event()
@@ -63,60 +66,55 @@ class WhipSink:
                     resource = await self._negotiate(http, peer, tracks)
                     async with asyncio.timeout(CONNECT_TIMEOUT_S):
                         await connected.wait()
-                    await self._forward(outlet, tracks, status, lost)
+                    await self._forward(stream, tracks, status, lost)
                 finally:
                     if resource is not None:
                         await http.delete(resource)
         except TimeoutError as error:
-            raise PublishError(f"{self._shown}: no connection within {CONNECT_TIMEOUT_S:.0f} s") from error
+            raise PublishError(f"{self._shown_url}: no connection within {CONNECT_TIMEOUT_S:.0f} s") from error
         except aiohttp.ClientError as error:
-            raise PublishError(f"{self._shown}: {error}") from error
+            raise PublishError(f"{self._shown_url}: {error}") from error
         finally:
             await tracks.close()
             await peer.close()
 
     async def _negotiate(self, http: aiohttp.ClientSession, peer: RTCPeerConnection, tracks: TrackPair) -> str | None:
-        """Offer and answer; the address of the WHIP session, which a DELETE ends."""
+        """Offer and answer; returns the URL of the WHIP session, which a DELETE ends, if the endpoint names one."""
         transceivers = [_offer(peer, "video", tracks), _offer(peer, "audio", tracks)]
         await peer.setLocalDescription(await peer.createOffer())
         headers = {"Content-Type": "application/sdp", "Accept": "application/sdp"}
-        # RFC 9725, 4.5: a 307 or 308 sends the same POST elsewhere, which aiohttp does.
+        # aiohttp follows a 307 or 308 with the same POST, as RFC 9725, 4.5, wants.
         async with http.post(self._endpoint, data=peer.localDescription.sdp, headers=headers) as reply:
             if reply.status != 201:
-                said = (await reply.text())[:200]
-                raise PublishError(f"{self._shown}: answered {reply.status} {reply.reason}, expected 201: {said}")
+                body = (await reply.text())[:200]
+                raise PublishError(f"{self._shown_url}: answered {reply.status} {reply.reason}, expected 201: {body}")
             answer = await reply.text()
             location = reply.headers.get("Location")
             resource = urljoin(str(reply.url), location) if location else None
         try:
             await peer.setRemoteDescription(RTCSessionDescription(answer, "answer"))
             for transceiver in transceivers:
-                tracks.serve(transceiver.sender, transceiver._codecs[0].mimeType)
+                tracks.serve(transceiver.sender, negotiated_codec(transceiver))
         except (*BAD_DESCRIPTION, ProtocolError) as error:
-            raise PublishError(f"{self._shown}: an answer that does not fit our offer ({error!r})") from error
+            raise PublishError(f"{self._shown_url}: the answer does not fit our offer ({error!r})") from error
         return resource
 
-    async def _forward(self, outlet: EncodedStream, tracks: TrackPair, status: Status, lost: asyncio.Event) -> None:
+    async def _forward(self, stream: EncodedStream, tracks: TrackPair, status: Status, lost: asyncio.Event) -> None:
         sent = 0
-        tracks.outlet = outlet
-        await outlet.skip_waiting()  # from the time in which the connection was made
+        tracks.stream = stream
+        await stream.skip_waiting()  # those from before the connection
         status.live(sent)
 
         async def feed() -> None:
             nonlocal sent
-            async for unit in outlet:
+            async for unit in stream:
                 await tracks.put(unit, picture=True, sound=True)
                 sent += sum(len(sound.data) for sound in unit.sound) + (len(unit.picture.data) if unit.picture else 0)
                 status.live(sent)
 
-        async with asyncio.TaskGroup() as tasks:
-            feeding, losing = tasks.create_task(feed()), tasks.create_task(lost.wait())
-            await asyncio.wait([feeding, losing], return_when=asyncio.FIRST_COMPLETED)
-            broken = not feeding.done()
-            feeding.cancel()
-            losing.cancel()
-        if broken:
-            raise PublishError(f"{self._shown}: the connection was lost")
+        ended_by_loss = await race(feed(), lost.wait()) == 1
+        if ended_by_loss:
+            raise PublishError(f"{self._shown_url}: the connection was lost")
 
 
 def _offer(peer: RTCPeerConnection, kind: str, tracks: TrackPair) -> RTCRtpTransceiver:

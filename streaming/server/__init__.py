@@ -1,1 +1,1 @@
-"""The HTTP server: routes, access, sessions, health."""
+"""The HTTP server: routes, access, live sessions, health."""

@@ -1,4 +1,4 @@
-"""Who may do what: the server's keys, the sessions' tokens, and the secrets that come from the environment."""
+"""Server keys, session tokens, and the secrets that come from the environment."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ BROADCAST_VARIABLE = "PERSONASTREAM_BROADCAST_TOKEN"
 
 @dataclass(frozen=True)
 class Secrets:
-    """What must not stand on a command line, where every user of the machine can read it."""
+    """Secrets, which must not be on a command line: every user of the machine can read it."""
 
-    keys: tuple[str, ...] = field(default=(), repr=False)  # server keys; several, so that one can replace another
+    keys: tuple[str, ...] = field(default=(), repr=False)  # server keys; several allow to replace one without a pause
     turn: str | None = field(default=None, repr=False)  # shared with the TURN server
-    broadcast: str | None = field(default=None, repr=False)  # the token of the session that is published
+    broadcast: str | None = field(default=None, repr=False)  # the token of the standing broadcast's session
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Secrets:
@@ -32,18 +32,18 @@ class Secrets:
         for key in keys:
             if not all("!" <= letter <= "~" for letter in key):
                 raise SettingError(
-                    f"{KEYS_VARIABLE} holds a key with spaces or letters that no header can carry; "
-                    "expected visible ASCII, several keys with commas between them"
+                    f"{KEYS_VARIABLE} holds a key with characters that no HTTP header can carry; "
+                    "expected visible ASCII, and commas between several keys"
                 )
         return cls(keys, environment.get(TURN_VARIABLE) or None, environment.get(BROADCAST_VARIABLE) or None)
 
     def admit(self, token: str) -> bool:
-        """Whether `token` is a server key. Takes the same time whichever it is, and wherever it differs."""
-        return any([same(key, token) for key in self.keys])  # a list: all of them are compared
+        """Whether `token` is a server key. Takes the same time for any token (timing attacks)."""
+        return any([same(key, token) for key in self.keys])  # a list: all keys are compared
 
 
 class Token:
-    """The secret of one session, good for `ttl_s` from `now` (loop time); a random one unless it is given."""
+    """The secret of one session, valid for `ttl_s` from loop time `now`; random unless `text` is given."""
 
     def __init__(self, ttl_s: float, now: float, text: str | None = None):
         self.text = text or secrets.token_urlsafe(24)
@@ -53,13 +53,14 @@ class Token:
         return same(self.text, token) and now < self.expires
 
 
-def same(secret: str, found: str) -> bool:
-    # headers come with surrogates for bytes that are no text: those are wrong tokens, not faults
-    return hmac.compare_digest(secret.encode(), found.encode(errors="surrogatepass"))
+def same(secret: str, token: str) -> bool:
+    """Compare in constant time."""
+    # aiohttp puts surrogates for header bytes that are not UTF-8: such a token is wrong, not an error
+    return hmac.compare_digest(secret.encode(), token.encode(errors="surrogatepass"))
 
 
 def token_of(request: web.Request) -> str:
-    """What the request carries: `Authorization: Bearer TOKEN`, or `?token=TOKEN` where headers cannot be set."""
+    """The request's token: `Authorization: Bearer TOKEN`, or `?token=TOKEN` for clients that cannot set headers."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return (token if scheme.lower() == "bearer" else request.query.get("token", "")).strip()
 

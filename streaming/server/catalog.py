@@ -1,4 +1,4 @@
-"""What there is: avatars, voices, samples, and the page with its files."""
+"""Catalog: the avatars, voices and samples that the server offers, and its page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PAGE_HEADERS = {
 
 
 class Catalog:
-    """The routes that only show."""
+    """The routes that only read."""
 
     def __init__(self, engine: Engine, voices: Mapping[str, Voice], samples: Mapping[str, Sample]):
         self._engine, self._voices, self._samples = engine, voices, samples
@@ -70,15 +70,15 @@ class Catalog:
     async def page(self, request: web.Request) -> web.FileResponse:
         path = WEB / request.match_info.get("file", "index.html")
         if not path.is_file():
-            raise web.HTTPNotFound(text=f"no page {request.path}")
-        # Pages of every site may load the element; what it may do at this server, --cors-origins says.
+            raise web.HTTPNotFound(text=f"no file {request.path}")
+        # Pages of every site may load the element; --cors-origins limits its use of this server's API.
         shared = {hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: "*"} if path.suffix == ".js" else {}
         return web.FileResponse(path, headers=PAGE_HEADERS | shared)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One WAV file that the page offers to play through the avatar."""
+    """A WAV file that the page offers to play through the avatar."""
 
     name: str
     path: Path
@@ -86,7 +86,7 @@ class Sample:
 
 
 def list_samples(folder: Path | None) -> dict[str, Sample]:
-    """The samples of a folder by name; MediaError names a file that is no PCM WAV."""
+    """The samples of a folder by name. Raises MediaError for a file that is not PCM WAV."""
     if folder is None:
         return {}
     if not folder.is_dir():
@@ -99,4 +99,4 @@ def _read_sample(path: Path) -> Sample:
         with wave.open(str(path)) as sound:
             return Sample(path.stem, path, sound.getnframes() / sound.getframerate())
     except (wave.Error, EOFError, ZeroDivisionError) as error:
-        raise MediaError(f"{path}: no PCM WAV file ({error}); convert it, or take it out of the folder") from error
+        raise MediaError(f"{path}: not a PCM WAV file ({error}); convert it, or move it out of the folder") from error

@@ -1,4 +1,4 @@
-"""Which web pages may drive the server: its own, and those of origins that its operator names (CORS)."""
+"""Which web pages may use the server: its own, and those of origins that its operator names (CORS)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ EXPOSED = "Location, ETag, Link, Accept-Post, Accept-Patch, Retry-After, WWW-Aut
 
 
 class Cors:
-    """Refuses what a browser asks for another site's page: requests that change something, and websockets, which
-    browsers open across sites without asking. Programs send no Origin and pass.
+    """Refuses requests from pages of other sites: those that change something, and websockets, which browsers open
+    across sites without a preflight. Programs send no Origin and pass.
 
-    others: origins (`https://app.example`) whose pages may all the same, or `*` for any.  own_names_only: answer only
-    to names of this machine, so that no page can have its own name resolve to 127.0.0.1 (DNS rebinding); for a
-    server that asks for no key. Raises SettingError.
+    others: origins (`https://app.example`) whose pages are allowed, or `*` for all.  own_names_only: answer only to
+    names of this machine, so that no page can use a name of its own that resolves to 127.0.0.1 (DNS rebinding); for a
+    server without keys. Raises SettingError.
     """
 
     def __init__(self, others: tuple[str, ...], *, own_names_only: bool):
@@ -39,7 +39,7 @@ class Cors:
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if self._own_names_only and not is_loopback(request.url.host or ""):
             raise web.HTTPForbidden(
-                text=f"a request for host {request.host:.100}; a server without a key answers to localhost alone. "
+                text=f"the request is for host {request.host:.100}; a server without a key answers to localhost alone. "
                 "Set PERSONASTREAM_API_KEY, or start it with --open to let everybody in"
             )
         origin = request.headers.get(hdrs.ORIGIN)
@@ -51,13 +51,13 @@ class Cors:
         changing = request.method in CHANGING or request.headers.get(hdrs.UPGRADE, "").lower() == "websocket"
         if (changing or preflight) and not (same_site(origin, request.host) or self._named(origin)):
             raise web.HTTPForbidden(
-                text=f"a request of a page from {origin:.100}; expected one from {request.host:.100}. Serve the page "
-                "from this server or through a proxy that passes the Engine header on, or name it in --cors-origins"
+                text=f"the request is from a page of {origin:.100}; expected {request.host:.100}. Serve the page "
+                "from this server or through a proxy that passes the Host header on, or name it in --cors-origins"
             )
         return await handler(request)
 
-    async def tell(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Say in the response which page may read it; a handler of `on_response_prepare`."""
+    async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Name in the response the origin that may read it; a handler of `on_response_prepare`."""
         origin = request.headers.get(hdrs.ORIGIN)
         if self._others:
             response.headers.add(hdrs.VARY, "Origin")
@@ -70,7 +70,7 @@ class Cors:
 
 
 def same_site(origin: str, host: str) -> bool:
-    """Whether a page from `origin` (scheme://host[:port]) came from the server that the client calls `host`."""
+    """Whether a page of `origin` (scheme://host[:port]) comes from the server that the client calls `host`."""
     try:
         return urlsplit(origin).netloc.lower() == host.lower() != ""
     except ValueError:  # not a URL at all
@@ -78,7 +78,7 @@ def same_site(origin: str, host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether this name or address can only mean this machine; nothing is looked up."""
+    """Whether this name or address can only mean this machine. Does not look names up."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""What operators and their tools ask for: health, readiness, capacity and metrics."""
+"""Health: routes for operators and their tools: health, readiness, capacity and metrics."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from engine.live.engine import Engine
 from engine.live.session import SessionCounters
 from engine.media import FPS
 from streaming.config import ServerConfig
-from streaming.publish.destination import State
+from streaming.publish.status import State
 from streaming.server.live_sessions import LiveSessions
 from streaming.server.metrics import Metrics
 
 
 class Health:
-    """The routes outside /v1. The server listens when all networks have run once, so readiness only ever ends."""
+    """The routes outside /v1. The server is ready as soon as it listens: the networks have all run once by then."""
 
     def __init__(self, engine: Engine, live_sessions: LiveSessions, config: ServerConfig, metrics: Metrics):
         self._engine, self._live_sessions, self._config, self._metrics = engine, live_sessions, config, metrics
@@ -57,7 +57,7 @@ class Health:
 
 
 class LiveState(Collector):
-    """What holds right now, read when the page is asked for."""
+    """Metrics of the present state, read at each request of the page."""
 
     def __init__(self, engine: Engine, live_sessions: LiveSessions, config: ServerConfig):
         self._engine, self._live_sessions, self._config = engine, live_sessions, config
@@ -67,24 +67,22 @@ class LiveState(Collector):
         sessions = self._engine.sessions.values()
         numbers = {
             "sessions": ("Sessions that are open.", len(sessions)),
-            "sessions_max": ("Sessions that may be open.", self._config.max_sessions),
+            "sessions_max": ("The most sessions that may be open.", self._config.max_sessions),
             "viewers": ("Viewers of all sessions.", self._live_sessions.viewers),
             "speech_sockets": (
                 "Speech websockets that are open.",
                 sum(live_session.sockets for live_session in self._live_sessions),
             ),
-            "draining": ("1 while the server finishes and takes nothing new.", int(self._live_sessions.draining)),
+            "draining": ("1 while the server drains.", int(self._live_sessions.draining)),
         }
         for name, (text, value) in numbers.items():
             yield GaugeMetricFamily(f"personastream_{name}", text, value)
         yield InfoMetricFamily(
             "personastream_device",
-            "What computes, and why it is no faster one that the machine seems to offer.",
+            "The device that computes, and why it is not a faster one that the machine seems to have.",
             {"device": describe(self._engine.backend.device), "fallback": self._engine.backend.fallback},
         )
-        depth = GaugeMetricFamily(
-            "personastream_queue_depth_seconds", "What waits, in seconds of media.", labels=["queue"]
-        )
+        depth = GaugeMetricFamily("personastream_queue_depth_seconds", "Media in queues, in seconds.", labels=["queue"])
         depth.add_metric(["speech"], sum(session.buffered_ms for session in sessions) / 1000)
         depth.add_metric(["units"], sum(session.viewer_backlog for session in sessions) / FPS)
         yield depth
@@ -98,11 +96,11 @@ class LiveState(Collector):
 
 def _publications(live_sessions: LiveSessions) -> Iterator[Metric]:
     states = GaugeMetricFamily("personastream_publications", "Destinations that are published to.", labels=["state"])
-    found = Counter(
-        one.status.state.value for live_session in live_sessions for one in live_session.publications.values()
+    counts = Counter(
+        each.status.state.value for live_session in live_sessions for each in live_session.destinations.values()
     )
     for state in State:
-        states.add_metric([state.value], found[state.value])
+        states.add_metric([state.value], counts[state.value])
     yield states
 
 
@@ -110,7 +108,7 @@ def _engine_counters(counters: SessionCounters) -> Iterator[Metric]:
     yield CounterMetricFamily("personastream_units", "Frames with their sound that sessions emitted.", counters.units)
     missed = CounterMetricFamily(
         "personastream_deadline_misses",
-        "Frames of speech whose new picture was not there in time (picture), and frames that went out late (tick).",
+        "Frames of speech whose new picture came too late (picture), and frames that were emitted late (tick).",
         labels=["kind"],
     )
     missed.add_metric(["picture"], counters.speaking - counters.fresh_speaking)

@@ -1,4 +1,4 @@
-"""Errors over HTTP: RFC 9457 problem documents with true status codes, made from the one exception tree."""
+"""Errors over HTTP: RFC 9457 problem documents with status codes, made from the exception tree."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def problem(status: int, code: str, detail: str, headers: dict[str, str] | None 
 
 @web.middleware
 async def problem_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The border of HTTP: whatever a route raises leaves as a problem document."""
+    """Turns every exception of a route into a problem document."""
     try:
         return await handler(request)
     except web.HTTPRedirection:

@@ -1,4 +1,4 @@
-"""How often one address may open a session."""
+"""The rate at which one address may open sessions."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from aiohttp import web
 
 from streaming.errors import QuotaError
 
-MOST_ADDRESSES = 4096  # remembered; beyond, those that have their whole share again are forgotten
+MAX_ADDRESSES = 4096  # remembered; above it, those with a full bucket are forgotten first
 
 
 class SessionRate:
-    """A bucket for each address that holds `per_minute` sessions and fills again in a minute; 0: no limit."""
+    """A token bucket for each address: it holds `per_minute` sessions and refills in a minute. 0: no limit."""
 
     def __init__(self, per_minute: int):
         self._per_minute = per_minute
-        self._levels: dict[str, tuple[float, float]] = {}  # what is left, and when that was
+        self._levels: dict[str, tuple[float, float]] = {}  # sessions left, and at which time
 
     def take(self, address: str, now: float) -> None:
-        """One session more; QuotaError says when there is room for it."""
+        """Count one more session at time `now`, s. Raises QuotaError, which says when to try again."""
         if not self._per_minute:
             return
         left = self._left(address, now)
@@ -26,9 +26,9 @@ class SessionRate:
             raise QuotaError(
                 f"{address} opened more than {self._per_minute} sessions in a minute; try again in {wait_s} s", wait_s
             )
-        if len(self._levels) >= MOST_ADDRESSES:
+        if len(self._levels) >= MAX_ADDRESSES:
             full = [known for known in self._levels if self._left(known, now) >= self._per_minute]
-            for known in full or list(self._levels)[: MOST_ADDRESSES // 2]:
+            for known in full or list(self._levels)[: MAX_ADDRESSES // 2]:
                 del self._levels[known]
         self._levels[address] = (left - 1, now)
 
@@ -38,8 +38,8 @@ class SessionRate:
 
 
 def client_address(request: web.Request, proxies: int) -> str:
-    """Where the request comes from, seen through that many proxies of ours, each of which appends the address that it
-    was called from to X-Forwarded-For. What stands before those was written by the client and counts for nothing."""
+    """The client's address, behind this many proxies of ours. Each appends its caller's address to X-Forwarded-For; the
+    entries before those come from the client and are not trusted."""
     hops = [hop.strip() for line in request.headers.getall("X-Forwarded-For", []) for hop in line.split(",")]
     if proxies and len(hops) >= proxies:
         return hops[-proxies][:64]

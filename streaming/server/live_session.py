@@ -1,4 +1,4 @@
-"""A session on loan to clients: who may use it, who does, and what ends it."""
+"""LiveSession: an engine session that clients use over the network, its token, its users and its end."""
 
 from __future__ import annotations
 
@@ -7,70 +7,44 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from engine.errors import SessionClosedError
 from engine.live.session import Session
-from engine.queues import MediaQueue, Policy, QueueClosed
+from engine.queues import MediaQueue
 from streaming.config import ServerConfig
 from streaming.errors import QuotaError
 from streaming.publish.broadcast import Broadcast
-from streaming.publish.destination import Publication, Sink
+from streaming.publish.destination import Destination
+from streaming.publish.sinks import Sink
+from streaming.race import race
 from streaming.server.auth import Token
 from streaming.server.metrics import Metrics
+from streaming.server.occupancy import Occupancy
+from streaming.server.session_events import (
+    DRAINING,
+    FAILED,
+    IDLE,
+    LIFETIME,
+    Closed,
+    Closing,
+    Ending,
+    Listeners,
+    SessionEvent,
+    Viewers,
+)
 from streaming.webrtc.ice import Ice
 from streaming.webrtc.viewer import Viewer
 
 log = logging.getLogger(__name__)
 
-MAX_PUBLICATIONS = 8  # of one session
-
-
-@dataclass(frozen=True)
-class Ending:
-    """Why a session ended: `reason` for programs, `detail` for people, `code` for its websockets (RFC 6455, 7.4.1)."""
-
-    reason: str
-    detail: str
-    code: int = 1000
-
-
-CLOSED = Ending("closed", "a client closed it")
-IDLE = Ending("idle", "nobody watched it or spoke through it")
-LIFETIME = Ending("lifetime", "it was open for as long as a session may be on this server")
-DRAINING = Ending("draining", "the server shuts down", 1001)
-FAILED = Ending("failed", "it failed; the server's log has the reason", 1011)
-
-
-@dataclass(frozen=True)
-class Closing:
-    """The session ends within `within_s`, when what was begun has been said."""
-
-    reason: str
-    within_s: float
-
-
-@dataclass(frozen=True)
-class Closed:
-    """The session ended."""
-
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class Viewers:
-    """So many watch now."""
-
-    count: int
-
-
-SessionEvent = Closing | Closed | Viewers
+MAX_DESTINATIONS = 8  # of one session
 
 
 class LiveSession:
-    """One session, its token, its viewers, its publications and its sockets. A `standing` one keeps its token, and
-    neither age nor want of users ends it."""
+    """One session with its token, viewers, destinations and sockets.
+
+    standing: the session's token for good; neither age nor want of users then ends the session.
+    """
 
     def __init__(
         self,
@@ -86,8 +60,8 @@ class LiveSession:
         self.broadcast = Broadcast(session, config.encoder)
         self.broadcast.times.observers.append(metrics.observe_stage)
         self.viewers: dict[str, Viewer] = {}
-        self.publications: dict[str, Publication] = {}
-        self.answering = 0  # viewers to be
+        self.destinations: dict[str, Destination] = {}
+        self.answering = 0  # offers of viewers that are being answered
         self.sockets = 0
         self._config, self._ice, self._metrics = config, ice, metrics
         self._loop = asyncio.get_running_loop()
@@ -95,17 +69,15 @@ class LiveSession:
         self._standing = standing
         self._token = standing or self._new_token()
         self._ending: Ending | None = None
-        self._listeners: list[MediaQueue[SessionEvent]] = []
-        self._used = asyncio.Event()
-        self._unused = asyncio.Event()
-        self._unused.set()
+        self._listeners = Listeners()
+        self._occupancy = Occupancy()
         self._tasks: asyncio.TaskGroup | None = None  # while the session lives
         self._running = asyncio.Event()
         self._closed = asyncio.Event()
 
     @property
     def ending(self) -> Ending:
-        """What ended the session; one that nobody closed has failed."""
+        """Why the session ended; one that nobody closed has failed."""
         return self._ending or FAILED
 
     # ---- its token
@@ -118,7 +90,7 @@ class LiveSession:
         return self._token.text
 
     def renew_token(self) -> str:
-        """Another token; the one before opens nothing any more. What was opened with it stays open."""
+        """Replace the token: the last one opens nothing any more. What it has opened stays open."""
         self._token = self._standing or self._new_token()
         return self._token.text
 
@@ -128,7 +100,7 @@ class LiveSession:
     # ---- its life
 
     async def run(self) -> None:
-        """Own the tasks of the viewers until the session ends, by itself, by `close`, of age or for want of users."""
+        """Run the session's tasks until it ends: by itself, by `close`, of age or for want of users."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 limits = () if self._standing else (self._close_when_unused(), self._close_when_old())
@@ -138,15 +110,14 @@ class LiveSession:
                 self._tasks = None
                 for task in keeping:
                     task.cancel()
-                await self._tell(Closed(self.ending.reason, self.ending.detail))
+                await self._listeners.send(Closed(self.ending.reason, self.ending.detail))
                 for viewer in self.viewers.values():
                     viewer.leave("session")
-                for publication in list(self.publications.values()):
-                    await publication.stop()
+                for destination in list(self.destinations.values()):
+                    await destination.stop()
         finally:
             await self.session.close()
-            for listener in self._listeners:
-                await listener.close()
+            await self._listeners.close()
             self._closed.set()
 
     async def started(self) -> None:
@@ -158,137 +129,117 @@ class LiveSession:
         await self._closed.wait()
 
     async def close(self, ending: Ending) -> None:
-        """End the session, and with it its viewers and sockets; the first ending counts."""
-        self._end(ending)
+        """End the session, and with it its viewers and sockets. The first ending counts."""
+        self._ending = self._ending or ending
         await self.session.close()
         await self._closed.wait()
 
     async def drain(self) -> None:
-        """Say that the end is near, let what was begun be said to its end, and end the session: after `drain_s` in any
-        case, and at once when nobody is there any more."""
-        await self._tell(Closing(DRAINING.reason, self._config.drain_s))
+        """Announce the end, let speech that has begun be played, and end the session: after `drain_s` at the latest,
+        and at once when it has no users."""
+        await self._listeners.send(Closing(DRAINING.reason, self._config.drain_s))
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._config.drain_s), asyncio.TaskGroup() as tasks:
-                waits = [tasks.create_task(self.session.drain()), tasks.create_task(self._unused.wait())]
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                for wait in waits:
-                    wait.cancel()
+            async with asyncio.timeout(self._config.drain_s):
+                await race(self.session.drain(), self._occupancy.unused())
         await self.close(DRAINING)
-
-    def _end(self, ending: Ending) -> None:
-        self._ending = self._ending or ending
 
     async def _close_when_unused(self) -> None:
         while True:
-            await self._unused.wait()
+            await self._occupancy.unused()
             try:
                 async with asyncio.timeout(self._config.idle_session_s):
-                    await self._used.wait()
+                    await self._occupancy.used()
             except TimeoutError:
-                self._end(IDLE)
+                self._ending = self._ending or IDLE
                 await self.session.close()
                 return
 
     async def _close_when_old(self) -> None:
         if self._config.max_session_s is not None:
             await asyncio.sleep(self._config.max_session_s)
-            self._end(LIFETIME)
+            self._ending = self._ending or LIFETIME
             await self.session.close()
 
-    # ---- who uses it
+    # ---- its users
 
     async def add_viewer(self, offer: str) -> tuple[Viewer, str]:
-        """A new viewer and the SDP answer for it."""
+        """A new viewer and its SDP answer. Raises QuotaError, ProtocolError, SessionClosedError."""
         most = self._config.max_session_viewers
         if len(self.viewers) + self.answering >= most:
             raise QuotaError(
-                f"{most} viewers watch this session, which is the most; put an SFU in front of it for more"
+                f"this session has {most} viewers, which is the most; put an SFU in front of the server for more"
             )
         self.answering += 1
-        viewer = Viewer(self.broadcast, self._metrics, self._ice)
+        viewer = Viewer(self.broadcast, self._metrics, self._ice, self._config.timeouts.viewer_connect_s)
         try:
             answer = await viewer.answer(offer)
-            if self._tasks is None:
-                raise SessionClosedError(f"session {self.session.id} is closed: {self.ending.detail}")
+            tasks = self._open_tasks()
         except BaseException:
             await viewer.close()
             raise
         finally:
             self.answering -= 1
         self.viewers[viewer.id] = viewer
-        self._tasks.create_task(self._supervise(viewer))
+        tasks.create_task(self._supervise_viewer(viewer))
         return viewer, answer
 
-    def publish(self, url: str, sink: Sink) -> Publication:
-        """Publish the session to one more destination, until that is stopped or the session ends."""
-        if len(self.publications) >= MAX_PUBLICATIONS:
-            raise QuotaError(f"{MAX_PUBLICATIONS} publications of this session are there, which is the most")
-        if self._tasks is None:
-            raise SessionClosedError(f"session {self.session.id} is closed: {self.ending.detail}")
-        publication = Publication(url, sink, self.broadcast)
-        self.publications[publication.id] = publication
-        self._tasks.create_task(self._supervise_publication(publication))
-        return publication
+    def publish(self, url: str, sink: Sink) -> Destination:
+        """Publish the session to `sink` until that is stopped or the session ends. QuotaError, SessionClosedError."""
+        if len(self.destinations) >= MAX_DESTINATIONS:
+            raise QuotaError(f"this session has {MAX_DESTINATIONS} publications, which is the most; delete one first")
+        tasks = self._open_tasks()
+        destination = Destination(url, sink, self.broadcast)
+        self.destinations[destination.id] = destination
+        tasks.create_task(self._supervise_destination(destination))
+        return destination
 
     @contextmanager
     def socket(self) -> Iterator[Callable[[], None]]:
-        """Count one speech socket as a user for the time of the block, or until the function that it gets is called."""
-        here = True
+        """Count one socket as a user during the block, or until the function that it yields is called."""
+        with contextlib.ExitStack() as using:
+            self.sockets += 1
+            using.callback(self._forget_socket)
+            using.enter_context(self._occupancy.one())
+            yield using.close
 
-        def leave() -> None:
-            nonlocal here
-            self.sockets -= here
-            here = False
-            self._count_users()
-
-        self.sockets += 1
-        self._count_users()
-        try:
-            yield leave
-        finally:
-            leave()
+    def _forget_socket(self) -> None:
+        self.sockets -= 1
 
     def listen(self) -> MediaQueue[SessionEvent]:
-        """A queue of what happens to the session from now on; it closes when the session has ended."""
+        """A queue of the session's events from now on, closed at its end. Raises SessionClosedError."""
         if self._closed.is_set():
-            raise SessionClosedError(f"session {self.session.id} is closed: {self.ending.detail}")
-        queue: MediaQueue[SessionEvent] = MediaQueue(64, Policy.DROP_OLDEST)
-        self._listeners.append(queue)
-        return queue
+            raise self._closed_error()
+        return self._listeners.add()
 
     def forget(self, queue: MediaQueue[SessionEvent]) -> None:
-        if queue in self._listeners:
-            self._listeners.remove(queue)
+        """Send no more events to a queue of `listen`."""
+        self._listeners.remove(queue)
 
-    async def _tell(self, event: SessionEvent) -> None:
-        for listener in list(self._listeners):
-            with contextlib.suppress(QueueClosed):
-                await listener.put(event)
+    def _open_tasks(self) -> asyncio.TaskGroup:
+        if self._tasks is None:
+            raise self._closed_error()
+        return self._tasks
 
-    async def _supervise(self, viewer: Viewer) -> None:
-        self._count_users()
-        await self._tell(Viewers(len(self.viewers)))
+    def _closed_error(self) -> SessionClosedError:
+        return SessionClosedError(f"session {self.session.id} is closed: {self.ending.detail}")
+
+    async def _supervise_viewer(self, viewer: Viewer) -> None:
+        with self._occupancy.one():
+            await self._listeners.send(Viewers(len(self.viewers)))
+            try:
+                await viewer.run()
+            except Exception:
+                log.exception("viewer %s of session %s failed", viewer.id, self.session.id)
+            finally:
+                self.viewers.pop(viewer.id, None)
+                self._metrics.viewers_left.labels(viewer.reason).inc()
+        await self._listeners.send(Viewers(len(self.viewers)))
+
+    async def _supervise_destination(self, destination: Destination) -> None:
         try:
-            await viewer.run()
+            with self._occupancy.one():
+                await destination.run()
         except Exception:
-            log.exception("viewer %s of session %s failed", viewer.id, self.session.id)
+            log.exception("publication of session %s to %s failed", self.session.id, destination.status.url)
         finally:
-            self.viewers.pop(viewer.id, None)
-            self._metrics.viewers_left.labels(viewer.reason).inc()
-            self._count_users()
-            await self._tell(Viewers(len(self.viewers)))
-
-    async def _supervise_publication(self, publication: Publication) -> None:
-        self._count_users()
-        try:
-            await publication.run()
-        except Exception:
-            log.exception("publication of session %s to %s failed", self.session.id, publication.status.url)
-        finally:
-            self.publications.pop(publication.id, None)
-            self._count_users()
-
-    def _count_users(self) -> None:
-        used = bool(self.viewers or self.sockets or self.publications)
-        (self._used.set if used else self._used.clear)()
-        (self._unused.clear if used else self._unused.set)()
+            self.destinations.pop(destination.id, None)

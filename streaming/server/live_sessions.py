@@ -1,4 +1,4 @@
-"""All sessions on loan: opened within the server's limits, found by their ids, remembered a while after their end."""
+"""All live sessions: opened within the server's limits, found by id, and remembered for a while after their end."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from engine.live.engine import Engine
 from streaming.config import ServerConfig
 from streaming.server.auth import Token
 from streaming.server.limits import SessionRate
-from streaming.server.live_session import DRAINING, Ending, LiveSession
+from streaming.server.live_session import LiveSession
 from streaming.server.metrics import Metrics
+from streaming.server.session_events import DRAINING, Ending
 from streaming.webrtc.ice import Ice
 from streaming.webrtc.viewer import Viewer
 
 log = logging.getLogger(__name__)
 
-REMEMBERED = 1024  # ended sessions whose end can be told
+MAX_REMEMBERED = 1024  # ended sessions whose ending is still known
 
 
 class LiveSessions:
-    """All live live_sessions by session id; an async context that closes them at its end."""
+    """The live sessions by session id. An async context that closes them at its end."""
 
     def __init__(self, engine: Engine, config: ServerConfig, ice: Ice, metrics: Metrics):
         self.draining = False
@@ -62,17 +63,17 @@ class LiveSessions:
         return self._live.get(session_id)
 
     def ending(self, session_id: str) -> Ending | None:
-        """Why a session that is gone ended, if that is still known."""
+        """Why that session ended, if it has ended and is still remembered."""
         return self._ended.get(session_id)
 
     def owns(self, token: str) -> bool:
-        """Whether it is some session's token."""
-        return any([live_session.admits(token) for live_session in self])  # a list: all of them are compared
+        """Whether it is the token of any session."""
+        return any([live_session.admits(token) for live_session in self])  # a list: takes the same time for all
 
     async def open(self, avatar: str, address: str) -> LiveSession:
-        """A new session of that avatar for a client at `address`.
+        """Open a session of that avatar for a client at `address`.
 
-        Raises UnknownAvatarError, CapacityError, QuotaError (too many of one address), DrainingError.
+        Raises UnknownAvatarError, CapacityError, QuotaError (too many from one address), DrainingError.
         """
         if self.draining:
             raise DrainingError("the server is shutting down; try another one")
@@ -83,7 +84,7 @@ class LiveSessions:
         return live_session
 
     async def open_standing(self, avatar: str, session_id: str, token: str | None) -> LiveSession:
-        """A session of the server itself, with an id and a token that are known beforehand; no limit of time ends it.
+        """Open a session of the server itself, which no limit of time ends. Without `token` it gets a random one.
 
         Raises UnknownAvatarError, CapacityError, DrainingError.
         """
@@ -104,14 +105,17 @@ class LiveSessions:
         self._metrics.sessions_opened.inc()
 
     async def add_viewer(self, live_session: LiveSession, offer: str) -> tuple[Viewer, str]:
-        """A new viewer of one of the sessions, within the limit of all, and the SDP answer for it."""
+        """Add a viewer to one of the sessions, within the limit of them all. Returns it and its SDP answer.
+
+        Raises CapacityError, QuotaError, ProtocolError, SessionClosedError.
+        """
         most = self._config.max_viewers
-        if self.viewers + sum(held.answering for held in self) >= most:
-            raise CapacityError(f"{most} viewers watch this server, which is the most; try again later")
+        if self.viewers + sum(each.answering for each in self) >= most:
+            raise CapacityError(f"this server has {most} viewers, which is the most; try again later")
         return await live_session.add_viewer(offer)
 
     async def drain(self) -> None:
-        """Open no session any more, and end those that are open as soon as what they were saying is said."""
+        """Open no more sessions, and end the open ones as soon as the speech that has begun is played."""
         self.draining = True
         async with asyncio.TaskGroup() as tasks:
             for live_session in self:
@@ -129,7 +133,7 @@ class LiveSessions:
     def _remember(self, live_session: LiveSession) -> None:
         session, counters = live_session.session, live_session.session.counters
         self._ended[session.id] = live_session.ending
-        if len(self._ended) > REMEMBERED:
+        if len(self._ended) > MAX_REMEMBERED:
             self._ended.popitem(last=False)
         self._metrics.sessions_closed.labels(live_session.ending.reason).inc()
         log.info(

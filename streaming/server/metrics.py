@@ -1,4 +1,4 @@
-"""What the server counts, in Prometheus' form. Labels never hold a session, so their number stays small."""
+"""The server's metrics for Prometheus. No label holds a session id, so the number of series is bounded."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ SKEW_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
 
 
 class Metrics:
-    """The counters of one server; `render` is its /metrics page."""
+    """The metrics of one server; `render` makes its /metrics page."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a series for each series, of no use here
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each counter, of no use here
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.requests = Counter(
@@ -28,16 +28,16 @@ class Metrics:
         )
         self.sessions_closed = Counter(
             "personastream_sessions_closed",
-            "Sessions that ended, by what ended them.",
+            "Sessions that ended, by reason.",
             ["reason"],
             registry=self.registry,
         )
         self.viewers_left = Counter(
-            "personastream_viewers_left", "Viewers that left, by why.", ["reason"], registry=self.registry
+            "personastream_viewers_left", "Viewers that left, by reason.", ["reason"], registry=self.registry
         )
         self.units = Counter(
             "personastream_viewer_units",
-            "Frames with their sound handed to viewers; a late picture repeats its predecessor.",
+            "Frames with their sound sent to viewers; a late picture repeats the previous one.",
             ["picture", "state"],
             registry=self.registry,
         )
@@ -48,7 +48,7 @@ class Metrics:
         )
         self.first_frame = Histogram(
             "personastream_first_frame_seconds",
-            "From the first sound after silence to its first new picture going out with it.",
+            "From the first sound after silence to its first new picture.",
             buckets=LATENCY_BUCKETS_S,
             registry=self.registry,
         )
@@ -60,27 +60,27 @@ class Metrics:
         )
         self.stages = Histogram(
             "personastream_stage_seconds",
-            "Time that one run of a stage took.",
+            "Duration of one run of a stage.",
             ["stage"],
             buckets=STAGE_BUCKETS_S,
             registry=self.registry,
         )
         self.av_skew = Histogram(
             "personastream_av_skew_seconds",
-            "Between a picture's and its sound's departure to a viewer.",
+            "Between the departures of a picture and of its sound to a viewer.",
             buckets=SKEW_BUCKETS_S,
             registry=self.registry,
         )
 
     def observe_stage(self, stage: str, seconds: float) -> None:
-        """A run of a stage; an observer of the engine's and the encoders' times."""
+        """Count one run of a stage; an observer of the engine's and the encoders' StageTimes."""
         self.stages.labels(stage).observe(seconds)
 
     def observe(self, name: str, seconds: float) -> None:
-        """A latency of the engine's sessions; an observer of `Engine.latencies`."""
+        """Count a latency of a session; an observer of `Engine.latencies`."""
         getattr(self, name).observe(seconds)
 
     def render(self, accept: str) -> tuple[bytes, str]:
-        """The page and its content type, in the form that this Accept header asks for."""
+        """The page and its content type, in the format that the Accept header asks for."""
         encoder, content_type = choose_encoder(accept)
         return encoder(self.registry), content_type

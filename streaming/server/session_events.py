@@ -1,42 +1,80 @@
-"""What happens to a session, as server-sent events: how viewers, who have no websocket, learn that and why it ends."""
+"""What clients learn about the life of a session: why it ends, and events for its sockets and event streams."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-from dataclasses import asdict
+import contextlib
+from dataclasses import dataclass
 
-from aiohttp import web
+from engine.queues import MediaQueue, Policy, QueueClosed
 
-from engine.queues import QueueClosed
-from streaming.server.live_session import Closed, Closing, LiveSession, SessionEvent, Viewers
-
-KEEPALIVE_S = 15.0  # proxies close a connection on which nothing passes
-NAMES: dict[type[SessionEvent], str] = {Closing: "session.closing", Closed: "session.closed", Viewers: "viewers"}
+LISTENER_EVENTS = 64  # queued for one listener; a slower one loses the oldest
 
 
-async def stream(request: web.Request, live_session: LiveSession) -> web.StreamResponse:
-    """GET text/event-stream until the session or the reader ends."""
-    events = live_session.listen()
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
-    try:
-        await response.prepare(request)
-        await response.write(encode(Viewers(len(live_session.viewers))))
-        while True:
-            try:
-                async with asyncio.timeout(KEEPALIVE_S):
-                    event = await events.get()
-            except TimeoutError:
-                await response.write(b":\n\n")
-                continue
-            await response.write(encode(event))
-    except (QueueClosed, ConnectionError):
-        pass
-    finally:
-        live_session.forget(events)
-    return response
+@dataclass(frozen=True)
+class Ending:
+    """Why a session ended: `reason` for programs, `detail` for people, `code` for its websockets (RFC 6455, 7.4.1)."""
+
+    reason: str
+    detail: str
+    code: int = 1000
 
 
-def encode(event: SessionEvent) -> bytes:
-    """One event in the form of the HTML standard, 9.2.6."""
-    return f"event: {NAMES[type(event)]}\ndata: {json.dumps(asdict(event))}\n\n".encode()
+CLOSED = Ending("closed", "a client closed it")
+IDLE = Ending("idle", "nobody watched it or spoke through it")
+LIFETIME = Ending("lifetime", "it was open for as long as a session may be on this server")
+DRAINING = Ending("draining", "the server shuts down", 1001)
+FAILED = Ending("failed", "it failed; the server's log has the reason", 1011)
+
+
+@dataclass(frozen=True)
+class Closing:
+    """The session ends within `within_s`, as soon as the speech that has begun is played."""
+
+    reason: str
+    within_s: float
+
+
+@dataclass(frozen=True)
+class Closed:
+    """The session ended."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Viewers:
+    """The number of viewers changed to `count`."""
+
+    count: int
+
+
+SessionEvent = Closing | Closed | Viewers
+
+
+class Listeners:
+    """The queues through which sockets and event streams get a session's events."""
+
+    def __init__(self) -> None:
+        self._queues: list[MediaQueue[SessionEvent]] = []
+
+    def add(self) -> MediaQueue[SessionEvent]:
+        """A queue of the events from now on."""
+        queue: MediaQueue[SessionEvent] = MediaQueue(LISTENER_EVENTS, Policy.DROP_OLDEST)
+        self._queues.append(queue)
+        return queue
+
+    def remove(self, queue: MediaQueue[SessionEvent]) -> None:
+        """Send no more events to `queue`. Idempotent."""
+        if queue in self._queues:
+            self._queues.remove(queue)
+
+    async def send(self, event: SessionEvent) -> None:
+        for queue in list(self._queues):
+            with contextlib.suppress(QueueClosed):
+                await queue.put(event)
+
+    async def close(self) -> None:
+        """Close all queues: their readers get what is queued, then QueueClosed."""
+        for queue in self._queues:
+            await queue.close()

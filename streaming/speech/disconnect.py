@@ -1,8 +1,8 @@
-"""Notices that a client is gone while nobody reads from it.
+"""Detects that a client has disconnected while nothing is read from it.
 
-Back-pressure means not reading, and asyncio tells of a connection's end only to those who read. The kernel knows: an
-epoll that asks for nothing but the hang-up becomes readable when the peer closed or reset the connection or, by TCP's
-own keep-alive, stopped to answer.
+Back-pressure means not reading, and asyncio reports the end of a connection only to its readers. The kernel knows: an
+epoll registered for the hang-up alone becomes readable when the peer closes or resets the connection or, by TCP's
+keep-alive, stops answering.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from contextlib import contextmanager
 
 KEEPALIVE_IDLE_S = 30
 KEEPALIVE_INTERVAL_S = 10
-KEEPALIVE_PROBES = 3  # a peer that vanished without a word is noticed after a minute
-UNACKNOWLEDGED_MS = 60_000  # and so is one while something is on its way to it
+KEEPALIVE_PROBES = 3  # detects a peer that vanished silently after a minute
+UNACKNOWLEDGED_MS = 60_000  # the same while data for it is unacknowledged
 
 
 @contextmanager
-def on_hangup(transport: asyncio.Transport, gone: Callable[[], None]) -> Iterator[None]:
-    """Call `gone`, once, when the other end of this TCP connection hangs up during the block."""
+def on_disconnect(transport: asyncio.Transport, gone: Callable[[], None]) -> Iterator[None]:
+    """Call `gone`, once, if the peer of this TCP connection disconnects during the block."""
     connection: socket.socket | None = transport.get_extra_info("socket")
     if connection is None or connection.fileno() < 0:
         gone()
@@ -37,13 +37,13 @@ def on_hangup(transport: asyncio.Transport, gone: Callable[[], None]) -> Iterato
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     loop = asyncio.get_running_loop()
     with select.epoll() as watch:
-        watch.register(connection.fileno(), select.EPOLLRDHUP)  # and, always, EPOLLHUP and EPOLLERR
+        watch.register(connection.fileno(), select.EPOLLRDHUP)  # and always EPOLLHUP and EPOLLERR
 
-        def noticed() -> None:
+        def hung_up() -> None:
             loop.remove_reader(watch.fileno())
             gone()
 
-        loop.add_reader(watch.fileno(), noticed)
+        loop.add_reader(watch.fileno(), hung_up)
         try:
             yield
         finally:

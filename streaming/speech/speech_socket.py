@@ -15,7 +15,8 @@ from aiohttp import WSMsgType, web
 from engine.errors import CapacityError, PersonaStreamError, ProtocolError, SessionClosedError
 from engine.media import FPS, MediaUnit, PlaybackEvent, PlaybackStarted
 from engine.queues import MediaQueue, Policy, QueueClosed
-from streaming.server.live_session import Closing, LiveSession, SessionEvent
+from streaming.server.live_session import LiveSession
+from streaming.server.session_events import Closing, SessionEvent
 from streaming.speech.protocol import (
     ClientMessage,
     Encoding,

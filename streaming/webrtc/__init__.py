@@ -1,1 +1,1 @@
-"""Viewers over WebRTC."""
+"""WebRTC viewers: WHEP signalling, ICE paths, and the tracks that carry encoded units."""

@@ -10,7 +10,6 @@ import hmac
 import ipaddress
 import random
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aioice import Candidate, Connection
@@ -23,21 +22,20 @@ from aiortc.rtcicetransport import parse_stun_turn_uri
 from engine.errors import CapacityError, SettingError
 from streaming.config import IceConfig
 from streaming.server.auth import TURN_VARIABLE
+from streaming.webrtc import aiortc_private
 
 STUN_TIMEOUT_S = 2.0
 
-Gather = Callable[[int, list[str], int], Awaitable[list[Candidate]]]
-
 
 class Ice:
-    """What viewers and the server's peers are told about paths. Raises SettingError for settings that cannot be."""
+    """The ICE servers of viewers and of the server's peers. Raises SettingError for invalid settings."""
 
     def __init__(self, config: IceConfig, secret: str | None):
         for url in (*config.stun, *config.turn):
             _check_url(url, "turn" if url in config.turn else "stun")
         if config.turn and secret is None:
             raise SettingError(
-                f"--ice.turn needs the secret that the TURN server has as `static-auth-secret`, in {TURN_VARIABLE}"
+                f"--ice.turn needs the TURN server's `static-auth-secret` in the environment variable {TURN_VARIABLE}"
             )
         if config.server_relay and not config.turn:
             raise SettingError("--ice.server-relay needs a TURN server; name one with --ice.turn")
@@ -49,15 +47,15 @@ class Ice:
         self._secret = secret
 
     def servers(self, name: str) -> list[dict[str, Any]]:
-        """For the client called `name`: RTCIceServer dictionaries as browsers take them."""
-        found: list[dict[str, Any]] = [{"urls": [url]} for url in self._config.stun]
+        """RTCIceServer dictionaries, as browsers take them, for the client called `name`."""
+        servers: list[dict[str, Any]] = [{"urls": [url]} for url in self._config.stun]
         if self._config.turn and self._secret is not None:
             username, credential = turn_credentials(self._secret, name, int(time.time()) + self._config.turn_ttl_s)
-            found.append({"urls": list(self._config.turn), "username": username, "credential": credential})
-        return found
+            servers.append({"urls": list(self._config.turn), "username": username, "credential": credential})
+        return servers
 
     def links(self, name: str) -> list[str]:
-        """The same as values of the Link header (RFC 9725, 4.6)."""
+        """The same servers as values of the Link header (RFC 9725, 4.6)."""
         links = []
         for server in self.servers(name):
             for url in server["urls"]:
@@ -69,41 +67,39 @@ class Ice:
         return links
 
     def server_side(self, name: str) -> list[RTCIceServer]:
-        """What the server's own peer asks: STUN, and TURN where it shall be reached through it."""
+        """The servers that the server's own peer asks: STUN, and with --ice.server-relay TURN too."""
         servers = self.servers(name)
         return [RTCIceServer(**s) for s in servers if "username" not in s or self._config.server_relay]
 
     def prepare(self, peer: RTCPeerConnection) -> None:
-        """Have `peer`, which knows the offer and has not gathered, use the configured ports and public address.
-
-        aioice binds any free port and knows no NAT, and aiortc offers no place to say otherwise (aioice, issue 47). So
-        the one method that gathers is replaced, on the connections of this peer alone.
-        """
+        """Have `peer` use the configured ports and public address. Call it after the offer is set, before gathering."""
         if self._config.public_ip is None and self._config.udp_ports is None:
             return
         for transceiver in peer.getTransceivers():
-            connection = transceiver.sender.transport.transport.iceGatherer._connection
-            gathering = _Gathering(connection, self._config)
-            connection.get_component_candidates = gathering.gather  # type: ignore[method-assign]
+            connection = aiortc_private.ice_connection(transceiver)
+            aiortc_private.set_gathering(connection, _Gathering(connection, self._config).gather)
 
 
 class _Gathering:
-    """aioice's `Connection.get_component_candidates` with ports and a public address of our choice."""
+    """aioice's `Connection.get_component_candidates`, with the configured ports and public address."""
 
     def __init__(self, connection: Connection, config: IceConfig):
         self._connection = connection
         self._config = config
-        self._relays: Gather = connection.get_component_candidates
+        self._gather_relayed: aiortc_private.GatherCandidates = connection.get_component_candidates
 
     async def gather(self, component: int, addresses: list[str], timeout: int = 5) -> list[Candidate]:
-        """Candidates of this component: host and reflexive ones on `addresses`, and aioice's relayed one."""
+        """Candidates of this component: host and reflexive ones on `addresses`, and aioice's relayed one.
+
+        Raises CapacityError if all ports are taken.
+        """
         bound = [protocol for address in addresses if (protocol := await self._bind(component, address)) is not None]
-        relayed = self._relays(component, [], timeout)
-        found = await asyncio.gather(relayed, *(self._reflexive(protocol) for protocol in bound))
-        return [protocol.local_candidate for protocol in bound] + [candidate for some in found for candidate in some]
+        relayed = self._gather_relayed(component, [], timeout)
+        others = await asyncio.gather(relayed, *(self._reflexive(protocol) for protocol in bound))
+        return [protocol.local_candidate for protocol in bound] + [candidate for group in others for candidate in group]
 
     async def _bind(self, component: int, address: str) -> StunProtocol | None:
-        """A socket at `address`; None where the system lets nobody bind there. CapacityError if all ports are taken."""
+        """A socket at `address`; None if the system does not allow it. Raises CapacityError if all ports are taken."""
         first, last = self._config.udp_ports or (0, 0)
         loop = asyncio.get_running_loop()
         for port in random.sample(range(first, last + 1), last + 1 - first):
@@ -115,16 +111,16 @@ class _Gathering:
                 if error.errno == errno.EADDRINUSE:
                     continue
                 return None
-            self._connection._protocols.append(protocol)  # which closes it
+            aiortc_private.add_protocol(self._connection, protocol)
             protocol.local_candidate = _candidate(component, "host", *protocol.transport.get_extra_info("sockname")[:2])
             return protocol
         raise CapacityError(
-            f"all UDP ports from {first} to {last} are taken at {address}, and each viewer needs one; "
-            "widen --ice.udp-ports, or try again when a viewer has left"
+            f"all UDP ports from {first} to {last} are taken at {address}; expected a free one for each viewer. "
+            "Widen --ice.udp-ports, or try again when a viewer has left"
         )
 
     async def _reflexive(self, protocol: StunProtocol) -> list[Candidate]:
-        """How the host candidate of `protocol` is seen from outside: as configured, or as a STUN server says."""
+        """The public address of the host candidate of `protocol`: the configured one, or a STUN server's answer."""
         local = protocol.local_candidate
         public = self._config.public_ip
         version = ipaddress.ip_address(local.host).version
@@ -145,9 +141,9 @@ class _Gathering:
 
 
 def turn_credentials(secret: str, name: str, expires: int) -> tuple[str, str]:
-    """Username and password that a TURN server with this shared secret takes until `expires`, in seconds since 1970.
+    """Username and password that a TURN server with this shared secret accepts until `expires`, in seconds since 1970.
 
-    draft-uberti-behave-turn-rest-00, 2.2; `use-auth-secret` of coturn.
+    draft-uberti-behave-turn-rest-00, 2.2; coturn calls it `use-auth-secret`.
     """
     username = f"{expires}:{name}"
     digest = hmac.new(secret.encode(), username.encode(), hashlib.sha1).digest()
@@ -168,10 +164,10 @@ def _candidate(component: int, kind: str, host: str, port: int) -> Candidate:
 
 def _check_url(url: str, kind: str) -> None:
     try:
-        found = parse_stun_turn_uri(url)["scheme"]
+        scheme = parse_stun_turn_uri(url)["scheme"]
     except ValueError as error:
         raise SettingError(f"--ice.{kind} {url} ({error}); expected {kind}:host[:port]") from error
-    if found not in (kind, f"{kind}s"):
+    if scheme not in (kind, f"{kind}s"):
         raise SettingError(f"--ice.{kind} {url}; expected {kind}:host[:port]")
 
 

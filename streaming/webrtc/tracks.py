@@ -1,10 +1,11 @@
-"""One outlet as the two tracks of a WebRTC sender: encoded pictures at 25 fps and sound in 20 ms packets.
+"""One EncodedStream as the two tracks of a WebRTC peer: encoded pictures at 25 fps and sound in 20 ms packets.
 
-The senders packetize what the tracks hand them and encode nothing. A receiver aligns sound and picture by the pairs of
-time stamp and wall clock in their reports (RFC 3550, 6.4.1): those come from one line for both tracks, so that a packet
-which left late moves nothing. Until the first report, after about a second, a receiver has only the packets' arrival.
-They therefore leave as their time stamps say: the first of a unit's sound when the unit is encoded, the second 20 ms
-later, and the picture 6.5 ms after the first, because Opus looks ahead that far and stamps its packets accordingly.
+The peer's senders packetize the tracks' packets and encode nothing. A receiver aligns sound and picture by the pairs of
+time stamp and wall clock in the senders' reports (RFC 3550, 6.4.1). One line maps media time to wall clock for both
+tracks, so that a packet which left late shifts neither. Until the first report, after about a second, a receiver has
+only the packets' arrival times. Packets therefore leave at the times of their stamps: a unit's first sound packet when
+the unit is encoded, the second 20 ms later, and the picture 6.5 ms after the first, because Opus looks ahead that far
+and stamps its packets accordingly.
 """
 
 from __future__ import annotations
@@ -27,34 +28,35 @@ from engine.media import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
 from engine.queues import MediaQueue, Policy, QueueClosed
 from streaming.publish.broadcast import EncodedStream, EncodedUnit
 from streaming.publish.encoders import OPUS_SAMPLES, SOUND_TIME_BASE, SoundPacket, VideoCodec
+from streaming.webrtc import aiortc_private
 
-OPUS_DELAY_S = 312 / SAMPLE_RATE_HZ  # from a packet's time stamp to the unit that it was made of: libopus at 48 kHz
+OPUS_DELAY_S = 312 / SAMPLE_RATE_HZ  # from a packet's time stamp to that of its unit: libopus' lookahead at 48 kHz
 PACKET_S = OPUS_SAMPLES / SAMPLE_RATE_HZ
 VIDEO_TICKS_PER_SAMPLE = Fraction(VIDEO_TIME_BASE.denominator, SAMPLE_RATE_HZ)
-TRACK_UNITS = 2  # what one track may be ahead of the other
-SKEW_WINDOW = 2 * TRACK_UNITS * SAMPLES_PER_FRAME  # media time in which the other half of a unit can still leave
+TRACK_UNITS = 2  # one track may be ahead of the other by this many
+SKEW_WINDOW_SAMPLES = 2 * TRACK_UNITS * SAMPLES_PER_FRAME  # media time in which a unit's other half can still leave
 VIDEO_CODECS = {f"video/{codec.value}": codec for codec in VideoCodec}
 
 
 class Skew:
-    """How far apart the picture and the sound of the same media time leave; `observe` is told in seconds, never < 0."""
+    """Measures how far apart picture and sound of the same media time leave; calls `observe` with seconds >= 0."""
 
     def __init__(self, observe: Callable[[float], None]):
         self._observe = observe
-        self._left_s: dict[int, float] = {}  # by media time, where the other has not left yet
+        self._left_s: dict[int, float] = {}  # by media time: halves whose other half has not left
 
     def departed(self, pts: int, at_s: float) -> None:
-        """What belongs to that media time leaves at that loop time."""
+        """A packet of media time `pts` leaves at loop time `at_s`."""
         other_s = self._left_s.pop(pts, None)
         if other_s is not None:
             self._observe(abs(at_s - other_s))
         else:
-            self._left_s = {known: when for known, when in self._left_s.items() if known > pts - SKEW_WINDOW}
+            self._left_s = {known: when for known, when in self._left_s.items() if known > pts - SKEW_WINDOW_SAMPLES}
             self._left_s[pts] = at_s
 
 
 class WallClock:
-    """The wall clock of a viewer's media times: one line, drawn through the first packet of either track."""
+    """Maps media time to wall clock: one line for both tracks, through the first packet of either."""
 
     def __init__(self) -> None:
         self._origin_ntp: int | None = None
@@ -68,7 +70,7 @@ class WallClock:
 
 
 class Reports:
-    """Sees to it that the reports of one sender name a packet's place on the wall clock, not the moment it left."""
+    """Puts the WallClock's time of the last packet into one sender's reports, in place of the moment it left."""
 
     def __init__(self, wall_clock: WallClock):
         self.sender: RTCRtpSender | None = None
@@ -76,19 +78,17 @@ class Reports:
         self._ntp: int | None = None
 
     def packed(self, pts: int) -> None:
-        """The packet of that media time goes to the sender."""
+        """The track hands the packet of media time `pts` to the sender."""
         self._ntp = self._wall_clock.at(pts)
 
     def sent(self) -> None:
-        """The sender asks for another packet, so the one before has left."""
-        # aiortc takes its reports' pair from the last packet that left, and the clock at that moment; there is no
-        # public way to tell it another. Nothing else of the sender runs between that and its next call of `recv`.
+        """The sender asks for another packet, so the last one has left."""
         if self.sender is not None and self._ntp is not None:
-            self.sender._RTCRtpSender__ntp_timestamp = self._ntp  # type: ignore[attr-defined]
+            aiortc_private.set_report_time(self.sender, self._ntp)
 
 
 class PictureTrack(MediaStreamTrack):
-    """The pictures of the units put into `units`, with time stamps from their media time."""
+    """The pictures of the queue `units`, with time stamps from their media time."""
 
     kind = "video"
 
@@ -103,7 +103,7 @@ class PictureTrack(MediaStreamTrack):
         while True:
             unit = await _next_unit(self, self.units)
             if unit.picture is not None:
-                if not len(self.units):  # with a unit waiting we are late already
+                if not len(self.units):  # with another unit in the queue this one is late already
                     await asyncio.sleep(OPUS_DELAY_S)
                 self._skew.departed(unit.pts, asyncio.get_running_loop().time())
                 self.reports.packed(unit.pts)
@@ -111,7 +111,7 @@ class PictureTrack(MediaStreamTrack):
 
 
 class SoundTrack(MediaStreamTrack):
-    """The sound of the units put into `units`: the first 20 ms at once, the rest at its time."""
+    """The sound of the queue `units`: the first 20 ms of a unit at once, the rest 20 ms later."""
 
     kind = "audio"
 
@@ -126,7 +126,7 @@ class SoundTrack(MediaStreamTrack):
     async def recv(self) -> av.Packet:
         self.reports.sent()
         if self._rest:
-            if not len(self.units):  # with a unit waiting we are late already
+            if not len(self.units):  # with another unit in the queue this one is late already
                 await asyncio.sleep(self._due_s - asyncio.get_running_loop().time())
         else:
             while not self._rest:
@@ -141,22 +141,19 @@ class SoundTrack(MediaStreamTrack):
 
 
 class TrackPair:
-    """Feeds both tracks from one outlet, and takes what the receiver says about its link back to it."""
+    """Feeds both tracks from one stream, and passes the receiver's feedback back to it."""
 
     def __init__(self, observe_skew: Callable[[float], None] = lambda seconds: None) -> None:
         skew, wall_clock = Skew(observe_skew), WallClock()
         self.picture = PictureTrack(skew, wall_clock)
         self.sound = SoundTrack(skew, wall_clock)
-        self.outlet: EncodedStream | None = None  # while the peer is connected
+        self.stream: EncodedStream | None = None  # while the peer is connected
 
     def serve(self, sender: RTCRtpSender, codec: str) -> VideoCodec | None:
-        """Have `sender` packetize our packets in the negotiated `codec` (a MIME type) and pass feedback on.
+        """Have `sender` packetize for the negotiated `codec`, a MIME type in lower case, and pass feedback on.
 
-        Returns the codec of the picture, None for sound. ProtocolError for a codec that is not made here.
+        Returns the codec of the picture, None for sound. Raises ProtocolError for a codec that no encoder here makes.
         """
-        # aiortc has no public way to give a sender its packetizer or to hear of PLIs. It makes an encoder of its own
-        # where this attribute is None, and calls this method for PLI and FIR.
-        codec = codec.lower()
         packetizer: H264Packetizer | Vp8Packetizer | OpusPacketizer
         if codec == "audio/opus":
             packetizer = OpusPacketizer()
@@ -166,32 +163,32 @@ class TrackPair:
             packetizer = Vp8Packetizer(self)
         else:
             raise ProtocolError(f"the peer chose {codec}; expected Opus, H.264 or VP8")
-        sender._RTCRtpSender__encoder = packetizer  # type: ignore[attr-defined]
+        aiortc_private.set_packetizer(sender, packetizer)
         (self.picture if codec in VIDEO_CODECS else self.sound).reports.sender = sender
         if codec in VIDEO_CODECS:
-            sender._send_keyframe = self.request_keyframe  # type: ignore[method-assign]
+            aiortc_private.on_keyframe_request(sender, self.request_keyframe)
         return VIDEO_CODECS.get(codec)
 
     async def put(self, unit: EncodedUnit, *, picture: bool, sound: bool) -> None:
-        """Wait until the tracks that this peer reads have room, and hand them the unit."""
+        """Put the unit into the tracks that this peer reads; waits until both have room."""
         if picture:
             await self.picture.units.put(unit)
         if sound:
             await self.sound.units.put(unit)
 
     def request_keyframe(self) -> None:
-        if self.outlet is not None:
-            self.outlet.request_keyframe()
+        if self.stream is not None:
+            self.stream.request_keyframe()
 
     @property
     def estimate_bps(self) -> int | None:
-        """What the receiver's REMB says that its link carries."""
-        return None if self.outlet is None else self.outlet.estimate_bps
+        """The capacity of the receiver's link, from its last REMB; None before the first."""
+        return None if self.stream is None else self.stream.estimate_bps
 
     @estimate_bps.setter
     def estimate_bps(self, bitrate_bps: int) -> None:
-        if self.outlet is not None:
-            self.outlet.estimate_bps = bitrate_bps
+        if self.stream is not None:
+            self.stream.estimate_bps = bitrate_bps
 
     async def close(self) -> None:
         await self.picture.units.close()
@@ -199,7 +196,7 @@ class TrackPair:
 
 
 class Feedback:
-    """aiortc's senders set a REMB's bitrate as the target of their encoder: here it goes to the outlet."""
+    """Passes the bitrate of a REMB, which aiortc sets as the target of a sender's encoder, to the stream."""
 
     def __init__(self, tracks: TrackPair):
         super().__init__()

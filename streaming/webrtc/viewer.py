@@ -1,4 +1,4 @@
-"""One viewer: a WebRTC peer that receives a session's broadcast (the media side of WHEP)."""
+"""Viewer: a WebRTC peer that receives a session's broadcast (the media side of WHEP)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from aiortc.sdp import SessionDescription, candidate_from_sdp
 from engine.errors import ProtocolError, SessionClosedError
 from streaming.publish.broadcast import Broadcast
 from streaming.publish.encoders import SoundCodec, VideoCodec
+from streaming.race import race
 from streaming.server.metrics import Metrics
+from streaming.webrtc.aiortc_private import negotiated_codec
 from streaming.webrtc.ice import Ice
 from streaming.webrtc.tracks import TrackPair
 
 log = logging.getLogger(__name__)
 
-CONNECT_TIMEOUT_S = 30.0  # an answer whose peer has not connected by then is given up
 CLOSE_TIMEOUT_S = 5.0
-# What aiortc raises at a description that it cannot read or take; its parser indexes and asserts freely.
+# The exceptions of aiortc at a description that it cannot read or accept; its parser indexes and asserts freely.
 BAD_DESCRIPTION = (
     ValueError,
     StopIteration,
@@ -39,14 +40,16 @@ BAD_DESCRIPTION = (
 
 
 class Viewer:
-    """Answers one offer, then forwards encoded units from its own outlet until either side leaves."""
+    """Answers one offer, then forwards encoded units from its own stream until either side leaves."""
 
-    def __init__(self, broadcast: Broadcast, metrics: Metrics, ice: Ice):
+    def __init__(self, broadcast: Broadcast, metrics: Metrics, ice: Ice, connect_timeout_s: float):
+        """connect_timeout_s: `run` gives a peer up that has not connected by then."""
         self.id = secrets.token_urlsafe(9)
         self.etag = f'"{secrets.token_hex(8)}"'
         self._broadcast = broadcast
         self._metrics = metrics
         self._ice = ice
+        self._connect_timeout_s = connect_timeout_s
         self._reason: str | None = None
         self._joined_s: float | None = None
         self._tracks = TrackPair(metrics.av_skew.observe)
@@ -58,23 +61,24 @@ class Viewer:
         self._peer.on("connectionstatechange", self._state_changed)
 
     async def answer(self, offer: str) -> str:
-        """The SDP answer with all candidates in it; ProtocolError if the offer cannot be taken."""
+        """The SDP answer, with all candidates in it. Raises ProtocolError for an offer that cannot be answered."""
         self._kinds = _offered_kinds(offer)
         transceivers = [self._add_track(kind) for kind in self._kinds]
         try:
             await self._peer.setRemoteDescription(RTCSessionDescription(sdp=offer, type="offer"))
             for transceiver in transceivers:
-                self._video = self._tracks.serve(transceiver.sender, transceiver._codecs[0].mimeType) or self._video
+                codec = negotiated_codec(transceiver)
+                self._video = self._tracks.serve(transceiver.sender, codec) or self._video
             self._ice.prepare(self._peer)
             await self._peer.setLocalDescription(await self._peer.createAnswer())
         except BAD_DESCRIPTION as error:
             raise ProtocolError(
-                f"an offer that cannot be answered ({error}); expected audio and video to receive, Opus, H.264 or VP8"
+                f"the offer cannot be answered ({error}); expected audio and video to receive, in Opus, H.264 or VP8"
             ) from error
         return str(self._peer.localDescription.sdp)
 
     async def add_candidates(self, fragment: str) -> None:
-        """More candidates of the peer, as an `application/trickle-ice-sdpfrag` body (RFC 8840)."""
+        """Add the candidates of an `application/trickle-ice-sdpfrag` body (RFC 8840). Raises ProtocolError."""
         mid = None
         for line in fragment.splitlines():
             name, _, value = line.strip().partition(":")
@@ -86,14 +90,11 @@ class Viewer:
                 await self._add_candidate(value, mid)
 
     async def run(self) -> None:
-        """Forward units from the moment the peer is connected; closes the peer at the end, whatever ended it."""
+        """Forward units once the peer is connected, until `leave` or the end of the session; then close the peer."""
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(self._connect_timeout_s):
                 await self._connected.wait()
-            async with asyncio.TaskGroup() as tasks:
-                forwarding = tasks.create_task(self._forward())
-                await self._left.wait()
-                forwarding.cancel()
+            await race(self._left.wait(), self._forward())
         except TimeoutError:
             self.leave("timeout")
         finally:
@@ -102,8 +103,8 @@ class Viewer:
 
     @property
     def reason(self) -> str:
-        """Why the viewer left: its peer `closed` or its path `failed`, it did not connect in time (`timeout`), it was
-        `deleted`, or the `session` ended."""
+        """Why the viewer left: `closed` by its peer, path `failed`, no connection in time (`timeout`), `deleted` over
+        HTTP, or the `session` ended."""
         return self._reason or "closed"
 
     def leave(self, reason: str) -> None:
@@ -124,19 +125,19 @@ class Viewer:
 
     async def _forward(self) -> None:
         try:
-            outlet = self._broadcast.open(self._video, SoundCodec.OPUS if "audio" in self._kinds else None)
+            stream = self._broadcast.open(self._video, SoundCodec.OPUS if "audio" in self._kinds else None)
         except SessionClosedError:
             self.leave("session")
             return
-        self._tracks.outlet = outlet
+        self._tracks.stream = stream
         try:
-            async for unit in outlet:
+            async for unit in stream:
                 await self._tracks.put(unit, picture="video" in self._kinds, sound="audio" in self._kinds)
                 picture, state = "fresh" if unit.fresh else "repeated", "speaking" if unit.speaking else "idle"
                 self._metrics.units.labels(picture, state).inc()
         finally:
-            self._broadcast.close(outlet)
-            self._metrics.dropped.inc(outlet.dropped)
+            self._broadcast.close(stream)
+            self._metrics.dropped.inc(stream.dropped)
             self.leave("session")
 
     def _add_track(self, kind: str) -> RTCRtpTransceiver:
@@ -151,7 +152,7 @@ class Viewer:
         try:
             candidate = candidate_from_sdp(value)
             candidate.sdpMid = mid
-            # One transport carries everything (BUNDLE); a peer that names no section means the first.
+            # One transport carries all media (BUNDLE): a candidate without a section belongs to the first.
             candidate.sdpMLineIndex = 0 if mid is None else None
             await self._peer.addIceCandidate(candidate)
         except BAD_DESCRIPTION as error:
@@ -179,30 +180,30 @@ class Viewer:
 
 
 def _offered_kinds(offer: str) -> list[str]:
-    """Which of audio and video the peer wants to receive, each at most once, in the order of the offer."""
+    """Which of audio and video the peer receives, each once, in the order of the offer. Raises ProtocolError."""
     try:
-        found = SessionDescription.parse(offer)
+        description = SessionDescription.parse(offer)
     except BAD_DESCRIPTION as error:
         raise ProtocolError(
-            f"{len(offer)} characters that do not parse as SDP ({error!r}); expected an offer"
+            f"the body's {len(offer)} characters do not parse as SDP ({error!r}); expected an offer"
         ) from error
-    _check_sections(found)
-    media = [section for section in found.media if section.kind in ("audio", "video")]
+    _check_sections(description)
+    media = [section for section in description.media if section.kind in ("audio", "video")]
     media = [section for section in media if section.direction != "inactive"]
     kinds = [section.kind for section in media]
     if not kinds or len(set(kinds)) != len(kinds):
-        raise ProtocolError(f"an offer with {kinds or 'no media'}; expected one audio and one video section")
+        raise ProtocolError(f"the offer has {kinds or 'no media'}; expected one audio and one video section")
     sending = [section.kind for section in media if section.direction == "sendonly"]
     if sending:
-        raise ProtocolError(f"an offer that sends {sending}; a viewer receives (a=recvonly)")
+        raise ProtocolError(f"the offer sends {sending}; a viewer receives (a=recvonly)")
     return kinds
 
 
 def _check_sections(offer: SessionDescription) -> None:
-    """Refuse what aiortc would connect halfway and then fail to close (RFC 9143)."""
+    """Refuse offers that aiortc would connect halfway and then fail to close (RFC 9143). Raises ProtocolError."""
     mids = [section.rtp.muxId for section in offer.media]
     if len(set(mids)) < len(mids):
-        raise ProtocolError(f"an offer whose sections have a=mid {mids}; expected one of its own for each")
+        raise ProtocolError(f"the sections of the offer have a=mid {mids}; expected a different one for each")
     bundled = [mid for group in offer.group if group.semantic == "BUNDLE" for mid in group.items]
-    if strangers := set(bundled) - set(mids):
-        raise ProtocolError(f"an offer that bundles {strangers}; its sections have a=mid {mids}")
+    if unknown := set(bundled) - set(mids):
+        raise ProtocolError(f"the offer bundles {unknown}; its sections have a=mid {mids}")

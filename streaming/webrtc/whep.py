@@ -1,5 +1,5 @@
-"""WHEP, the signalling of viewers (draft-ietf-wish-whep): an offer is posted, the answer is the reply, the viewer is a
-resource. Also the plain JSON form of the same that clients of aiortc's examples use."""
+"""WHEP, the signalling of viewers (draft-ietf-wish-whep): a client posts its offer, the reply is the answer, and the
+viewer is a resource. Also the plain JSON form that clients of aiortc's examples use."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ JSON_TYPE = "application/json"
 
 
 class Whep:
-    """The routes of viewers. Problems: 400 for an offer that cannot be answered, 413, 415, 429, 503; of candidates 412,
-    422 and 428 (RFC 9725, 4.3)."""
+    """The routes of viewers. Problems: 400 for an offer that cannot be answered, 413, 415, 429 and 503; for candidates
+    412, 422 and 428 (RFC 9725, 4.3)."""
 
     def __init__(self, live_sessions: LiveSessions, ice: Ice):
         self._live_sessions, self._ice = live_sessions, ice
 
     def describe(self, live_session: LiveSession | None) -> web.Response:
-        """OPTIONS of the endpoint: what it takes and, of a session, what helps to reach it."""
+        """OPTIONS: the media type of offers and, if `live_session` is given, its ICE servers."""
         response = web.Response(status=204, headers={"Accept-Post": OFFER_TYPE, "Allow": "OPTIONS, POST"})
         return response if live_session is None else self._with_servers(response, live_session.session.id)
 
     async def add_viewer(self, request: web.Request, live_session: LiveSession) -> web.Response:
-        """POST an offer: 201 with the answer, the viewer's address, the tag of its ICE session, and ICE servers."""
+        """POST an offer: 201 with the answer, the viewer's URL, the tag of its ICE session, and ICE servers."""
         viewer, answer = await self._live_sessions.add_viewer(live_session, await _read(request, OFFER_TYPE))
         headers = {
             "Location": _location(live_session, viewer),
@@ -45,7 +45,7 @@ class Whep:
 
     async def answer_json(self, request: web.Request, live_session: LiveSession) -> web.Response:
         """POST {"sdp", "type": "offer"}: 201 {"sdp", "type": "answer"}."""
-        viewer, answer = await self._live_sessions.add_viewer(live_session, _offered(await _read(request, JSON_TYPE)))
+        viewer, answer = await self._live_sessions.add_viewer(live_session, _offer_in(await _read(request, JSON_TYPE)))
         body = {"sdp": answer, "type": "answer"}
         headers = {"Location": _location(live_session, viewer), "ETag": viewer.etag, "Cache-Control": "no-store"}
         return self._with_servers(web.json_response(body, status=201, headers=headers), viewer.id)
@@ -57,7 +57,7 @@ class Whep:
 
 
 async def trickle(request: web.Request, live_session: LiveSession) -> web.Response:
-    """PATCH more candidates of the peer into its ICE session, which If-Match names."""
+    """PATCH: add candidates of the peer to its ICE session, which If-Match names."""
     viewer = _viewer(request, live_session)
     if hdrs.IF_MATCH not in request.headers:
         raise web.HTTPPreconditionRequired(text="no If-Match; expected the ETag of the answer to the viewer's offer")
@@ -72,7 +72,7 @@ async def trickle(request: web.Request, live_session: LiveSession) -> web.Respon
 
 
 async def remove_viewer(request: web.Request, live_session: LiveSession) -> web.Response:
-    """DELETE the viewer: its peer closes."""
+    """DELETE: close the viewer's peer."""
     viewer = _viewer(request, live_session)
     viewer.leave("deleted")
     await viewer.close()
@@ -86,23 +86,24 @@ def _location(live_session: LiveSession, viewer: Viewer) -> str:
 def _viewer(request: web.Request, live_session: LiveSession) -> Viewer:
     viewer = live_session.viewers.get(request.match_info["viewer"])
     if viewer is None:
-        raise web.HTTPNotFound(text="no such viewer; it has left, or was never here")
+        raise web.HTTPNotFound(text="no such viewer; it has left, or never existed")
     return viewer
 
 
-def _offered(body: str) -> str:
+def _offer_in(body: str) -> str:
+    """The SDP of a JSON body. Raises ProtocolError."""
     try:
-        found = json.loads(body)
+        fields = json.loads(body)
     except ValueError as error:
-        raise ProtocolError(f'a body that is no JSON ({error}); expected {{"sdp", "type": "offer"}}') from error
-    if not isinstance(found, dict) or not isinstance(found.get("sdp"), str) or found.get("type") != "offer":
-        raise ProtocolError(f'a body without an offer; expected {{"sdp", "type": "offer"}}, found {body:.60}')
-    return str(found["sdp"])
+        raise ProtocolError(f'the body is not JSON ({error}); expected {{"sdp", "type": "offer"}}') from error
+    if not isinstance(fields, dict) or not isinstance(fields.get("sdp"), str) or fields.get("type") != "offer":
+        raise ProtocolError(f'the body has no offer; expected {{"sdp", "type": "offer"}}, found {body:.60}')
+    return str(fields["sdp"])
 
 
 async def _read(request: web.Request, expected: str) -> str:
     if request.content_type != expected:
-        raise web.HTTPUnsupportedMediaType(text=f"a body of type {request.content_type}; expected {expected}")
+        raise web.HTTPUnsupportedMediaType(text=f"the body is of type {request.content_type}; expected {expected}")
     try:
         body = await request.read()
     except web.HTTPRequestEntityTooLarge:  # beyond the limit of every route
@@ -112,6 +113,6 @@ async def _read(request: web.Request, expected: str) -> str:
     return body.decode("utf-8", "replace")
 
 
-def _too_large(found: str) -> web.HTTPRequestEntityTooLarge:
-    text = f"a body of {found}; expected at most {MAX_SDP_BYTES} bytes: offer one audio and one video section, no more"
+def _too_large(size: str) -> web.HTTPRequestEntityTooLarge:
+    text = f"the body has {size}; expected at most {MAX_SDP_BYTES} bytes: one audio and one video section"
     return web.HTTPRequestEntityTooLarge(max_size=MAX_SDP_BYTES, actual_size=0, text=text)

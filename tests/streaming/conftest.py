@@ -7,6 +7,7 @@ import contextlib
 import json
 import math
 import sys
+import wave
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from streaming.server.app import Server
 from streaming.speech.protocol import Encoding, Failure, SpeechEnd, decode_server, encode
 from streaming.voices.espeak import espeak_voices
 
-sys.path.insert(0, str(Path(__file__).parent))  # for helpers that stand beside their tests
+sys.path.insert(0, str(Path(__file__).parent))  # for the helpers beside this file
 
 MAX_SESSIONS = 3
 
@@ -34,29 +35,37 @@ def max_sessions() -> int:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def engine(avatar_path):
-    """A engine in a task of its own: a task group must be entered and left by the same task, and fixtures are not."""
+    """An engine in a task of its own: a task group must be entered and left by the same task, and fixtures are not."""
+    engine = Engine({"speaker": avatar_path}, max_sessions=MAX_SESSIONS, max_load=math.inf)
     ready, done = asyncio.Event(), asyncio.Event()
-    found: list[Engine] = []
 
     async def hold() -> None:
-        async with Engine({"speaker": avatar_path}, max_sessions=MAX_SESSIONS, max_load=math.inf) as engine:
-            found.append(engine)
+        async with engine:
             ready.set()
             await done.wait()
 
     holding = asyncio.create_task(hold())
-    waiting = asyncio.create_task(ready.wait())
-    await asyncio.wait([holding, waiting], return_when=asyncio.FIRST_COMPLETED)
+    holding.add_done_callback(lambda _: ready.set())  # also where the engine fails to start
+    await ready.wait()
     if holding.done():
         await holding
-    yield found[0]
+    yield engine
     done.set()
     await holding
 
 
+@pytest.fixture
+def raw_speech(speech_wav, tmp_path) -> tuple[Path, int]:
+    """A second of the bundled speech as raw s16le, and its sample rate."""
+    with wave.open(str(speech_wav)) as sound:
+        path = tmp_path / "speech.raw"
+        path.write_bytes(sound.readframes(sound.getframerate()))
+        return path, sound.getframerate()
+
+
 @dataclass
 class Client:
-    """A client of one server, with the little that tests say again and again."""
+    """A client of one server."""
 
     server: Server
     http: aiohttp.ClientSession
@@ -96,7 +105,7 @@ class Speech:
         return message
 
     async def taken(self) -> None:
-        """Wait until the server has read all that was sent: it refuses what comes last."""
+        """Wait until the server has read all messages: send an invalid one and wait for the refusal."""
         await self.send(SpeechEnd("never begun"))
         await self.receive_until(Failure)
 
@@ -122,7 +131,7 @@ def serving(engine):
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser():
-    """One Chromium for all pages; like everybody's, it lets no page make a sound before it is touched."""
+    """One Chromium for all pages; as by default, it lets no page play sound before a user gesture."""
     from benchmarks import chromium
 
     if not chromium.PROGRAM:
@@ -138,8 +147,8 @@ def problem():
     async def check(reply: aiohttp.ClientResponse, status: int, code: str) -> str:
         assert reply.status == status, await reply.text()
         assert reply.content_type == "application/problem+json"
-        found = json.loads(await reply.text())
-        assert found["status"] == status and found["code"] == code and found["title"]
-        return str(found["detail"])
+        document = json.loads(await reply.text())
+        assert document["status"] == status and document["code"] == code and document["title"]
+        return str(document["detail"])
 
     return check

@@ -1,4 +1,4 @@
-"""What a published stream or a recording looks like to somebody who reads it with PyAV."""
+"""A published stream or a recording, read back with PyAV."""
 
 from __future__ import annotations
 
@@ -28,15 +28,17 @@ class Found:
 
 
 def on_grid(times_s: list[float], step_s: float) -> bool:
-    """Whether times are whole steps apart, to the 2 ms that a container rounds by, and nearly all of them one step: a
-    machine that is held up for half a second loses some."""
+    """Whether times are whole steps apart, to the 2 ms of a container's rounding, and without a larger step that
+    divides them all: a busy machine may lose any number."""
     steps = np.diff(times_s) / step_s
     whole = np.rint(steps)
-    return bool((abs(steps - whole) * step_s < 0.0021).all() and (whole >= 1).all() and (whole == 1).mean() > 0.9)
+    return bool(
+        (abs(steps - whole) * step_s < 0.0021).all() and (whole >= 1).all() and np.gcd.reduce(whole.astype(int)) == 1
+    )
 
 
 def read(source: str, seconds: float | None = None) -> Found:
-    """Decode `seconds` of a file or URL, or all of it; what a crash cut off at the end is left out."""
+    """Decode `seconds` of a file or URL, or all of it, up to a part that a crash has cut off."""
     found = Found([], [], [], {}, 0, 0, [], np.zeros(0, np.float32))
     pieces = []
     with av.open(source, timeout=60) as container:

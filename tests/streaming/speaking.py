@@ -1,4 +1,4 @@
-"""What tests of speech share: sound without a file, and waiting for a session to end."""
+"""Sound without a file, and waiting for a session to end."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""The command `personastream` as a process: what it says and how it ends."""
+"""The command line, and the command `personastream serve`: its output and its end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,121 +12,117 @@ import urllib.request
 from pathlib import Path
 
 import aiohttp
+import pytest
+from publishing import free_port
+
+from engine.errors import AvatarFileError
+from streaming.__main__ import main
+from streaming.commands.serve import Serve, avatars_by_name
+from streaming.config import ServerConfig
 
 ROOT = Path(__file__).parents[3]
-COMMAND = [sys.executable, "-m", "streaming"]
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+def run(capsys, *arguments):
+    """The exit code of a command in this process, its output and its error output."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return ended.value.code, *capsys.readouterr()
 
 
-def test_help_lists_the_commands():
-    done = run("--help")
-    assert done.returncode == 0
-    assert all(name in done.stdout for name in ("serve", "dub", "bench", "doctor", "export"))
+def test_help_lists_the_commands(capsys):
+    code, output, _ = run(capsys, "--help")
+    assert code == 0
+    assert all(name in output for name in ("serve", "mic", "dub", "bench", "doctor", "export"))
 
 
-def test_a_file_that_is_missing_is_one_line_and_exit_code_2(tmp_path):
-    done = run("serve", str(tmp_path / "nobody.avatar"), "--port", "0")
-    assert done.returncode == 2
-    assert "nobody.avatar" in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
+def test_a_missing_file_prints_one_line_and_exits_with_2(tmp_path, capsys):
+    code, _, errors = run(capsys, "serve", str(tmp_path / "nobody.avatar"), "--port", "0")
+    assert code == 2
+    (line,) = errors.splitlines()
+    assert "nobody.avatar" in line
 
 
-def test_no_avatar_at_all_says_how_to_make_one():
-    done = run("serve")
-    assert done.returncode == 2
-    assert "precompute SPEAKER.mp4" in done.stderr
+def test_no_avatar_at_all_says_how_to_make_one(capsys):
+    code, _, errors = run(capsys, "serve")
+    assert code == 2 and "precompute SPEAKER.mp4" in errors
 
 
-def test_a_port_in_use_is_one_line_and_exit_code_2(avatar_path):
-    with subprocess.Popen(
-        [*COMMAND, "serve", str(avatar_path), "--port", "0"], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as server:
+def test_two_avatars_of_the_same_name_are_refused():
+    with pytest.raises(AvatarFileError, match="same name"):
+        avatars_by_name((Path("a/anna.avatar"), Path("b/anna.avatar")))
+
+
+def test_the_process_serves_and_a_signal_ends_it_with_0(avatar_path):
+    command = [sys.executable, "-m", "streaming", "serve", str(avatar_path), "--port", "0"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as server:
         try:
             url = server.stdout.readline().split()[-1]
             with urllib.request.urlopen(f"{url}readyz", timeout=60) as reply:
                 assert reply.status == 200
-            port = url.rstrip("/").rpartition(":")[2]
-            done = run("serve", str(avatar_path), "--port", port)
-            assert done.returncode == 2
-            assert f"port {port}" in done.stderr and "--port" in done.stderr
-            assert "Traceback" not in done.stderr
-        finally:
             server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=60) == 0
-
-
-def test_listening_beyond_this_machine_wants_a_key_or_a_word(avatar_path):
-    done = run("serve", str(avatar_path), "--host", "0.0.0.0", "--port", "0")
-    assert done.returncode == 2
-    said = done.stderr.replace("\n", " ")
-    assert "no key is set" in said and "PERSONASTREAM_API_KEY" in said and "--open" in said
-    assert "Traceback" not in done.stderr
-
-
-@contextlib.contextmanager
-def served(avatar, *arguments):
-    command = [*COMMAND, "serve", str(avatar), "--port", "0", *arguments]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as server:
-        try:
-            yield server, server.stdout.readline().split()[-1].rstrip("/")
+            assert server.wait(timeout=60) == 0
         finally:
             server.kill()
+        errors = server.stderr.read()
+    assert "server.drain within_s=20 sessions=0" in errors and "Traceback" not in errors
 
 
-def post(url, body):
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as reply:
-        return json.loads(reply.read())
+@contextlib.asynccontextmanager
+async def served(avatar, **settings):
+    """The command in a task of this process: the task, and an HTTP client of its server."""
+    server = ServerConfig(port=free_port(), **settings)
+    async with asyncio.TaskGroup() as tasks:
+        serving = tasks.create_task(Serve(avatars=(avatar,), server=server).serve())
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as http:
+            async with asyncio.timeout(60):
+                while await status(http, "/readyz") != 200:
+                    await asyncio.sleep(0.1)
+            yield serving, http
+        serving.cancel()
 
 
-async def speak_endlessly(url):
-    """Begins an utterance that is never ended; then waits for the server to close the socket: its code and reason."""
-    session = post(f"{url}/v1/sessions", {"avatar": "speaker"})
-    async with (
-        aiohttp.ClientSession(url) as http,
-        http.ws_connect(session["speech"], params={"token": session["token"]}) as socket,
-    ):
+async def status(http, path):
+    with contextlib.suppress(aiohttp.ClientConnectionError):
+        async with http.get(path) as reply:
+            return reply.status
+    return None
+
+
+@contextlib.asynccontextmanager
+async def endless_speech(http):
+    """A speech socket with an utterance that the server has read and that never ends."""
+    async with http.post("/v1/sessions", json={"avatar": "speaker"}) as reply:
+        session = await reply.json()
+    async with http.ws_connect(session["speech"], params={"token": session["token"]}) as socket:
         await socket.send_json({"type": "speech.start", "id": "endless", "sample_rate": 16000})
         await socket.send_json({"type": "speech.end", "id": "never begun"})
-        while (await socket.receive_json(timeout=60))["type"] != "error":  # then the start before it was read
+        while (await socket.receive_json(timeout=60))["type"] != "error":  # the start before it has been read then
             pass
-        yield None
+        yield socket
+
+
+async def test_the_first_signal_drains_and_the_second_ends_at_once(avatar_path, unfrozen):
+    async with served(avatar_path, drain_s=600.0) as (serving, http), endless_speech(http) as socket:
+        os.kill(os.getpid(), signal.SIGTERM)
+        async with asyncio.timeout(60):
+            while await status(http, "/readyz") != 503:
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)
+        assert not serving.done(), "an utterance is still open"
+        os.kill(os.getpid(), signal.SIGINT)
         while (message := await socket.receive(timeout=60)).type is aiohttp.WSMsgType.TEXT:
             pass
-        yield message.data, message.extra
+        assert (message.data, message.extra) == (1001, "draining: the server shuts down")
+        async with asyncio.timeout(60):
+            await serving
 
 
-def test_the_first_signal_drains_and_the_second_ends_at_once(avatar_path):
-    async def main(server, url):
-        async with contextlib.aclosing(speak_endlessly(url)) as speaking:
-            await anext(speaking)
-            server.send_signal(signal.SIGTERM)
-            async with aiohttp.ClientSession() as http, asyncio.timeout(60):
-                while (await http.get(f"{url}/readyz")).status != 503:
-                    await asyncio.sleep(0.05)
-            await asyncio.sleep(0.5)
-            assert server.poll() is None, "something is still being said"
-            server.send_signal(signal.SIGTERM)
-            assert await anext(speaking) == (1001, "draining: the server shuts down")
+@pytest.fixture
+def unfrozen():
+    """Undo the command's gc.freeze()."""
+    yield
+    import gc
 
-    with served(avatar_path, "--drain-s", "600") as (server, url):
-        asyncio.run(main(server, url))
-        assert server.wait(timeout=60) == 0
-        errors = server.stderr.read()
-        assert "server.drain within_s=600 sessions=1" in errors and "Traceback" not in errors
-
-
-def test_draining_ends_by_itself(avatar_path):
-    async def main(server, url):
-        async with contextlib.aclosing(speak_endlessly(url)) as speaking:
-            await anext(speaking)
-            server.send_signal(signal.SIGTERM)
-            assert (await anext(speaking))[0] == 1001
-
-    with served(avatar_path, "--drain-s", "1") as (server, url):
-        asyncio.run(main(server, url))
-        assert server.wait(timeout=60) == 0
+    gc.unfreeze()

@@ -49,7 +49,7 @@ def test_colours_survive(codec, colour):
     assert np.abs(found[64, 64].astype(int) - colour).max() <= 3
 
 
-def test_a_smaller_picture_is_sent_where_it_is_asked_for():
+def test_the_picture_is_scaled_to_the_configured_height():
     planes = to_planes(np.zeros((720, 1280, 3), np.uint8), EncoderConfig(height_px=361))
     assert (planes.width, planes.height) == (642, 360), "even, as the codecs need it"
 
@@ -118,14 +118,14 @@ def test_vp8_takes_a_new_bitrate_with_its_next_key_frame():
 @pytest.mark.parametrize(
     "wrong", [{"bitrate_bps": 0}, {"height_px": 0}, {"keyframe_interval_s": 0.0}, {"opus_bitrate_bps": 10**6}]
 )
-def test_settings_out_of_range_are_told(wrong):
+def test_settings_out_of_range_are_named(wrong):
     with pytest.raises(SettingError, match=next(iter(wrong))):
         check_encoder(EncoderConfig(**wrong))
     check_encoder(EncoderConfig())
 
 
 @pytest.mark.skipif(nvenc_fault() is None, reason="this machine has NVENC")
-def test_without_nvenc_x264_is_taken_or_the_reason_is_told():
+def test_without_nvenc_x264_is_used_or_the_reason_is_given():
     assert h264_codec(EncoderConfig()) == "libx264"
     with pytest.raises(SettingError, match="h264_nvenc does not open here .* choose"):
         h264_codec(EncoderConfig(codec="h264_nvenc"))
@@ -143,7 +143,7 @@ def test_nvenc_makes_key_frames_on_demand():
 
 
 def heard(codec, packets):
-    """What a player decodes: the first sample's pts, and the sound of one channel."""
+    """The decoded sound: the first sample's pts, and the samples of one channel."""
     decoder = av.CodecContext.create({SoundCodec.OPUS: "libopus", SoundCodec.AAC: "aac"}[codec], "r")
     if codec is SoundCodec.OPUS:
         decoder.sample_rate, decoder.format, decoder.layout = 48_000, "s16", "mono"

@@ -77,10 +77,10 @@ async def test_a_destination_that_fails_is_an_os_error(tmp_path):
         def write(self, data):
             raise OSError(28, "No space left on device")
 
-    async def given():
+    async def units():
         for unit in encoded(60):
             yield unit
 
     with pytest.raises(OSError, match="No space left"):
-        await mux_all(given(), Muxer(Full(), "mpegts", (128, 128), CONFIG), lambda: None, lambda: None)
+        await mux_all(units(), Muxer(Full(), "mpegts", (128, 128), CONFIG), lambda: None, lambda: None)
     assert len([task for task in asyncio.all_tasks() if not task.done()]) == 1

@@ -1,9 +1,10 @@
-"""Publishing: real servers, read back; connections that break, and what that does to others."""
+"""Publishing to real servers, read back; broken connections, and their effect on others."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import shutil
 import socket
 import subprocess
@@ -12,66 +13,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pytest_asyncio
+from publishing import CONFIG, broadcasting, free_port, publishing, until
 from readback import on_grid, read
 
-from streaming.config import EncoderConfig
 from streaming.errors import PublishError
-from streaming.publish import destination, ffmpeg, muxer
-from streaming.publish.broadcast import Broadcast
-from streaming.publish.destination import Publication, State, hidden, retry_delay_s
+from streaming.publish import destination, ffmpeg
+from streaming.publish.destination import retry_delay_s
 from streaming.publish.encoders import SoundCodec, VideoCodec
+from streaming.publish.ffmpeg import FfmpegSink
 from streaming.publish.sinks import make_sink
+from streaming.publish.status import State, without_secrets
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-CONFIG = EncoderConfig(codec="libx264")
 RTMP_MODULE = Path("/usr/lib/nginx/modules/ngx_rtmp_module.so")
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg: apt-get install ffmpeg")
 needs_nginx = pytest.mark.skipif(
     shutil.which("nginx") is None or not RTMP_MODULE.exists(),
     reason="needs an RTMP server: apt-get install nginx-light libnginx-mod-rtmp",
 )
-
-
-@contextlib.asynccontextmanager
-async def broadcasting(engine):
-    """A broadcast of a real session that nobody talks to."""
-    session = engine.open_session("speaker")
-    broadcast = Broadcast(session, CONFIG)
-    running = asyncio.create_task(broadcast.run())
-    try:
-        yield broadcast
-    finally:
-        await session.close()
-        running.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await running
-
-
-@contextlib.asynccontextmanager
-async def publishing(engine, broadcast, url):
-    avatar = engine.avatars["speaker"]
-    published = Publication(url, make_sink(url, (avatar.width, avatar.height), CONFIG), broadcast)
-    running = asyncio.create_task(published.run())
-    try:
-        yield published
-    finally:
-        await published.stop()
-        async with asyncio.timeout(60):
-            await running
-        assert published.status.state is State.ENDED
-
-
-async def until(condition, timeout_s=60.0):
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.05)
-
-
-def free_port(kind=socket.SOCK_STREAM):
-    with socket.socket(socket.AF_INET, kind) as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 class Nginx:
@@ -114,21 +74,21 @@ async def nginx(tmp_path):
 
 
 def is_for_broadcast(found, seconds):
-    """25 fps constant, 48 kHz, AAC and H.264, key frames every two seconds at most, both streams begin together."""
+    """25 fps constant, 48 kHz, AAC and H.264, a key frame at least every 50 pictures."""
     assert found.codecs == {"video": "h264", "audio": "aac"} and found.rate_hz == 48_000
     assert on_grid(found.video_s, 0.04)
     assert np.allclose(np.diff(found.sound_s), 1_024 / 48_000, atol=0.0021)
     assert found.video_s[-1] - found.video_s[0] >= seconds - 0.05
-    assert max(np.diff(found.keyframes_s), default=0) <= 2.5
+    assert max(np.diff(np.searchsorted(found.video_s, found.keyframes_s)), default=0) <= 50
 
 
 @needs_ffmpeg
 @needs_nginx
 async def test_rtmp_carries_an_idle_avatar_as_broadcasters_want_it(engine, nginx):
-    async with broadcasting(engine) as broadcast, publishing(engine, broadcast, nginx.url) as published:
+    async with broadcasting(engine) as (broadcast, _), publishing(engine, broadcast, nginx.url) as published:
         await until(lambda: published.status.state is State.LIVE)
-        found = await asyncio.to_thread(read, nginx.url, 5)
-        is_for_broadcast(found, 5)
+        found = await asyncio.to_thread(read, nginx.url, 3)
+        is_for_broadcast(found, 3)
         assert abs(found.video_s[0] - found.sound_s[0]) < 0.1
         assert found.width == engine.avatars["speaker"].width
         assert published.status.bytes > 10_000 and published.status.failures == 0
@@ -138,7 +98,7 @@ async def test_rtmp_carries_an_idle_avatar_as_broadcasters_want_it(engine, nginx
 @needs_ffmpeg
 @needs_nginx
 async def test_rtmp_connects_anew_and_its_time_goes_on(engine, nginx):
-    async with broadcasting(engine) as broadcast, publishing(engine, broadcast, nginx.url) as published:
+    async with broadcasting(engine) as (broadcast, _), publishing(engine, broadcast, nginx.url) as published:
         await until(lambda: published.status.state is State.LIVE)
         before = await asyncio.to_thread(read, nginx.url, 2)
         nginx.stop()
@@ -159,21 +119,21 @@ async def test_a_listening_ffmpeg_takes_it(engine, tmp_path, scheme):
     port = free_port(socket.SOCK_DGRAM if scheme == "srt" else socket.SOCK_STREAM)
     url, file = f"{scheme}://127.0.0.1:{port}" + "/live/x" * (scheme == "rtmp"), tmp_path / "taken.mkv"
     source = ["-i", f"{url}?mode=listener"] if scheme == "srt" else ["-listen", "1", "-i", url]
-    listener = subprocess.Popen(["ffmpeg", "-v", "error", *source, "-c", "copy", "-t", "5", str(file)])
+    listener = subprocess.Popen(["ffmpeg", "-v", "error", *source, "-c", "copy", "-t", "3", str(file)])
     try:
-        async with broadcasting(engine) as broadcast, publishing(engine, broadcast, url) as published:
+        async with broadcasting(engine) as (broadcast, _), publishing(engine, broadcast, url) as published:
             await until(lambda: listener.poll() is not None)
             assert published.status.connections >= 1
     finally:
         listener.kill()
         listener.wait()
     found = read(str(file))
-    is_for_broadcast(found, 4)
+    is_for_broadcast(found, 2)
     assert abs(found.video_s[0] - found.sound_s[0]) < 0.1
 
 
 async def take(broadcast, count):
-    """The numbers of so many units, as a viewer gets them."""
+    """The numbers of `count` units, as a viewer gets them."""
     viewer = broadcast.open(VideoCodec.H264, SoundCodec.OPUS, capacity=count)
     numbers = []
     async with asyncio.timeout(120):
@@ -187,7 +147,7 @@ async def take(broadcast, count):
 
 async def test_a_recording_begins_with_both_and_ends_properly(engine, tmp_path):
     files = [tmp_path / f"talk{ending}" for ending in (".mp4", ".mkv", ".flv", ".ts")]
-    async with broadcasting(engine) as broadcast, contextlib.AsyncExitStack() as stack:
+    async with broadcasting(engine) as (broadcast, _), contextlib.AsyncExitStack() as stack:
         recordings = [await stack.enter_async_context(publishing(engine, broadcast, str(file))) for file in files]
         await until(lambda: all(one.status.state is State.LIVE for one in recordings))
         await take(broadcast, 75)
@@ -203,38 +163,42 @@ async def test_a_recording_begins_with_both_and_ends_properly(engine, tmp_path):
 async def test_a_recording_is_never_overwritten(engine, tmp_path):
     (tmp_path / "talk.mkv").write_bytes(b"yesterday's")
     file = tmp_path / "talk.mkv"
-    async with broadcasting(engine) as broadcast, publishing(engine, broadcast, str(file)) as published:
+    async with broadcasting(engine) as (broadcast, _), publishing(engine, broadcast, str(file)) as published:
         await until(lambda: published.status.state is State.LIVE)
         assert published.status.place == str(tmp_path / "talk-2.mkv")
     assert file.read_bytes() == b"yesterday's"
 
 
 @needs_ffmpeg
-async def test_dead_destinations_slow_nobody(engine, tmp_path, monkeypatch):
-    """One that refuses, and one that takes a connection and then nothing at all."""
-    monkeypatch.setattr(muxer, "STALL_S", 2.0)
+async def test_dead_destinations_slow_nobody(engine, tmp_path):
+    """One refuses the connection, the other accepts it and then reads nothing."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         urls = [f"rtmp://127.0.0.1:{port}/live/x" for port in (free_port(), silent.getsockname()[1])]
-        async with broadcasting(engine) as broadcast, contextlib.AsyncExitStack() as stack:
-            refused, stuck = [await stack.enter_async_context(publishing(engine, broadcast, url)) for url in urls]
+        sinks = [FfmpegSink(url, (512, 512), CONFIG, stall_s=1.0) for url in urls]
+        async with broadcasting(engine) as (broadcast, _), contextlib.AsyncExitStack() as stack:
+            refused, stuck = [
+                await stack.enter_async_context(publishing(engine, broadcast, url, sink))
+                for url, sink in zip(urls, sinks, strict=True)
+            ]
             good = await stack.enter_async_context(publishing(engine, broadcast, str(tmp_path / "good.mkv")))
-            assert set(np.diff(await take(broadcast, 125))) == {1}, "the viewer lost nothing"
+            assert set(np.diff(await take(broadcast, 75))) == {1}, "the viewer lost nothing"
             await until(lambda: refused.status.failures >= 2)
             assert "refused" in refused.status.last_error
-            assert stuck.status.state in (State.CONNECTING, State.RETRYING) and stuck.status.bytes == 0
+            await until(lambda: stuck.status.failures >= 1)
+            assert re.search("timed out|took nothing for 1 s", stuck.status.last_error) and stuck.status.bytes == 0
             assert good.status.state is State.LIVE and good.status.failures == 0
-    assert len(read(str(tmp_path / "good.mkv")).video_s) >= 120
+    assert len(read(str(tmp_path / "good.mkv")).video_s) >= 70
 
 
 async def test_waiting_doubles_up_to_a_bound_and_is_random():
     delays = [[retry_delay_s(attempt) for _ in range(50)] for attempt in range(1, 40)]
     assert all(0.5 <= delay / max(row) <= 1 for row in delays for delay in row)
     assert min(delays[0]) >= 0.5 and max(delays[0]) <= 1.0
-    assert max(delays[-1]) <= destination.MOST_DELAY_S and len(set(delays[0])) > 40
+    assert max(delays[-1]) <= destination.MAX_DELAY_S and len(set(delays[0])) > 40
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("ftp://example.org/x", "expected whip://"),
         ("talk.avi", "expected one of .mp4"),
@@ -242,8 +206,8 @@ async def test_waiting_doubles_up_to_a_bound_and_is_random():
         ("whip:///path", "no host"),
     ],
 )
-async def test_what_cannot_be_published_to_is_refused_at_once(url, said):
-    with pytest.raises(PublishError, match=said):
+async def test_a_url_that_no_sink_takes_is_refused_at_once(url, message):
+    with pytest.raises(PublishError, match=message):
         make_sink(url, (512, 512), CONFIG)
 
 
@@ -267,4 +231,4 @@ async def test_without_ffmpeg_it_says_what_to_install(monkeypatch):
     ],
 )
 async def test_secrets_of_urls_are_not_shown(url, shown):
-    assert hidden(url) == shown
+    assert without_secrets(url) == shown

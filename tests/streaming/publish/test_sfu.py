@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import secrets
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 
@@ -20,12 +19,11 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+from publishing import broadcasting, free_port, publishing, until
 from whep_client import follow_each_other, frames
 
 from streaming.config import EncoderConfig
-from streaming.publish.broadcast import Broadcast
-from streaming.publish.destination import Publication, State
-from streaming.publish.sinks import make_sink
+from streaming.publish.status import State
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
@@ -33,12 +31,6 @@ pytestmark = [
 ]
 
 ROOM = 7
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 class Janus:
@@ -86,7 +78,7 @@ class Janus:
         return f"{path}/{handle['data']['id']}"
 
     async def ask(self, handle, body, jsep=None):
-        """One request to the video room and what it says to it."""
+        """One request to the video room; returns the reply."""
         message = {"janus": "message", "body": body} | ({"jsep": jsep} if jsep else {})
         reply = await self._post(handle, message)
         while reply["janus"] != "event" and "plugindata" not in reply:
@@ -114,7 +106,7 @@ async def janus(tmp_path):
 
 @contextlib.asynccontextmanager
 async def whip_endpoint(janus, feeds):
-    """WHIP before Janus; `feeds` gets the id under which the publisher can be watched."""
+    """WHIP before Janus; appends to `feeds` the id under which the publisher can be watched."""
 
     async def take(request):
         jsep = {"type": "offer", "sdp": await request.text()}
@@ -153,27 +145,16 @@ async def watching(janus, feed):
 
 async def test_viewers_of_an_sfu_see_and_hear_the_avatar_also_late_ones(engine, janus):
     config, feeds = EncoderConfig(codec="libx264", keyframe_interval_s=1_000), []
-    session = engine.open_session("speaker")
-    broadcast = Broadcast(session, config)
-    encoding = asyncio.create_task(broadcast.run())
-    async with whip_endpoint(janus, feeds) as url:
-        published = Publication(url, make_sink(url, (512, 512), config), broadcast)
-        running = asyncio.create_task(published.run())
-        try:
-            async with asyncio.timeout(60):
-                while published.status.state is not State.LIVE:
-                    await asyncio.sleep(0.05)
-            for _ in range(2):  # the second one comes late: the SFU asks for a key frame (PLI), none is due in time
-                async with watching(janus, feeds[0]) as tracks:
-                    pictures, sound = await asyncio.gather(frames(tracks["video"], 40), frames(tracks["audio"], 80))
-                    assert np.ptp(pictures[-1].to_ndarray(format="gray")) > 50
-                    assert follow_each_other(pictures[5:], 3_600)
-                    assert follow_each_other(sound[5:], 960)
-            assert published.status.failures == 0
-        finally:
-            await published.stop()
-            await running
-            await session.close()
-            encoding.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await encoding
+    async with (
+        broadcasting(engine, config) as (broadcast, _),
+        whip_endpoint(janus, feeds) as url,
+        publishing(engine, broadcast, url) as published,
+    ):
+        await until(lambda: published.status.state is State.LIVE)
+        for _ in range(2):  # the second one comes late: the SFU requests a key frame (PLI), none is due in time
+            async with watching(janus, feeds[0]) as tracks:
+                pictures, sound = await asyncio.gather(frames(tracks["video"], 40), frames(tracks["audio"], 80))
+                assert np.ptp(pictures[-1].to_ndarray(format="gray")) > 50
+                assert follow_each_other(pictures[5:], 3_600)
+                assert follow_each_other(sound[5:], 960)
+        assert published.status.failures == 0

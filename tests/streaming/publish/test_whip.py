@@ -11,16 +11,12 @@ import pytest_asyncio
 from aiohttp import web
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
+from publishing import broadcasting, publishing, until
 from whep_client import follow_each_other, frames
 
-from streaming.config import EncoderConfig
-from streaming.publish.broadcast import Broadcast
-from streaming.publish.destination import Publication, State
-from streaming.publish.sinks import make_sink
+from streaming.publish.status import State
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-CONFIG = EncoderConfig(codec="libx264")
 
 
 class Endpoint:
@@ -81,32 +77,16 @@ async def endpoint():
 
 
 @contextlib.asynccontextmanager
-async def publishing(engine, url):
-    session = engine.open_session("speaker")
-    broadcast = Broadcast(session, CONFIG)
-    encoding = asyncio.create_task(broadcast.run())
-    published = Publication(url, make_sink(url, (512, 512), CONFIG), broadcast)
-    running = asyncio.create_task(published.run())
-    try:
+async def whip_to(engine, url):
+    async with broadcasting(engine) as (broadcast, _), publishing(engine, broadcast, url) as published:
         yield published
-    finally:
-        await published.stop()
-        async with asyncio.timeout(60):
-            await running
-        await session.close()
-        encoding.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await encoding
-
-
-async def until(condition, timeout_s=60.0):
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.05)
 
 
 async def test_an_endpoint_receives_picture_and_sound_and_the_goodbye(engine, endpoint):
-    async with publishing(engine, f"whip://room-token@{endpoint.address}/whip/room") as published:
+    async with (
+        broadcasting(engine) as (broadcast, _),
+        publishing(engine, broadcast, f"whip://room-token@{endpoint.address}/whip/room") as published,
+    ):
         await until(lambda: published.status.state is State.LIVE)
         assert "a=sendonly" in endpoint.offer and "H264/90000" in endpoint.offer and "opus/48000/2" in endpoint.offer
         assert "VP8" not in endpoint.offer
@@ -122,13 +102,19 @@ async def test_an_endpoint_receives_picture_and_sound_and_the_goodbye(engine, en
 
 async def test_the_token_comes_from_the_environment_and_redirects_are_followed(engine, endpoint, monkeypatch):
     monkeypatch.setenv("PERSONASTREAM_WHIP_TOKEN", "from-outside")
-    async with publishing(engine, f"whip://{endpoint.address}/old") as published:
+    async with (
+        broadcasting(engine) as (broadcast, _),
+        publishing(engine, broadcast, f"whip://{endpoint.address}/old") as published,
+    ):
         await until(lambda: published.status.state is State.LIVE)
     assert endpoint.tokens == ["Bearer from-outside"]
 
 
 async def test_a_publisher_comes_back_after_its_peer_left(engine, endpoint):
-    async with publishing(engine, f"whip://{endpoint.address}/whip/room") as published:
+    async with (
+        broadcasting(engine) as (broadcast, _),
+        publishing(engine, broadcast, f"whip://{endpoint.address}/whip/room") as published,
+    ):
         await until(lambda: published.status.state is State.LIVE)
         await frames(endpoint.tracks["video"], 10)
         await endpoint.peers[0].close()
@@ -141,17 +127,20 @@ async def test_a_publisher_comes_back_after_its_peer_left(engine, endpoint):
 
 
 @pytest.mark.parametrize(
-    ("status", "answer", "said"),
+    ("status", "answer", "message"),
     [
         (401, None, "answered 401 Unauthorized, expected 201: no room here"),
         (503, None, "answered 503"),
-        (201, "hello", "an answer that does not fit"),
+        (201, "hello", "the answer does not fit"),
     ],
 )
-async def test_an_endpoint_that_refuses_is_quoted_and_asked_again(engine, endpoint, status, answer, said):
+async def test_an_endpoint_that_refuses_is_quoted_and_asked_again(engine, endpoint, status, answer, message):
     endpoint.status, endpoint.answer = status, answer
-    async with publishing(engine, f"whip://token@{endpoint.address}/whip/room") as published:
+    async with (
+        broadcasting(engine) as (broadcast, _),
+        publishing(engine, broadcast, f"whip://token@{endpoint.address}/whip/room") as published,
+    ):
         await until(lambda: published.status.failures == 1)
-        assert said in published.status.last_error and "token" not in published.status.last_error
+        assert message in published.status.last_error and "token" not in published.status.last_error
         endpoint.status, endpoint.answer = 201, None
         await until(lambda: published.status.state is State.LIVE)

@@ -9,7 +9,7 @@ import pytest
 from engine.errors import SettingError
 from streaming.config import ServerConfig
 from streaming.server.app import Server
-from streaming.server.auth import Secrets
+from streaming.server.auth import Secrets, Token
 from streaming.speech.protocol import SpeechCancel, SpeechText, Started
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -56,11 +56,11 @@ async def test_a_server_key_opens_every_session(serving, engine):
 
 
 async def test_a_token_expires_and_a_server_key_replaces_it(serving, problem):
-    async with serving(secrets=KEYS, token_ttl_s=1.5) as client:
+    async with serving(secrets=KEYS, token_ttl_s=0.2) as client:
         session = await client.open_session("first-key")
-        assert session["expires_in_s"] == 1.5
-        async with client.speech(session) as speech:
-            await asyncio.sleep(1.6)
+        assert session["expires_in_s"] == 0.2
+        async with client.speech({**session, "token": "first-key"}) as speech:
+            await asyncio.sleep(0.3)
             path = f"/v1/sessions/{session['id']}"
             for method, url in (("DELETE", path), ("POST", f"{path}/token"), ("GET", session["speech"])):
                 async with client.http.request(method, url, headers=bearer(session["token"])) as reply:
@@ -69,10 +69,15 @@ async def test_a_token_expires_and_a_server_key_replaces_it(serving, problem):
                 assert reply.status == 200 and reply.headers["Cache-Control"] == "no-store"
                 renewed = await reply.json()
             assert renewed["token"] != session["token"]
-            await speech.send(SpeechText("still", "Here."))  # what was open stays open
+            await speech.send(SpeechText("still", "Here."))  # an open socket stays open
             assert (await speech.receive_until(Started)).id == "still"
-            async with client.http.delete(path, headers=bearer(renewed["token"])) as reply:
-                assert reply.status in (204, 401)  # its time may have passed
+
+
+async def test_a_token_is_valid_until_its_time_and_for_its_text_alone():
+    token = Token(ttl_s=10.0, now=5.0)
+    assert token.admits(token.text, 14.9) and not token.admits(token.text, 15.0)
+    assert not token.admits(token.text + "x", 6.0) and not token.admits("", 6.0)
+    assert Token(10.0, 5.0, "known").admits("known", 6.0)
 
 
 async def test_a_good_token_replaces_itself(serving, problem):
@@ -101,14 +106,14 @@ async def test_on_this_machine_no_key_is_needed(engine, address):
 
 
 async def test_a_page_that_names_itself_like_this_machine_is_refused(serving, problem):
-    rebound = {"Engine": "attacker.example:8080", "Origin": "http://attacker.example:8080"}
+    rebound = {"Host": "attacker.example:8080", "Origin": "http://attacker.example:8080"}
     async with serving() as client:
         async with client.http.post("/v1/sessions", json={"avatar": "speaker"}, headers=rebound) as reply:
             assert "answers to localhost alone" in await problem(reply, 403, "forbidden")
-        async with client.http.get("/v1/avatars", headers={"Engine": "attacker.example"}) as reply:
+        async with client.http.get("/v1/avatars", headers={"Host": "attacker.example"}) as reply:
             await problem(reply, 403, "forbidden")
         for name in ("localhost:1", "127.0.0.1", "[::1]:8080", "me.localhost"):
-            async with client.http.get("/v1/avatars", headers={"Engine": name}) as reply:
+            async with client.http.get("/v1/avatars", headers={"Host": name}) as reply:
                 assert reply.status == 200, name
     for settings in ({"open": True}, {"secrets": KEYS}):
         async with serving(**settings) as client, client.http.get("/v1/avatars", headers=rebound) as reply:

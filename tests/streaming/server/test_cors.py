@@ -53,6 +53,6 @@ async def test_a_star_lets_every_page_in(serving):
 
 
 @pytest.mark.parametrize("origin", ["app.example", "https://app.example/page", "ftp://app.example"])
-async def test_what_is_no_origin_is_refused(origin):
+async def test_an_invalid_origin_is_refused(origin):
     with pytest.raises(SettingError, match="expected origins like"):
         Cors((origin,), own_names_only=False)

@@ -1,4 +1,4 @@
-"""The end of sessions and of the server: what is being said is finished, and everybody learns why."""
+"""The end of sessions and of the server: speech that has begun is played, and clients learn the reason."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from whep_client import bearer, frames, viewer
 
+from streaming.config import TimeoutConfig
 from streaming.speech.protocol import Failure, Finished, SessionClosing, SpeechEnd, SpeechStart, SpeechText, Started
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -87,6 +88,14 @@ async def test_draining_is_bounded(serving, engine):
             assert not engine.sessions
 
 
+async def test_a_silent_event_stream_is_kept_alive_with_comments(serving):
+    async with serving(timeouts=TimeoutConfig(event_keepalive_s=0.05)) as client:
+        session = await client.open_session()
+        async with client.http.get(session["events"], params={"token": session["token"]}) as reply:
+            lines = [await reply.content.readline() for _ in range(6)]
+    assert lines[:3] == [b"event: viewers\n", b'data: {"count": 0}\n', b"\n"] and b":\n" in lines[3:]
+
+
 async def test_a_closed_session_is_told_to_its_socket_and_viewers(serving, problem):
     async with serving() as client:
         session = await client.open_session()
@@ -110,7 +119,7 @@ async def test_a_closed_session_is_told_to_its_socket_and_viewers(serving, probl
             assert "a client closed it" in await problem(late, 410, "session-closed")
 
 
-async def test_who_comes_and_goes_is_one_line_each(serving, caplog):
+async def test_the_log_has_one_line_for_each_arrival_and_departure(serving, caplog):
     caplog.set_level(logging.INFO, logger="streaming")
     async with serving() as client:
         session = await client.open_session()
@@ -146,7 +155,7 @@ async def test_an_utterance_that_ends_while_draining_ends_it(serving, engine):
                 await draining
 
 
-async def test_nobody_is_waited_for_who_is_not_there(serving, engine):
+async def test_draining_does_not_wait_for_a_session_without_users(serving, engine):
     async with serving(drain_s=30.0) as client:
         session = await client.open_session()
         async with client.speech(session) as speech:

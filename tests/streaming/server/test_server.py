@@ -10,10 +10,14 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+from conftest import Client
 from prometheus_client.parser import text_string_to_metric_families
 
-from engine.errors import MediaError
+from engine.errors import MediaError, PersonaStreamError
 from engine.live.batching import BatchTimes
+from engine.live.engine import Engine
+from streaming.config import ServerConfig
+from streaming.server.app import Server
 from streaming.server.catalog import WEB, list_samples
 from streaming.speech.protocol import SpeechCancel
 
@@ -85,12 +89,14 @@ async def test_a_full_server_says_when_to_try_again(serving, problem, max_sessio
         await client.open_session()
 
 
-async def test_a_session_that_would_make_others_miss_is_refused_and_capacity_tells(
-    serving, engine, problem, monkeypatch
-):
-    monkeypatch.setattr(engine, "costs", BatchTimes({"picture": {1: 0.015}}))  # 3/8 of the device for each session
-    monkeypatch.setattr(engine, "_max_load", 0.9)
-    async with serving() as client:
+async def test_a_session_that_would_make_others_miss_is_refused_and_capacity_tells(avatar_path, problem):
+    async with (
+        Engine({"speaker": avatar_path}, max_sessions=3, max_load=0.9) as engine,
+        Server(engine, ServerConfig(port=0), {}) as server,
+        aiohttp.ClientSession(server.url) as http,
+    ):
+        engine.costs = BatchTimes({"picture": {1: 0.015}})  # 3/8 of the device for each session
+        client = Client(server, http)
         for available in (2, 1, 0):
             async with client.http.get("/capacity") as reply:
                 assert (await reply.json())["available"] == available
@@ -121,6 +127,14 @@ async def test_a_session_opens_to_its_own_token_alone(serving, problem):
             assert "a client closed it" in await problem(reply, 410, "session-closed")
 
 
+async def test_a_port_in_use_names_the_options(serving, engine):
+    async with serving() as client:
+        port = urlsplit(client.server.url).port
+        with pytest.raises(PersonaStreamError, match=f"port {port} cannot be opened .*--host and --port"):
+            async with Server(engine, ServerConfig(port=port), {}):
+                pass
+
+
 async def test_a_token_of_bytes_that_are_no_text_is_a_wrong_one(serving, problem):
     async with serving() as client:
         session = await client.open_session()
@@ -145,7 +159,7 @@ async def test_pages_of_other_sites_cannot_drive_the_server(serving, problem):
         for origin in ("https://elsewhere.example", "null", "http://localhost:1", "http://[", client.server.url + "0"):
             foreign = {"Origin": origin}
             async with client.http.post("/v1/sessions", json={"avatar": "speaker"}, headers=foreign) as reply:
-                assert "a proxy that passes the Engine header" in await problem(reply, 403, "forbidden")
+                assert "a proxy that passes the Host header" in await problem(reply, 403, "forbidden")
             async with client.http.delete(f"/v1/sessions/{session['id']}", headers=foreign | bearer) as reply:
                 await problem(reply, 403, "forbidden")
             with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
@@ -268,7 +282,7 @@ async def test_samples_are_listed_and_served(serving, tmp_path):
 
 async def test_a_sample_that_is_no_wav_is_named(tmp_path):
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
-    with pytest.raises(MediaError, match=r"broken\.wav: no PCM WAV file"):
+    with pytest.raises(MediaError, match=r"broken\.wav: not a PCM WAV file"):
         list_samples(tmp_path)
     with pytest.raises(MediaError, match="not a folder"):
         list_samples(tmp_path / "none")

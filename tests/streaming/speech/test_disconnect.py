@@ -1,4 +1,4 @@
-"""Clients that vanish, noticed by what they leave behind: nothing."""
+"""Clients that vanish are detected, and their sessions end."""
 
 from __future__ import annotations
 
@@ -10,21 +10,17 @@ import aioice.ice
 import pytest
 from conftest import Speech
 from speaking import ended, tone
-from whep_client import bearer, frames, viewer
+from whep_client import SDP, a_good_offer, bearer, frames, viewer
 
-from streaming.server import app
+from streaming.config import TimeoutConfig
 from streaming.speech.protocol import Encoding, SpeechAudio, SpeechStart, Started
-from streaming.webrtc import viewer as viewer_module
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 @pytest.mark.parametrize("abruptly", [True, False])
-async def test_a_client_that_vanishes_while_its_message_waits_for_room_is_noticed(
-    serving, engine, monkeypatch, abruptly
-):
-    monkeypatch.setattr(app, "PING_S", 600.0)
-    async with serving(idle_session_s=1.0) as client:
+async def test_a_client_that_vanishes_while_its_message_waits_for_room_is_detected(serving, engine, abruptly):
+    async with serving(idle_session_s=1.0, timeouts=TimeoutConfig(ping_s=600.0)) as client:
         session = await client.open_session()
         socket = await client.http.ws_connect(session["speech"], params={"token": session["token"]})
         speech = Speech(socket, Encoding.MSGPACK)
@@ -42,10 +38,9 @@ async def test_a_client_that_vanishes_while_its_message_waits_for_room_is_notice
         await ended(engine, session)
 
 
-async def test_it_is_noticed_even_when_what_it_sent_fills_every_buffer_on_the_way(serving, engine, monkeypatch):
-    """Then its FIN waits behind the speech that nobody takes; our ping is answered by a reset."""
-    monkeypatch.setattr(app, "PING_S", 2.0)
-    async with serving(idle_session_s=1.0) as client:
+async def test_a_vanished_client_is_detected_though_its_speech_fills_every_buffer_on_the_way(serving, engine):
+    """Its FIN is queued behind speech that nobody reads; our ping is answered by a reset."""
+    async with serving(idle_session_s=1.0, timeouts=TimeoutConfig(ping_s=2.0)) as client:
         session = await client.open_session()
         socket = await client.http.ws_connect(session["speech"], params={"token": session["token"]}, autoping=False)
         speech = Speech(socket, Encoding.MSGPACK)
@@ -82,18 +77,13 @@ async def test_a_session_is_kept_for_its_viewers_when_the_speaker_vanishes(servi
         await ended(engine, session)
 
 
-async def test_a_viewer_that_never_connects_is_given_up_and_then_its_session(serving, engine, monkeypatch):
-    async with serving(idle_session_s=1.0) as client:
+async def test_a_viewer_that_never_connects_is_given_up_and_then_its_session(serving, engine):
+    offer = await a_good_offer()  # of a peer that is gone
+    async with serving(idle_session_s=0.5, timeouts=TimeoutConfig(viewer_connect_s=1.0)) as client:
         session = await client.open_session()
-        async with viewer(client, session) as whep:
-            offer = whep.peer.localDescription.sdp
-            await frames(whep.tracks["video"], 1)
-        monkeypatch.setattr(viewer_module, "CONNECT_TIMEOUT_S", 0.5)
-        another = await client.open_session()
-        headers = {"Content-Type": "application/sdp"} | bearer(another)
-        async with client.http.post(another["whep"], data=offer, headers=headers) as reply:
+        async with client.http.post(session["whep"], data=offer, headers=SDP | bearer(session)) as reply:
             assert reply.status == 201
-        await ended(engine, another)
+        await ended(engine, session)
         async with client.http.get("/metrics") as reply:
             page = await reply.text()
         assert 'personastream_viewers_left_total{reason="timeout"} 1.0' in page

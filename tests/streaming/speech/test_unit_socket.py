@@ -11,7 +11,7 @@ from speaking import ended, tone
 from whep_client import bearer
 
 from engine.media import MediaUnit, PlaybackFinished, PlaybackStarted
-from streaming.server import app
+from streaming.config import TimeoutConfig
 from streaming.speech.protocol import (
     Finished,
     SpeechAudio,
@@ -87,9 +87,8 @@ async def test_it_closes_with_what_ended_the_session(serving):
 
 
 @pytest.mark.parametrize("abruptly", [True, False])
-async def test_a_reader_that_vanishes_without_having_read_is_no_user_any_more(serving, engine, monkeypatch, abruptly):
-    monkeypatch.setattr(app, "PING_S", 600.0)
-    async with serving(idle_session_s=1.0) as client:
+async def test_a_reader_that_vanishes_without_having_read_is_no_user_any_more(serving, engine, abruptly):
+    async with serving(idle_session_s=1.0, timeouts=TimeoutConfig(ping_s=600.0)) as client:
         session = await client.open_session()
         socket = await units(client, session)
         await socket.receive()
@@ -102,10 +101,9 @@ async def test_a_reader_that_vanishes_without_having_read_is_no_user_any_more(se
         await ended(engine, session)
 
 
-async def test_it_notices_a_hangup_while_a_unit_waits_to_be_sent(serving, monkeypatch):
+async def test_it_notices_a_hangup_while_a_unit_waits_to_be_sent(serving):
     """Half of the connection closed: what is written still goes out, and only the kernel tells that nobody is there."""
-    monkeypatch.setattr(app, "PING_S", 600.0)
-    async with serving() as client:
+    async with serving(timeouts=TimeoutConfig(ping_s=600.0)) as client:
         session = await client.open_session()
         reader, writer = await asyncio.open_connection("127.0.0.1", int(client.server.url.rpartition(":")[2]))
         path = f"/v1/sessions/{session['id']}/units?token={session['token']}"

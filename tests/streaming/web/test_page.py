@@ -13,7 +13,7 @@ from engine.live.engine import Engine
 from streaming.config import ServerConfig
 from streaming.server.app import Server
 from streaming.server.auth import Secrets
-from streaming.server.live_session import CLOSED
+from streaming.server.session_events import CLOSED
 from streaming.voices.espeak import espeak_voices
 
 pytestmark = [

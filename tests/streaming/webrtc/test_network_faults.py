@@ -1,4 +1,4 @@
-"""Viewers behind bad networks: what is lost and late on the way, and paths that break."""
+"""Viewers behind bad networks: lost and late datagrams, and paths that break."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def test_a_viewer_behind_loss_delay_and_jitter_sees_and_hears_on(serving):
         async with serving() as client:
             session = await client.open_session()
             async with viewer(client, session, link=link) as whep, client.speech(session) as speech:
-                await frames(whep.tracks["video"], 25)
+                await frames(whep.tracks["video"], 10)
                 await speech.send(SpeechText("greeting", "Hello, can you hear me?"))
                 await speech.receive_until(Started)
                 pictures, sound = await asyncio.gather(
@@ -43,7 +43,8 @@ async def test_a_bad_link_of_one_viewer_is_no_matter_of_the_other(serving):
             async with viewer(client, session) as good, viewer(client, session, link=link):
                 await frames(good.tracks["video"], 10)
                 pictures = await frames(good.tracks["video"], 75)
-    assert follow_each_other(pictures, 3_600)
+    steps = np.diff([picture.pts for picture in pictures])
+    assert (steps > 0).all() and (steps == 3_600).mean() > 0.5, "no picture waits for the other viewer's losses"
 
 
 async def test_a_path_that_was_gone_for_a_while_comes_back(serving):
@@ -73,7 +74,7 @@ async def test_a_viewer_whose_path_is_gone_for_good_is_given_up_and_speech_goes_
 
 
 async def test_reports_of_sound_and_picture_lie_on_one_line_however_late_packets_leave(serving):
-    """A receiver aligns both by them (RFC 3550, 6.4.1): what is off in them is heard as a voice that is off."""
+    """A receiver aligns both by them (RFC 3550, 6.4.1): an error in them is heard as a voice out of sync."""
     async with serving() as client, viewer(client, await client.open_session()) as whep:
 
         async def hold_up():  # as a busy machine does: packets leave up to 30 ms late
@@ -85,7 +86,7 @@ async def test_reports_of_sound_and_picture_lie_on_one_line_however_late_packets
 
         async with asyncio.TaskGroup() as tasks:
             holding = tasks.create_task(hold_up())
-            await asyncio.gather(frames(whep.tracks["video"], 150), frames(whep.tracks["audio"], 300))
+            await asyncio.gather(frames(whep.tracks["video"], 125), frames(whep.tracks["audio"], 250))
             holding.cancel()
     for kind, reports in whep.reports.items():
         assert len(reports) >= 3

@@ -50,18 +50,18 @@ def damaged(draw, offer):
 
 
 async def offers(strategy, count):
-    """So many different examples of the strategy, always the same ones."""
-    found = []
+    """`count` different examples of the strategy, always the same ones."""
+    examples = []
 
     @settings(
         max_examples=count, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
     )
     @given(strategy)
     def collect(example):
-        found.append(example)
+        examples.append(example)
 
     collect()
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(examples))
 
 
 async def test_damaged_offers_are_answered_or_refused_in_bounded_time_and_leave_nothing(serving, problem):

@@ -1,0 +1,135 @@
+"""The routes of sessions: open, renew the token, close; viewers, sockets and publications."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from engine.errors import ProtocolError
+from streaming.config import ServerConfig
+from streaming.publish import routes as publish_routes
+from streaming.server.access import Access
+from streaming.server.auth import token_of
+from streaming.server.event_stream import stream_events
+from streaming.server.limits import client_address
+from streaming.server.live_session import LiveSession
+from streaming.server.live_sessions import LiveSessions
+from streaming.server.session_events import CLOSED
+from streaming.speech.disconnect import on_disconnect
+from streaming.speech.protocol import MAX_MESSAGE_BYTES
+from streaming.speech.speech_socket import SpeechSocket
+from streaming.speech.unit_socket import UnitSocket
+from streaming.voices.voice import Voice
+from streaming.webrtc import whep
+from streaming.webrtc.ice import Ice
+from streaming.webrtc.whep import Whep
+
+
+class SessionRoutes:
+    """Everything under /v1/sessions."""
+
+    def __init__(
+        self,
+        live_sessions: LiveSessions,
+        config: ServerConfig,
+        voices: Mapping[str, Voice],
+        ice: Ice,
+        access: Access,
+    ):
+        self._live_sessions, self._config, self._voices = live_sessions, config, voices
+        self._ice, self._access = ice, access
+        self._whep = Whep(live_sessions, ice)
+
+    def table(self) -> list[web.RouteDef]:
+        session, of_session = "/v1/sessions/{session}", self._access.of_session
+        return [
+            web.post("/v1/sessions", self._access.with_key(self._open)),
+            web.delete(session, of_session(self._close)),
+            web.post(f"{session}/token", of_session(self._renew_token)),
+            web.get(f"{session}/events", of_session(self._events)),
+            web.options(f"{session}/whep", self._describe_whep),
+            web.post(f"{session}/whep", of_session(self._whep.add_viewer)),
+            web.post(f"{session}/offer", of_session(self._whep.answer_json)),
+            web.patch(f"{session}/whep/{{viewer}}", of_session(whep.trickle)),
+            web.delete(f"{session}/whep/{{viewer}}", of_session(whep.remove_viewer)),
+            web.get(f"{session}/publish", of_session(publish_routes.list_all)),
+            web.post(f"{session}/publish", of_session(self._publish)),
+            web.get(f"{session}/publish/{{publication}}", of_session(publish_routes.show)),
+            web.delete(f"{session}/publish/{{publication}}", of_session(publish_routes.remove)),
+            web.get(f"{session}/speech", of_session(self._speech)),
+            web.get(f"{session}/units", of_session(self._units)),
+        ]
+
+    async def _open(self, request: web.Request) -> web.Response:
+        avatar = _avatar_name(await request.read())
+        live_session = await self._live_sessions.open(avatar, client_address(request, self._config.proxies))
+        path = f"/v1/sessions/{live_session.session.id}"
+        body = {
+            "id": live_session.session.id,
+            **self._credentials(live_session, live_session.token),
+            "whep": f"{path}/whep",
+            "speech": f"{path}/speech",
+            "events": f"{path}/events",
+        }
+        return web.json_response(body, status=201, headers={"Location": path, "Cache-Control": "no-store"})
+
+    async def _renew_token(self, request: web.Request, live_session: LiveSession) -> web.Response:
+        body = self._credentials(live_session, live_session.renew_token())
+        return web.json_response(body, headers={"Cache-Control": "no-store"})
+
+    def _credentials(self, live_session: LiveSession, token: str) -> dict[str, Any]:
+        servers = self._ice.servers(live_session.session.id)
+        return {"token": token, "expires_in_s": self._config.token_ttl_s, "ice_servers": servers}
+
+    async def _close(self, request: web.Request, live_session: LiveSession) -> web.Response:
+        await live_session.close(CLOSED)
+        return web.Response(status=204)
+
+    async def _events(self, request: web.Request, live_session: LiveSession) -> web.StreamResponse:
+        return await stream_events(request, live_session, self._config.timeouts.event_keepalive_s)
+
+    async def _describe_whep(self, request: web.Request) -> web.Response:
+        """Open to everybody; the ICE servers only for clients that may use the session."""
+        live_session = self._live_sessions.find(request.match_info["session"])
+        admitted = live_session is not None and self._access.admits(token_of(request), live_session)
+        return self._whep.describe(live_session if admitted else None)
+
+    async def _publish(self, request: web.Request, live_session: LiveSession) -> web.Response:
+        if not self._config.publish_api:
+            raise web.HTTPForbidden(
+                text="this server publishes to the destinations of --publish alone; start it with --publish-api"
+            )
+        return await publish_routes.add(request, live_session, self._config.encoder)
+
+    async def _speech(self, request: web.Request, live_session: LiveSession) -> web.WebSocketResponse:
+        socket = self._websocket()
+        assert request.transport is not None
+        with live_session.socket() as leave, on_disconnect(request.transport, leave):
+            await SpeechSocket(socket, live_session, self._voices).run(request)
+        return socket
+
+    async def _units(self, request: web.Request, live_session: LiveSession) -> web.WebSocketResponse:
+        socket = self._websocket()
+        assert request.transport is not None
+        with live_session.socket() as leave, on_disconnect(request.transport, leave):
+            await UnitSocket(socket, live_session).run(request)
+        return socket
+
+    def _websocket(self) -> web.WebSocketResponse:
+        return web.WebSocketResponse(
+            heartbeat=self._config.timeouts.ping_s, max_msg_size=MAX_MESSAGE_BYTES, compress=False
+        )
+
+
+def _avatar_name(body: bytes) -> str:
+    try:
+        fields = json.loads(body)
+    except ValueError as error:
+        raise ProtocolError(f'the body is not JSON ({error}); expected {{"avatar": name}}') from error
+    name = fields.get("avatar") if isinstance(fields, dict) else None
+    if not isinstance(name, str):
+        raise ProtocolError(f'the body names no avatar; expected {{"avatar": name}}, found {fields!r:.60}')
+    return name
