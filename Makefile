@@ -13,7 +13,7 @@ AVATAR := build/$(firstword $(shell printf %s '$(abspath $(SPEAKER))' | cksum))/
 
 setup: .venv/.ready
 
-.venv/.ready: pyproject.toml tools/setup
+.venv/.ready: pyproject.toml tools/setup tools/agents
 	tools/setup $(PYTHON)
 	touch $@
 
