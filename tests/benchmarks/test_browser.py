@@ -8,13 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import aiohttp
 import numpy as np
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 
-from benchmarks import chromium
+from benchmarks.chromium import PROGRAM
 from benchmarks.live_page import marks
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +25,7 @@ def run(*options: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(not chromium.PROGRAM, reason="no chromium on PATH")
+@pytest.mark.skipif(not PROGRAM, reason="no chromium on PATH")
 def test_every_figure_is_there_and_they_fit_together(avatar_path, tmp_path):
     file = tmp_path / "made" / "browser.json"
     order = ["--seconds", "5", "--rounds", "1", "--settle-s", "0", "--quality", "fast", "--json", str(file)]
@@ -53,25 +50,6 @@ def test_every_figure_is_there_and_they_fit_together(avatar_path, tmp_path):
 def test_what_cannot_be_measured_is_one_line_and_exit_code_2(options, said):
     done = run("none.avatar", *options, PATH="/nowhere")
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
-
-
-async def test_a_browser_that_does_not_answer_is_a_typed_error():
-    async def listen(request):
-        socket = web.WebSocketResponse()
-        await socket.prepare(request)
-        async for _ in socket:
-            pass
-        return socket
-
-    app = web.Application()
-    app.router.add_get("/", listen)
-    async with (
-        TestServer(app) as server,
-        aiohttp.ClientSession() as http,
-        chromium.connected(http, str(server.make_url("/"))) as page,
-    ):
-        with pytest.raises(chromium.PageError, match="Page.enable: no answer after 0.1 s"):
-            await page.call("Page.enable", 0.1)
 
 
 def test_a_flash_is_paired_with_the_nearest_beep():

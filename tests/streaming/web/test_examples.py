@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from other_site import EXAMPLES, listening
 
-from benchmarks import chromium
+from benchmarks.chromium import PROGRAM, console, open_page
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -73,14 +73,14 @@ async def test_the_walk_through_shows_what_it_says(serving):
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(chromium.PROGRAM is None, reason="no chromium on PATH")
-async def test_the_page_shows_the_avatar_and_makes_it_speak(serving, engine):
+@pytest.mark.skipif(not PROGRAM, reason="no chromium on PATH")
+async def test_the_page_shows_the_avatar_and_makes_it_speak(serving, engine, browser):
     app = web.Application()
     app.router.add_static("/", EXAMPLES)
     async with (
         listening(app) as address,
         serving(cors_origins=(f"http://{address}",)) as client,
-        chromium.open_page(f"http://{address}/page.html?server={client.server.url}") as page,
+        open_page(browser, f"http://{address}/page.html?server={client.server.url}") as page,
     ):
         async with asyncio.timeout(120):
             while not await page.evaluate("window.avatar?.videoWidth > 0 && avatar.currentTime > 0.5"):
@@ -90,4 +90,4 @@ async def test_the_page_shows_the_avatar_and_makes_it_speak(serving, engine):
             await page.evaluate("say.requestSubmit()")
             while session.counters.speaking < 10:
                 await asyncio.sleep(0.2)
-        assert not page.console
+        assert not await console(page)
