@@ -95,9 +95,7 @@ async def test_everything_that_is_said_is_told_by_events(serving, browser):
             await until(page, "heard.some((found) => found.event === 'playback-finished')")
             assert await page.evaluate("heard.at(-1).positionSamples") == rate // 2
 
-        await page.evaluate(
-            "heard.length = 0; avatar.speak(new Float32Array(480000).fill(0.1), { sampleRate: 16000 })"
-        )
+        await page.evaluate("heard.length = 0; avatar.speak(new Float32Array(480000).fill(0.1), { sampleRate: 16000 })")
         await until(page, "avatar.speaking")
         await page.evaluate("avatar.interrupt()")
         await until(page, "heard.at(-1).event === 'playback-finished' && !avatar.busy")
