@@ -27,11 +27,11 @@ class PageError(PersonaStreamError):
     code = "page"
 
 
-def program() -> str:
+def program(path: str | None = PROGRAM) -> str:
     """The path of Chromium. Raises PageError where it is not installed."""
-    if PROGRAM is None:
+    if path is None:
         raise PageError("no chromium, chromium-browser or google-chrome on PATH; apt-get install chromium")
-    return PROGRAM
+    return path
 
 
 @contextlib.asynccontextmanager
