@@ -1,4 +1,4 @@
-"""<persona-stream> on pages of other sites: loaded from the server, driven by its methods, heard by its events."""
+"""<persona-stream> on pages of other sites: loaded from the server, driven by its methods, observed by its events."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def test_the_example_shows_the_avatar_on_another_site_and_makes_it_speak(s
         assert not await console(page)
 
 
-async def test_everything_that_is_said_is_told_by_events(serving, browser):
+async def test_events_report_the_states_the_playback_and_the_errors(serving, browser):
     async with foreign_page(browser, serving, PAGE) as (client, page):
         await until(page, "window.avatar?.state?.name === 'idle'")
         assert not list(client.server.live_sessions)
@@ -79,11 +79,11 @@ async def test_everything_that_is_said_is_told_by_events(serving, browser):
         assert refused == "The avatar is not connected."
         await page.evaluate("avatar.connect()")
         await until(page, "avatar.state.name === 'live'")
-        assert await page.evaluate("heard.map((found) => found.name).join()") == "connecting,connecting,live"
+        assert await page.evaluate("heard.map((event) => event.name).join()") == "connecting,connecting,live"
         await page.evaluate("heard.length = 0")
 
         text = await page.evaluate("avatar.speak('Yes.')")
-        await until(page, "heard.some((found) => found.event === 'playback-finished')")
+        await until(page, "heard.some(({ event }) => event === 'playback-finished')")
         started, finished = await page.evaluate("heard")
         assert started == {"event": "playback-started", "id": text}
         assert finished["id"] == text and not finished["interrupted"] and finished["positionSamples"] > 0
@@ -92,7 +92,7 @@ async def test_everything_that_is_said_is_told_by_events(serving, browser):
         floats = "Float32Array.from({ length: 12000 }, (_, i) => 0.3 * Math.sin(i / 5))"
         for samples, rate in ((wave, 16_000), (floats, 24_000)):
             await page.evaluate(f"heard.length = 0; avatar.speak({samples}, {{ sampleRate: {rate} }})")
-            await until(page, "heard.some((found) => found.event === 'playback-finished')")
+            await until(page, "heard.some(({ event }) => event === 'playback-finished')")
             assert await page.evaluate("heard.at(-1).positionSamples") == rate // 2
 
         await page.evaluate("heard.length = 0; avatar.speak(new Float32Array(480000).fill(0.1), { sampleRate: 16000 })")
@@ -102,7 +102,7 @@ async def test_everything_that_is_said_is_told_by_events(serving, browser):
         assert await page.evaluate("heard.at(-1).interrupted")
 
         await page.evaluate("heard.length = 0; avatar.speak('Who?', { voice: 'nobody' })")
-        await until(page, "heard.some((found) => found.event === 'error')")
+        await until(page, "heard.some(({ event }) => event === 'error')")
         assert await page.evaluate("heard.at(-1).message.includes('nobody')")
         for wrong, why in (("new Int16Array(10)", "sampleRate"), ("new Blob(['no sound'])", "WAV, MP3 or Ogg")):
             assert why in await page.evaluate(f"avatar.speak({wrong}).catch((error) => error.message)")
@@ -111,7 +111,7 @@ async def test_everything_that_is_said_is_told_by_events(serving, browser):
         assert await page.evaluate("[avatar.state.name, avatar.state.reason].join()") == "ended,stopped"
 
 
-async def test_a_sound_file_is_said(serving, browser, speech_wav):
+async def test_a_sound_file_is_spoken(serving, browser, speech_wav):
     async with foreign_page(browser, serving, PAGE) as (_, page):
         await until(page, "window.avatar?.state?.name === 'idle'")
         await page.evaluate("avatar.connect()")
@@ -135,10 +135,10 @@ async def test_a_site_that_has_the_key_gives_its_page_sessions(serving, browser,
         await until(page, "avatar.state.name === 'live'")
 
 
-async def test_a_site_that_is_not_let_in_learns_what_to_set(serving, browser):
+async def test_a_refused_site_is_told_the_setting_that_admits_it(serving, browser):
     async with foreign_page(browser, serving, PAGE, allowed=False) as (_, page):
         await until(page, "window.avatar?.state?.name === 'idle'")
         await page.evaluate("avatar.connect()")
         await until(page, "avatar.state.name === 'waiting'")
-        said = await page.evaluate("avatar.state.text")
-        assert "--cors-origins" in said and await page.evaluate("location.origin") in said
+        text = await page.evaluate("avatar.state.text")
+        assert "--cors-origins" in text and await page.evaluate("location.origin") in text

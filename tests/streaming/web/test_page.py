@@ -25,8 +25,8 @@ pytestmark = [
 STATE = "document.querySelector('#state').textContent"
 STAGE = "document.querySelector('persona-stream').shadowRoot"
 LIVE = f"{STATE} === 'Live' && {STAGE}.querySelector('video').videoWidth > 0"
-SAID = f"{STAGE}.querySelector('[role=status]').textContent"
-AGAIN = f"{STAGE}.querySelector('.start')"
+STATUS = f"{STAGE}.querySelector('[role=status]').textContent"
+START = f"{STAGE}.querySelector('.start')"
 SIZES = {"mobile": [(390, 844), (844, 390)], "desktop": [(768, 1024), (1280, 860)]}
 TYPE = "document.querySelector('#text').value = 'Some words that take their time. '.repeat(10); "  # 20 s
 SPEAK = TYPE + "document.querySelector('#say').requestSubmit()"
@@ -54,7 +54,7 @@ async def test_it_comes_alive_by_itself_and_tells_its_figures(serving, browser):
     async with serving() as client, live(browser, client) as page:
         for figure, unit in {"fps": "fps", "first": "ms", "bitrate": "kbit/s", "rtt": "ms", "skew": "ms"}.items():
             await until(page, f"document.getElementById('{figure}').textContent.endsWith('{unit}')")
-        assert "Not connected" not in await page.evaluate(SAID)
+        assert "Not connected" not in await page.evaluate(STATUS)
         assert not await console(page), "nothing breaks the page's own security policy"
 
 
@@ -77,7 +77,7 @@ async def test_avatars_are_chosen_by_their_pictures(browser, avatar_path):
         await until(page, LIVE)
 
 
-async def test_voices_stand_under_their_makers(serving, browser):
+async def test_voices_are_grouped_by_their_makers(serving, browser):
     english = espeak_voices()["en-us"]
     voices = {"studio/ann_lee": english, "studio/bo": english, "en-us": english}
     async with serving(voices=voices) as client, live(browser, client) as page:
@@ -97,10 +97,10 @@ async def test_a_session_that_somebody_else_ended_stays_ended_until_it_is_starte
         (live_session,) = client.server.live_sessions
         await live_session.close(CLOSED)
         await until(page, f"{STATE} === 'The session was ended'")
-        assert await page.evaluate(SAID) == "The session was ended. A client closed it."
+        assert await page.evaluate(STATUS) == "The session was ended. A client closed it."
         assert await page.evaluate("document.querySelector('#speech').disabled")
         assert not engine.sessions
-        await page.evaluate(f"{AGAIN}.click()")
+        await page.evaluate(f"{START}.click()")
         await until(page, LIVE)
 
 
@@ -120,7 +120,7 @@ async def test_a_server_that_drains_is_announced_and_its_successor_found(engine,
         await until(page, "avatar.state.name === 'waiting'")
         await draining
     await until(page, f"{STATE} === 'The server cannot be reached'")
-    assert await page.evaluate(f"/^Try(ing| now)/.test({AGAIN}.textContent.trim())")
+    assert await page.evaluate(f"/^Try(ing| now)/.test({START}.textContent.trim())")
     async with Server(engine, ServerConfig(port=port), espeak_voices()):
         await until(page, LIVE)
         await context.__aexit__(None, None, None)
@@ -132,7 +132,7 @@ async def test_a_full_server_is_waited_for(serving, browser, max_sessions):
         async with open_page(browser, client.server.url) as page:
             await until(page, f"{STATE} === 'The server is full'")
             assert await page.evaluate("avatar.state.retryInS") == 5
-            await until(page, f"/Try now \\(\\d\\)/.test({AGAIN}.textContent)")
+            await until(page, f"/Try now \\(\\d\\)/.test({START}.textContent)")
             headers = {"Authorization": f"Bearer {others[0]['token']}"}
             async with client.http.delete(f"/v1/sessions/{others[0]['id']}", headers=headers):
                 pass
@@ -144,7 +144,7 @@ async def test_too_many_sessions_of_one_address_are_explained(serving, browser):
         await client.open_session()
         async with open_page(browser, client.server.url) as page:
             await until(page, f"{STATE} === 'Too many at once'")
-            assert "minute" in await page.evaluate(SAID) and await page.evaluate("avatar.state.retryInS > 5")
+            assert "minute" in await page.evaluate(STATUS) and await page.evaluate("avatar.state.retryInS > 5")
 
 
 async def test_the_key_is_asked_for_until_it_is_right_and_kept_for_the_tab(serving, browser):
@@ -176,7 +176,7 @@ async def test_a_lost_websocket_is_opened_again_and_the_picture_stays(serving, b
         await page.evaluate("sockets[0].close()")
         await until(page, "sockets.length === 2 && sockets[1].readyState === 1")
         await until(page, "avatar.state.name === 'live'")
-        assert [set(found.viewers) for found in client.server.live_sessions] == [viewers]
+        assert [set(live_session.viewers) for live_session in client.server.live_sessions] == [viewers]
         await page.evaluate(SPEAK)
         await until(page, "avatar.speaking")
 
@@ -197,18 +197,18 @@ async def test_a_lost_picture_is_found_again_in_the_same_session(serving, browse
     [(NO_SOCKETS, "No speech connection", "proxy"), (NO_PATH, "No network path", "firewall may block UDP")],
     ids=["websockets", "path"],
 )
-async def test_what_does_not_come_through_is_named(serving, browser, engine, fault, title, advice):
+async def test_a_blocked_connection_is_named(serving, browser, engine, fault, title, advice):
     async with serving() as client, open_page(browser, client.server.url, fault) as page:
         await until(page, f"{STATE} === '{title}'")
-        assert advice in await page.evaluate(SAID)
-        assert await page.evaluate("avatar.figures().then((found) => found.firstFrameMs)") is None
-        async with asyncio.timeout(60):  # nothing is left at the server
+        assert advice in await page.evaluate(STATUS)
+        assert await page.evaluate("avatar.figures().then((figures) => figures.firstFrameMs)") is None
+        async with asyncio.timeout(60):  # no session is left at the server
             while engine.sessions:
                 await asyncio.sleep(0.05)
-        assert await page.evaluate(f"{AGAIN}.textContent.trim()") == "Start again"
+        assert await page.evaluate(f"{START}.textContent.trim()") == "Start again"
 
 
-async def test_sound_that_the_browser_keeps_back_comes_with_one_button(serving, browser):
+async def test_sound_that_the_browser_blocks_is_turned_on_by_one_button(serving, browser):
     async with serving() as client, live(browser, client) as page:
         button = f"{STAGE}.querySelector('.sound')"
         await until(page, f"!{button}.hidden")
@@ -242,8 +242,8 @@ async def test_a_file_that_is_no_sound_is_explained(serving, browser, tmp_path):
         await until(page, "document.querySelector('#message').textContent.includes('WAV, MP3 or Ogg')")
 
 
-async def test_it_is_worked_by_keys_alone(serving, browser):
-    """Tab reaches everything, what has the focus is marked, and Escape interrupts from anywhere."""
+async def test_it_is_operated_by_keys_alone(serving, browser):
+    """Tab reaches every control, the focus is visible, and Escape interrupts from anywhere."""
     where = """(() => {
       const outer = document.activeElement;
       const inner = outer.shadowRoot?.activeElement ?? outer;
@@ -271,13 +271,13 @@ async def test_it_is_worked_by_keys_alone(serving, browser):
         await until(page, f"{STAGE}.querySelector('.interrupt').disabled")
 
 
-async def test_everything_that_can_be_operated_has_a_name(serving, browser):
+async def test_every_control_has_a_name(serving, browser):
     async with serving() as client, live(browser, client) as page:
         devtools = await page.context.new_cdp_session(page)
         nodes = (await devtools.send("Accessibility.getFullAXTree"))["nodes"]
         named = {}
         for node in nodes:
-            properties = {found["name"]: found["value"].get("value") for found in node.get("properties", [])}
+            properties = {entry["name"]: entry["value"].get("value") for entry in node.get("properties", [])}
             if properties.get("focusable") and node["role"]["value"] not in ("RootWebArea", "generic"):
                 named[node["name"]["value"]] = node["role"]["value"]
         assert "" not in named
@@ -295,8 +295,8 @@ async def test_everything_that_can_be_operated_has_a_name(serving, browser):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_text_stands_out_and_nothing_moves_for_those_who_asked(serving, browser, scheme):
-    """Contrast of at least 4.5 to 1 for text (WCAG 2.2, 1.4.3); what is disabled is exempt."""
+async def test_text_has_contrast_and_nothing_moves_where_motion_is_reduced(serving, browser, scheme):
+    """Contrast of at least 4.5 to 1 for text (WCAG 2.2, 1.4.3); disabled controls are exempt."""
     contrast = """(() => {
       const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
         .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
@@ -304,8 +304,8 @@ async def test_text_stands_out_and_nothing_moves_for_those_who_asked(serving, br
       const parts = (color) => color.match(/[\\d.]+/g).map(Number);
       const ground = (node) => {
         for (; node; node = node.parentElement) {
-          const found = parts(getComputedStyle(node).backgroundColor);
-          if (found.length < 4 || found[3] === 1) return found;
+          const color = parts(getComputedStyle(node).backgroundColor);
+          if (color.length < 4 || color[3] === 1) return color;
         }
         return [255, 255, 255];
       };
@@ -334,7 +334,7 @@ async def test_text_stands_out_and_nothing_moves_for_those_who_asked(serving, br
 
 @pytest.mark.parametrize("kind", SIZES)
 async def test_it_fits_phones_and_desktops(serving, browser, kind):
-    """Nothing sticks out sideways, the whole picture is seen at once, and what is touched is large enough."""
+    """Nothing overflows sideways, the whole picture is visible at once, and controls are large enough to touch."""
     outside = f"""[...document.querySelectorAll('body *'), ...{STAGE}.querySelectorAll('*')].filter((node) => {{
       const box = node.getBoundingClientRect();
       return box.width && !node.closest('.unseen, .avatars') && (box.left < -1 || box.right > innerWidth + 1);
