@@ -1,20 +1,19 @@
-"""Kokoro's process, spoken to through its pipes. The real library speaks with a model of a few bytes."""
+"""Kokoro's process, spoken to through its pipes. The real model is used where it is installed and named."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
-import json
 import os
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from streaming.errors import VoiceBrokenError, VoiceError
+from streaming.voices.catalogue import KOKORO_MODEL_ENV, KOKORO_VOICES_ENV
 from streaming.voices.kokoro import KokoroVoice, open_kokoro
 from streaming.voices.voice import speak_whole
 
@@ -96,27 +95,12 @@ async def test_a_process_that_dies_is_an_error_at_once_and_ever_after(kokoro):
                 await speak_whole(voice, "die")
 
 
-def write_tiny_kokoro(folder):
-    """A model with Kokoro's inputs and output, which hums 20 ms for each phoneme, and its voices as kokoro-onnx 0.3
-    reads them."""
-    tokens = helper.make_tensor_value_info("tokens", TensorProto.INT64, [1, "n"])
-    style = helper.make_tensor_value_info("style", TensorProto.FLOAT, [1, 256])
-    speed = helper.make_tensor_value_info("speed", TensorProto.FLOAT, [1])
-    audio = helper.make_tensor_value_info("audio", TensorProto.FLOAT, ["samples"])
-    hum = numpy_helper.from_array(np.tile(np.float32([0.25, -0.25]), 240), "hum")
-    nodes = [helper.make_node("Size", ["tokens"], ["n"]), helper.make_node("Reshape", ["n", "one"], ["times"])]
-    nodes.append(helper.make_node("Tile", ["hum", "times"], ["audio"]))
-    one = numpy_helper.from_array(np.int64([1]), "one")
-    graph = helper.make_graph(nodes, "kokoro", [tokens, style, speed], [audio], [hum, one])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "tiny.onnx")
-    (folder / "voices.json").write_text(json.dumps({"af_heart": np.zeros((511, 1, 256)).tolist()}))
-    return folder / "tiny.onnx", folder / "voices.json"
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not importlib.util.find_spec("kokoro_onnx"), reason="the extra `kokoro` is not installed")
-async def test_the_real_library_speaks_with_a_model_of_kokoros_interface(tmp_path):
-    async with open_kokoro(*write_tiny_kokoro(tmp_path)) as process:
-        assert process.names == ["af_heart"]
-        pcm = np.frombuffer(await speak_whole(KokoroVoice(process, "af_heart"), "Hello, this is a test."), "<i2")
-    assert 0.2 < len(pcm) / 24_000 < 1.0 and np.abs(pcm).max() == 8192
+@pytest.mark.skipif(
+    not (importlib.util.find_spec("kokoro_onnx") and os.environ.get(KOKORO_MODEL_ENV)),
+    reason=f"needs kokoro-onnx, and {KOKORO_MODEL_ENV} and {KOKORO_VOICES_ENV}",
+)
+async def test_the_real_model_speaks():
+    async with open_kokoro(Path(os.environ[KOKORO_MODEL_ENV]), Path(os.environ[KOKORO_VOICES_ENV])) as process:
+        pcm = np.frombuffer(await speak_whole(KokoroVoice(process, process.names[0]), "Hello, this is a test."), "<i2")
+    assert 1 < len(pcm) / 24_000 < 5 and np.abs(pcm.astype(int)).max() > 3_000
