@@ -1,7 +1,8 @@
 # make demo [SPEAKER=path.mp4]   set up, enrol the speaker if that has not been done, serve the page
-# make test                      set up, lint, type-check and run the suite
+# make check                     lint, type-check and run the fast tests: for every edit, in less than two minutes
+# make test                      lint, type-check and run the whole suite
 # make gpu-check                 on a machine with an NVIDIA GPU: its tests, compute-sanitizer and benchmarks
-# make setup                     .venv with everything, and system packages where this runs as root on Debian
+# make setup                     .venv with everything; as root on Debian also system packages and the agents' environments
 
 PYTHON ?= python3.11
 SPEAKER ?= demo/speaker.mp4
@@ -9,11 +10,14 @@ PORT ?= 8080
 # In a folder named after the whole path: two videos called me.mp4 are two people.
 AVATAR := build/$(firstword $(shell printf %s '$(abspath $(SPEAKER))' | cksum))/$(basename $(notdir $(SPEAKER))).avatar
 
-.PHONY: setup demo test gpu-check
+# Two processes of pytest: much of a streaming test is waiting. The tests of a file share fixtures, so they stay together.
+PYTEST := .venv/bin/pytest -n 2 --dist loadfile
+
+.PHONY: setup demo lint check test gpu-check
 
 setup: .venv/.ready
 
-.venv/.ready: pyproject.toml tools/setup
+.venv/.ready: pyproject.toml tools/setup tools/agents
 	tools/setup $(PYTHON)
 	touch $@
 
@@ -24,10 +28,16 @@ $(AVATAR): $(SPEAKER) $(wildcard engine/assets/*.safetensors) | .venv/.ready
 demo: setup $(AVATAR)
 	.venv/bin/personastream serve $(AVATAR) --samples demo --port $(PORT)
 
-test: setup
+lint: setup
 	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/pytest --cov=engine --cov=precompute --cov=streaming --cov-report=term
+
+check: lint
+	$(PYTEST) -m "not slow and not browser and not gpu"
+
+test: lint
+	$(PYTEST) -rs --durations=20 --cov=engine --cov=precompute --cov=streaming --cov-report=term
 
 gpu-check: setup
 	tools/gpu-check

@@ -1,4 +1,4 @@
-"""Our renderer beside networks of rival classes, on one device: a table, and JSON on request."""
+"""Compare the speed of our renderer with networks of rival classes, on one device. A table, and JSON on request."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OURS = "embedded weights, 112 x 136 px window"
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """Measure our renderer beside networks of rival classes."""
+    """Compare the speed of our renderer with networks of rival classes."""
 
     device: Literal["cpu", "cuda"] = "cpu"
     batch: tuple[int, ...] = (1, 8)
@@ -42,7 +42,7 @@ class Benchmark:
     threads: int = 1
     """Of the CPU."""
     small: bool = False
-    """Rivals with narrow channels: says that everything runs, nothing about speed."""
+    """Rivals with narrow channels: a quick trial, whose figures mean nothing."""
     json: Path | None = None
     """Where to write the figures."""
 

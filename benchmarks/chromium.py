@@ -1,232 +1,114 @@
-"""A headless Chromium driven over the DevTools protocol: just enough to open pages and measure inside them."""
+"""The system's Chromium, headless, driven through playwright."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import itertools
-import json
-import os
 import shutil
-import tempfile
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import aiohttp
+from playwright.async_api import Browser, Error, Page, async_playwright
 
 from engine.errors import PersonaStreamError
 
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-extensions",
-    "--disable-features=Translate,MediaRouter,OptimizationHints",
-    "--use-fake-device-for-media-stream",
-    "--window-size=1280,860",
-    "--remote-debugging-port=0",
-)
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--use-fake-device-for-media-stream")
 SOUND_AT_ONCE = "--autoplay-policy=no-user-gesture-required"
-START_TIMEOUT_S = 120.0
+WINDOW_PX = {"width": 1280, "height": 860}
+START_TIMEOUT_MS = 120_000
+POLL_S = 0.1
+LOGGED = ("error", "warning")
 
 
 class PageError(PersonaStreamError):
-    """There is no Chromium, it does not start, the page threw, or its answer did not come."""
+    """Chromium is missing or does not start, the page threw an error, or a condition did not come true in it."""
 
     code = "page"
 
 
-def program() -> str:
-    """Where Chromium is. Raises PageError where it is not."""
-    if PROGRAM is None:
+def program(path: str | None = PROGRAM) -> str:
+    """The path of Chromium. Raises PageError where it is not installed."""
+    if path is None:
         raise PageError("no chromium, chromium-browser or google-chrome on PATH; apt-get install chromium")
-    return PROGRAM
-
-
-class Page:
-    """One tab."""
-
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse):
-        self._socket = socket
-        self._ids = itertools.count(1)
-        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self.console: list[str] = []
-
-    async def listen(self) -> None:
-        async for message in self._socket:
-            found = json.loads(message.data)
-            answer = self._answers.pop(found.get("id", 0), None)
-            if answer and not answer.done():
-                answer.set_result(found)
-            elif found.get("method") == "Runtime.exceptionThrown":
-                self.console.append(json.dumps(found["params"]["exceptionDetails"])[:600])
-            elif found.get("method") == "Runtime.consoleAPICalled" and found["params"]["type"] in ("error", "warning"):
-                self.console.append(json.dumps(found["params"]["args"])[:600])
-
-    async def call(self, method: str, timeout_s: float = 60.0, **params: Any) -> dict[str, Any]:
-        number = next(self._ids)
-        self._answers[number] = asyncio.get_running_loop().create_future()
-        await self._socket.send_json({"id": number, "method": method, "params": params})
-        try:
-            async with asyncio.timeout(timeout_s):
-                found = await self._answers[number]
-        except TimeoutError:
-            raise PageError(f"{method}: no answer after {timeout_s} s; expected one, is the machine busy?") from None
-        if "error" in found:
-            raise PageError(f"{method}: {found['error']}")
-        return dict(found["result"])
-
-    async def evaluate(self, expression: str, timeout_s: float = 60.0, *, gesture: bool = True) -> Any:
-        """The value of a JavaScript expression; promises are awaited. `gesture`: as if a person had done it."""
-        result = await self.call(
-            "Runtime.evaluate",
-            timeout_s,
-            expression=expression,
-            awaitPromise=True,
-            returnByValue=True,
-            userGesture=gesture,
-        )
-        if "exceptionDetails" in result:
-            raise PageError(json.dumps(result["exceptionDetails"])[:1500])
-        return result["result"].get("value")
-
-    async def until(self, condition: str, timeout_s: float = 60.0) -> None:
-        """Wait until a JavaScript expression is true; it may fail while the page loads. PageError shows the page."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                while True:
-                    with contextlib.suppress(PageError):
-                        if await self.evaluate(condition, gesture=False):
-                            return
-                    await asyncio.sleep(0.1)
-        except TimeoutError:
-            text = await self.evaluate("document.body?.innerText", gesture=False)
-            raise PageError(f"not so after {timeout_s} s: {condition}\n{self.console}\n{text}") from None
-
-    async def press(self, key: str, code: int) -> None:
-        """Press and let go one key by its DOM name and Windows virtual key code."""
-        text = {"Enter": "\r", " ": " "}.get(key)
-        for kind in ("keyDown", "keyUp"):
-            about = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": code}
-            await self.call("Input.dispatchKeyEvent", type=kind, **about, **({"text": text} if text else {}))
-
-    async def screenshot(self, path: Path) -> None:
-        shot = await self.call("Page.captureScreenshot", format="png")
-        path.write_bytes(base64.b64decode(shot["data"]))
-
-    async def resize(self, width: int, height: int, *, mobile: bool = False) -> None:
-        await self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=mobile
-        )
-
-
-class Browser:
-    """A running Chromium. Each page that it opens is a person of its own: no cookies, storage or permissions shared."""
-
-    def __init__(self, port: int, http: aiohttp.ClientSession, control: Page):
-        self._port, self._http, self._control = port, http, control
-
-    @contextlib.asynccontextmanager
-    async def open(self, url: str, script: str = "", *, microphone: bool = True) -> AsyncIterator[Page]:
-        """Run `script` before the page's own scripts, and open `url`, with or without leave to use the microphone.
-
-        The page's own security policy is off only where there is a script, which may load code of its own.
-        """
-        context = (await self._control.call("Target.createBrowserContext"))["browserContextId"]
-        leave = {"permission": {"name": "microphone"}, "setting": "granted" if microphone else "denied"}
-        await self._control.call("Browser.setPermission", **leave, browserContextId=context)
-        found = await self._control.call("Target.createTarget", url="about:blank", browserContextId=context)
-        address = f"http://127.0.0.1:{self._port}/devtools/page/{found['targetId']}"
-        async with connected(self._http, address) as page:
-            await page.call("Page.enable")
-            await page.call("Runtime.enable")
-            if script:
-                await page.call("Page.setBypassCSP", enabled=True)
-                await page.call("Page.addScriptToEvaluateOnNewDocument", source=script)
-            await page.call("Page.navigate", url=url)
-            try:
-                yield page
-            finally:
-                await self._control.call("Target.disposeBrowserContext", browserContextId=context)
-
-
-@contextlib.asynccontextmanager
-async def connected(http: aiohttp.ClientSession, address: str) -> AsyncIterator[Page]:
-    """The DevTools end at `address`, listened to for the time of the block."""
-    async with http.ws_connect(address, max_msg_size=0) as socket:
-        page = Page(socket)
-        listening = asyncio.create_task(page.listen())
-        try:
-            yield page
-        finally:
-            listening.cancel()
+    return path
 
 
 @contextlib.asynccontextmanager
 async def launch(*flags: str) -> AsyncIterator[Browser]:
-    """Start Chromium with a profile of its own. Raises PageError."""
-    with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
-        process = await asyncio.create_subprocess_exec(
-            program(),
-            *FLAGS,
-            *flags,
-            f"--user-data-dir={profile}",
-            "about:blank",
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "HOME": profile},
-        )
-        draining = None
+    """Start Chromium with an empty profile. Raises PageError."""
+    async with async_playwright() as playwright:
         try:
-            port = await _debugging_port(process)
-            draining = asyncio.create_task(_drain(process))
-            async with aiohttp.ClientSession() as http:
-                async with http.get(f"http://127.0.0.1:{port}/json/version") as reply:
-                    address = (await reply.json())["webSocketDebuggerUrl"]
-                async with connected(http, address) as control:
-                    yield Browser(port, http, control)
+            browser = await playwright.chromium.launch(
+                executable_path=program(),
+                args=[*FLAGS, *flags],
+                ignore_default_args=["--mute-audio"],
+                timeout=START_TIMEOUT_MS,
+            )
+        except Error as error:
+            raise PageError(f"chromium did not start: {error}") from error
+        try:
+            yield browser
         finally:
-            if draining:
-                draining.cancel()
-            if process.returncode is None:
-                process.terminate()
-                try:
-                    async with asyncio.timeout(10):
-                        await process.wait()
-                except TimeoutError:
-                    process.kill()
-                    await process.wait()
+            await browser.close()
 
 
 @contextlib.asynccontextmanager
-async def open_page(url: str, script: str = "") -> AsyncIterator[Page]:
-    """One page in a Chromium of its own, with sound."""
-    async with launch(SOUND_AT_ONCE) as browser, browser.open(url, script) as page:
-        yield page
+async def open_page(
+    browser: Browser, url: str, script: str = "", *, microphone: bool = True, **context_options: Any
+) -> AsyncIterator[Page]:
+    """Open `url` in a context of its own: pages share no cookies, storage or permissions.
+
+    `script` runs before the page's own scripts; the page's Content-Security-Policy is bypassed only then, since the
+    script may load code. `microphone`: whether the page may use it. `context_options` go to playwright's `new_context`.
+    Raises PageError, also at the end of the block where an exception in the page was not caught.
+    """
+    permissions = ["microphone"] if microphone else []  # an empty list denies all
+    options = {"viewport": WINDOW_PX, "bypass_csp": bool(script), "permissions": permissions} | context_options
+    try:
+        async with await browser.new_context(**options) as context:
+            if script:
+                await context.add_init_script(script)
+            page = await context.new_page()
+            await page.goto(url, wait_until="commit")
+            yield page
+            if errors := await page.page_errors():
+                raise PageError(f"{url}: uncaught in the page: {'; '.join(map(str, errors))}; expected no error")
+    except Error as error:
+        raise PageError(f"{url}: {error}") from error
 
 
-async def _debugging_port(process: asyncio.subprocess.Process) -> int:
-    assert process.stderr
-    seen = b""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(START_TIMEOUT_S):
-            while line := await process.stderr.readline():
-                seen += line
-                if line.startswith(b"DevTools listening on ws://"):
-                    return int(line.split(b":")[2].split(b"/")[0])
-    raise PageError(f"chromium did not start: {seen[-800:].decode(errors='replace')}")
+async def observe(page: Page, expression: str) -> Any:
+    """The value of a JavaScript expression. `page.evaluate` counts as a gesture of the user; this does not.
+
+    Raises PageError.
+    """
+    session = await page.context.new_cdp_session(page)
+    try:
+        options = {"expression": expression, "awaitPromise": True, "returnByValue": True}
+        result = await session.send("Runtime.evaluate", options)
+    finally:
+        await session.detach()
+    if "exceptionDetails" in result:
+        raise PageError(f"{expression}: {result['exceptionDetails']}")
+    return result["result"].get("value")
 
 
-async def _drain(process: asyncio.subprocess.Process) -> None:
-    assert process.stderr
-    while await process.stderr.readline():
-        pass
+async def until(page: Page, condition: str, timeout_s: float = 120.0) -> None:
+    """Wait until a JavaScript expression is true; it may fail while the page loads. PageError shows the page."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                with contextlib.suppress(PageError, Error):
+                    if await observe(page, condition):
+                        return
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        text = await observe(page, "document.body?.innerText")
+        raise PageError(f"not true after {timeout_s:g} s: {condition}\n{await console(page)}\n{text}") from None
+
+
+async def console(page: Page) -> list[str]:
+    """The errors and warnings in the page's console, failed requests included, but for the icon that no page names."""
+    lines = [(line.text, line.location["url"]) for line in await page.console_messages() if line.type in LOGGED]
+    return [f"{text} ({url})" for text, url in lines if not url.endswith("/favicon.ico")]

@@ -1,4 +1,4 @@
-"""How every benchmark is run from the command line."""
+"""Runs a benchmark from the command line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Command(Protocol):
 
 
 def run(command: type[Command], prog: str) -> None:
-    """Make the command of the arguments and run it; an error that we raise on purpose is one line, and exit code 2."""
+    """Parse the arguments and run the command. A PersonaStreamError prints one line and exits with code 2."""
     try:
         tyro.cli(command, prog=prog).run()
     except PersonaStreamError as error:

@@ -1,4 +1,4 @@
-"""The page, live in Chromium, with the probe at work: what is seen, heard, sent and told, on one clock."""
+"""The page, live in Chromium, with the probe in it: pictures, sound, messages sent and received, on one clock."""
 
 from __future__ import annotations
 
@@ -8,39 +8,43 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
+from playwright.async_api import Page
 
 from benchmarks import chromium
-from benchmarks.chromium import Page, PageError
+from benchmarks.chromium import until
 
 PROBE = Path(__file__).with_name("probe.js")
 VIDEO = "avatar.shadowRoot.querySelector('video')"
 INTERRUPT = "avatar.shadowRoot.querySelector('.interrupt')"
 SAMPLE = "document.querySelector('#samples button')"
-MOUTH = (0.35, 0.5, 0.3, 0.25)  # part of the frame where a portrait's mouth is
+MOUTH = (0.35, 0.5, 0.3, 0.25)  # left, top, width, height of a portrait's mouth, in parts of the frame
 LOUD = 0.01  # RMS of full scale: silence is below 0.001, speech around 0.1
 BEEP = 0.05
 WHITE = 128
 # Mean grey levels by which the mouth of a new picture differs; a repeated one comes out of H.264 below 0.1.
 CHANGED = 0.25
-PAUSE_MS = 500  # between two beeps; what is closer is one
+PAUSE_MS = 500  # at least so much is between two beeps; closer ones are one
 
 
 @contextlib.asynccontextmanager
 async def live_page(url: str) -> AsyncIterator[Page]:
-    """The page, live by itself, with a picture. Raises PageError, also at the end for what went wrong in the page."""
-    async with chromium.open_page(url, PROBE.read_text()) as page:
-        await page.until("document.querySelector('#state')?.textContent === 'Live'")
-        await page.until(f"{VIDEO}.videoWidth > 0")
+    """The page in a Chromium of its own, when it shows a picture. Raises PageError, also at the end of the block where
+    the page ran into errors."""
+    async with (
+        chromium.launch(chromium.SOUND_AT_ONCE) as browser,
+        chromium.open_page(browser, url, PROBE.read_text()) as page,
+    ):
+        await until(page, "document.querySelector('#state')?.textContent === 'Live'")
+        await until(page, f"{VIDEO}.videoWidth > 0")
         await page.evaluate(f"probe.watch({VIDEO}, {list(MOUTH)})")
         await page.evaluate(f"probe.listen({VIDEO}.srcObject)")
-        await page.until("probe.frames.length > 5 && probe.sound.length > 0")
+        await until(page, "probe.frames.length > 5 && probe.sound.length > 0")
         yield page
-        if problems := await page.evaluate("probe.problems"):
-            raise PageError(f"the page ran into {problems}; expected no error")
 
 
 def write_sample(speech: Path, folder: Path, seconds: float) -> None:
-    """Write that sound file, without the silence at its ends and over and over, as the only sample of a folder."""
+    """Write the WAV file `speech` without the silence at its ends, repeated for so many seconds, as the only sample of
+    `folder`."""
     with wave.open(str(speech)) as sound:
         parameters = sound.getparams()
         pcm = np.frombuffer(sound.readframes(sound.getnframes()), np.int16).reshape(-1, parameters.nchannels)
@@ -53,8 +57,10 @@ def write_sample(speech: Path, folder: Path, seconds: float) -> None:
 
 
 def marks(frames: np.ndarray, sound: np.ndarray) -> np.ndarray:
-    """`probe.frames` and `probe.sound` of a marked server -> [N, 2]: when each flash was shown, and how much later
-    than it the nearest beep was heard, both in ms."""
+    """Pair flashes with beeps, from `probe.frames` and `probe.sound` of a marked server.
+
+    [N, 2] in ms: the time at which each flash was shown, and how much later the nearest beep was heard.
+    """
     flashes = frames[1:][(frames[1:, 3] > WHITE) & (frames[:-1, 3] <= WHITE), 1]
     beeps = sound[1:][(sound[1:, 1] > BEEP) & (sound[:-1, 1] <= BEEP), 0]
     beeps = beeps[np.diff(beeps, prepend=-np.inf) > PAUSE_MS]

@@ -1,7 +1,7 @@
-"""`personastream serve` whose units carry marks: one frame in fifty is white in a corner while its sound beeps.
+"""`personastream serve` whose units carry marks: one frame in fifty has a white corner while its sound beeps.
 
-The mark is put on a unit as it leaves the session, so everything after that is the real thing, and the distance of
-flash and beep at the viewer is the skew that encoding, network, jitter buffers and the browser add.
+Units are marked as they leave the session. The server encodes and sends them as usual, so the distance between flash
+and beep at the viewer is the skew that encoding, network, jitter buffers and the browser add.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from engine.media import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, MediaUnit
 from engine.queues import MediaQueue
 from streaming.__main__ import main
 
-MARK_FRAMES = 2 * FPS  # far enough apart to tell which beep belongs to which flash
+MARK_FRAMES = 2 * FPS  # far enough apart to pair each flash with its beep
 BEEP_HZ = 1_000
 BEEP = (12_000 * np.sin(2 * np.pi * BEEP_HZ * np.arange(SAMPLES_PER_FRAME) / SAMPLE_RATE_HZ)).astype(np.int16)
 
 
 def marked(unit: MediaUnit) -> MediaUnit:
-    """The unit with its corner black, or white and its sound a beep where it is one of those."""
+    """The unit with a black corner and silence, or in every MARK_FRAMES-th one with a white corner and a beep."""
     flash = unit.index % MARK_FRAMES == 0
     image = unit.image.copy()
     height, width = image.shape[:2]

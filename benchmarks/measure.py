@@ -1,4 +1,4 @@
-"""Time and arithmetic of networks, all run in the same way on the same device."""
+"""Time and arithmetic of networks, measured in the same way on the same device."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Figure:
 
 
 def gflop(network: nn.Module, example: tuple[Tensor, ...]) -> float:
-    """Arithmetic of one run on tensors like `example`, without doing it; `network` is moved to the meta device."""
+    """GFLOP of one run on tensors like `example`, counted without computing; `network` is moved to the meta device."""
     inputs = [tensor.to("meta") for tensor in example]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.to("meta")(*inputs)
@@ -41,14 +41,14 @@ def gflop(network: nn.Module, example: tuple[Tensor, ...]) -> float:
 def seconds_per_run(
     network: nn.Module, example: tuple[Tensor, ...], device: torch.device, seconds: float
 ) -> list[float]:
-    """How long each run took, for so many seconds in all; as a CUDA graph on a GPU, from inputs that are there."""
+    """Run repeatedly for `seconds`, on a GPU as a CUDA graph, with inputs on the device: the duration of each run."""
     inputs = [tensor.to(device) for tensor in example]
     run: Callable[..., object] = CudaGraphs(network) if device.type == "cuda" else network
     return repeated(lambda: run(*inputs), device, seconds)
 
 
 def repeated(run: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
-    """How long each call took with what it queued on the device, warm, for so many seconds in all."""
+    """Call repeatedly for `seconds`, after a warm-up: the duration of each call in s, until `device` is idle."""
     taken: list[float] = []
     with torch.inference_mode():
         for _ in range(WARM_RUNS):
@@ -64,7 +64,7 @@ def repeated(run: Callable[[], object], device: torch.device, seconds: float) ->
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what was queued."""
+    """Block until the device has finished all queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -1,14 +1,13 @@
-// Measures inside the page, before its own scripts run: what it sends, what it is told, what is seen and heard.
+// Measures inside the page, and runs before the page's own scripts: messages sent and received, pictures, sound.
 // All times are performance.now() milliseconds.
 
 window.probe = {
   peer: null,
   sent: [], // [time, type, sound sent so far in this utterance in ms]
-  told: [], // [time, message]
+  received: [], // [time, message]
   frames: [], // [time, expected display time, change of the mouth against the frame before, brightness of the corner]
   sound: [], // [time, level]
   skews: [], // [time, how far the browser says that picture is ahead of sound, in ms]
-  problems: [],
 };
 
 {
@@ -26,7 +25,7 @@ window.probe = {
   window.WebSocket = class extends WebSocket {
     constructor(...options) {
       super(...options);
-      this.addEventListener("message", ({ data }) => probe.told.push([performance.now(), JSON.parse(data)]));
+      this.addEventListener("message", ({ data }) => probe.received.push([performance.now(), JSON.parse(data)]));
     }
     send(data) {
       const message = JSON.parse(data);
@@ -37,7 +36,7 @@ window.probe = {
     }
   };
 
-  /** Watch the picture: `box` is the mouth as [left, top, width, height] in parts of the frame. */
+  /** Watch the pictures of a <video>. [left, top, width, height]: the mouth, in parts of the frame. */
   probe.watch = (video, [left, top, width, height]) => {
     const canvas = new OffscreenCanvas(48, 32);
     const pen = canvas.getContext("2d", { willReadFrequently: true });
@@ -81,7 +80,7 @@ window.probe = {
       }
     });`;
 
-  /** Listen to the sound that arrives: one level for each 2.7 ms, at the time at which it leaves the speaker. */
+  /** Listen to a stream's sound: one level for each 2.7 ms, at the time at which it leaves the loudspeaker. */
   probe.listen = async (stream) => {
     const context = new AudioContext({ sampleRate: 48000, latencyHint: "interactive" });
     await context.audioWorklet.addModule(URL.createObjectURL(new Blob([METER], { type: "text/javascript" })));
@@ -97,14 +96,14 @@ window.probe = {
     await context.resume();
   };
 
-  /** The receiver's figures of picture and sound. */
+  /** The receiver's statistics: { video, audio, rtt }. */
   probe.stats = async () => {
-    const found = {};
+    const stats = {};
     for (const report of (await probe.peer.getStats()).values()) {
-      if (report.type === "inbound-rtp") found[report.kind] = { ...report };
-      if (report.type === "candidate-pair" && report.nominated) found.rtt = report.currentRoundTripTime;
+      if (report.type === "inbound-rtp") stats[report.kind] = { ...report };
+      if (report.type === "candidate-pair" && report.nominated) stats.rtt = report.currentRoundTripTime;
     }
-    return found;
+    return stats;
   };
 
   setInterval(async () => {
@@ -113,7 +112,4 @@ window.probe = {
     const skew = video?.estimatedPlayoutTimestamp - audio?.estimatedPlayoutTimestamp;
     if (Number.isFinite(skew)) probe.skews.push([performance.now(), skew]);
   }, 1000);
-
-  addEventListener("error", (event) => probe.problems.push(String(event.message)));
-  addEventListener("unhandledrejection", (event) => probe.problems.push(String(event.reason)));
 }

@@ -1,7 +1,7 @@
-"""Networks of two classes that others paint a talking face with, for their speed alone.
+"""Networks of two rival classes of talking-face renderers, to measure their speed.
 
-They are our own, of the block structure, tensor sizes and amount of arithmetic that the public descriptions of those
-classes give, with random weights: their pictures mean nothing and are never looked at.
+They are our own, with the block structure, tensor sizes and amount of arithmetic that the public descriptions of those
+classes give, and with random weights: their pictures mean nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional
 FACE_PX = 256
 MEL_BINS, MEL_FRAMES = 80, 16
 LATENT_PX, LATENT_CHANNELS = 32, 4
-AUDIO_TOKENS, AUDIO_WIDTH = 50, 384  # what a small Whisper encoder gives for a picture's surroundings
+AUDIO_TOKENS, AUDIO_WIDTH = 50, 384  # features of a small Whisper encoder around one picture
 
 
 def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""`personastream serve` as a process of its own, so that what the measuring end does and keeps does not count."""
+"""`personastream serve` as a process of its own: the load and the memory of the measuring end do not count."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pathlib import Path
 from engine.errors import PersonaStreamError
 
 ROOT = Path(__file__).parents[1]
-START_S = 120.0
-END_S = 60.0
+START_TIMEOUT_S = 120.0
+END_TIMEOUT_S = 60.0
 
 
 class ServerEndError(PersonaStreamError):
@@ -33,22 +33,24 @@ class ServerProcess:
 
 
 @contextlib.asynccontextmanager
-async def serving(avatar: Path, *options: str, module: str = "streaming") -> AsyncIterator[ServerProcess]:
-    """Serve `avatar` on any free port; SIGTERM ends it. Raises ServerEndError with what the server said last."""
+async def serving(
+    avatar: Path, *options: str, module: str = "streaming", start_timeout_s: float = START_TIMEOUT_S
+) -> AsyncIterator[ServerProcess]:
+    """Serve `avatar` on any free port; SIGTERM ends it. Raises ServerEndError with the server's last lines."""
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "OMP_NUM_THREADS": "1",
     }
     command = (sys.executable, "-m", module, "serve", str(avatar), "--port", "0", *options)
-    with tempfile.TemporaryFile("w+") as said:
+    with tempfile.TemporaryFile("w+") as log:
         process = await asyncio.create_subprocess_exec(
-            *command, stdout=asyncio.subprocess.PIPE, stderr=said, env=environment
+            *command, stdout=asyncio.subprocess.PIPE, stderr=log, env=environment
         )
         assert process.stdout
         url = None
         try:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(START_S):
+                async with asyncio.timeout(start_timeout_s):
                     while url is None and (line := (await process.stdout.readline()).decode()):
                         url = re.search(r"http://[\w.:\[\]]+", line)
             if url is not None:
@@ -56,10 +58,10 @@ async def serving(avatar: Path, *options: str, module: str = "streaming") -> Asy
         finally:
             code = await _ended(process)
         if url is None or code != 0:
-            said.seek(0)
-            expected = f"expected it to listen within {START_S:g} s" if url is None else "expected 0 on SIGTERM"
-            last = "\n".join(said.read().splitlines()[-20:])
-            raise ServerEndError(f"the server ended with exit code {code}; {expected}. It said:\n{last}")
+            log.seek(0)
+            expected = f"expected it to listen within {start_timeout_s:g} s" if url is None else "expected 0 on SIGTERM"
+            last_lines = "\n".join(log.read().splitlines()[-20:])
+            raise ServerEndError(f"the server ended with exit code {code}; {expected}. Its last lines:\n{last_lines}")
 
 
 async def _ended(process: asyncio.subprocess.Process) -> int:
@@ -68,7 +70,7 @@ async def _ended(process: asyncio.subprocess.Process) -> int:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGTERM)
     try:
-        async with asyncio.timeout(END_S):
+        async with asyncio.timeout(END_TIMEOUT_S):
             return await process.wait()
     except TimeoutError:
         process.kill()

@@ -1,7 +1,7 @@
-"""What a server keeps of sessions that are closed: threads, file handles and memory over many of them.
+"""Threads, file handles and memory of a server over many sessions that are opened and closed.
 
-Each cycle opens a session, watches it over WebRTC, has it speak, and closes all of that again. The server is a process
-of its own, so that what this end keeps does not count.
+Each cycle opens a session, watches it over WebRTC, has it speak, and closes it. The server is a process of its own, so
+the memory of this end does not count.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from benchmarks import command
 from benchmarks.serving import serving
 
 CYCLE_S = 30.0
-LOOK = 8
+READ_EVERY_CYCLES = 8
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Of a process, as the kernel counts it."""
+    """Of a process, as Linux counts it in /proc."""
 
     threads: int
     handles: int
@@ -37,28 +37,30 @@ class Usage:
     @staticmethod
     def of(pid: int) -> Usage:
         status = Path(f"/proc/{pid}/status").read_text()
-        found = {name: int(re.search(rf"^{name}:\s+(\d+)", status, re.MULTILINE)[1]) for name in ("Threads", "VmRSS")}
-        return Usage(found["Threads"], len(list(Path(f"/proc/{pid}/fd").iterdir())), found["VmRSS"] / 1024)
+        threads, memory_kb = (
+            int(re.search(rf"^{name}:\s+(\d+)", status, re.MULTILINE)[1]) for name in ("Threads", "VmRSS")
+        )
+        return Usage(threads, len(list(Path(f"/proc/{pid}/fd").iterdir())), memory_kb / 1024)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Soak:
-    """Open and close sessions on a server of its own, and say what it keeps of them."""
+    """Open and close many sessions on a server, and measure its threads, file handles and memory."""
 
     avatar: Annotated[Path, tyro.conf.Positional]
     cycles: int = 200
     warm_up: int = 40
-    """Cycles before the first look: pools fill, caches and encoders settle."""
+    """Cycles before the first reading: pools fill, caches and encoders settle."""
 
     def run(self) -> None:
-        seen, seconds = asyncio.run(soak(self.avatar, self.warm_up, self.cycles))
-        memory_mb = [usage.memory_mb for usage in seen]
-        slope_mb = np.polyfit(np.linspace(0, self.cycles, len(seen)), memory_mb, 1)[0]
+        readings, seconds = asyncio.run(soak(self.avatar, self.warm_up, self.cycles))
+        memory_mb = [usage.memory_mb for usage in readings]
+        slope_mb = np.polyfit(np.linspace(0, self.cycles, len(readings)), memory_mb, 1)[0]
         figures = {
             "cycles": self.cycles,
             "seconds_per_cycle": round(seconds / self.cycles, 3),
-            "threads": [seen[0].threads, seen[-1].threads],
-            "file_handles": [seen[0].handles, seen[-1].handles],
+            "threads": [readings[0].threads, readings[-1].threads],
+            "file_handles": [readings[0].handles, readings[-1].handles],
             "memory_mb": [round(value) for value in memory_mb],
             "memory_mb_per_100_cycles": round(100 * slope_mb, 2),
         }
@@ -66,23 +68,23 @@ class Soak:
 
 
 async def soak(avatar: Path, warm_up: int, cycles: int) -> tuple[list[Usage], float]:
-    """The server's usage before, between (every LOOK cycles) and after the sessions, and the seconds that all took."""
+    """The server's usage before, every READ_EVERY_CYCLES and after the sessions, and the duration of all in seconds."""
     async with (
         serving(avatar, "--sessions-per-minute", "0") as server,
         aiohttp.ClientSession(server.url) as http,
     ):
         for _ in range(warm_up):
             await converse(http, avatar.stem)
-        seen, began_s = [await settled(server.pid)], time.monotonic()
+        readings, began_s = [await settled(server.pid)], time.monotonic()
         for cycle in range(1, cycles + 1):
             await converse(http, avatar.stem)
-            if cycle % LOOK == 0:
-                seen.append(await settled(server.pid))
-        return seen, time.monotonic() - began_s
+            if cycle % READ_EVERY_CYCLES == 0:
+                readings.append(await settled(server.pid))
+        return readings, time.monotonic() - began_s
 
 
 async def converse(http: aiohttp.ClientSession, avatar: str) -> None:
-    """One session from its opening to its end, seen and heard."""
+    """Open one session, watch it, have it speak, and close it."""
     peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     tracks: dict[str, object] = {}
     peer.on("track", lambda track: tracks.setdefault(track.kind, track))
@@ -107,7 +109,7 @@ async def converse(http: aiohttp.ClientSession, avatar: str) -> None:
 
 
 async def settled(pid: int) -> Usage:
-    """Usage when the last session's ends are gone."""
+    """Usage after the last session's connections are closed."""
     await asyncio.sleep(0.5)
     return Usage.of(pid)
 

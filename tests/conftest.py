@@ -1,9 +1,13 @@
-"""What the suite shares: the bundled speaker, really enrolled, the bundled speech, and a clock that jumps."""
+"""Fixtures of the whole suite: the bundled speaker, enrolled, the bundled speech, and a virtual clock; and the markers
+that a test gets from the fixtures it uses."""
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
+import os
+import re
 import selectors
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -15,6 +19,32 @@ import torch
 ROOT = Path(__file__).parent.parent
 EXCERPT_S = 6.0
 ENROLMENT_CODE = ("precompute", "engine/avatar", "engine/backends", "engine/models", "engine/paint")
+MAY_SKIP_IN_CI = re.compile("CUDA|NVENC|NVIDIA")
+collect_ignore = ["agents"]  # they run in environments of their own, which tests/streaming/agents starts
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that drive a browser, and as slow those that would first enrol the avatar."""
+    enrolled = cached_avatar(ROOT / "demo" / "speaker.mp4").is_file()
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if "browser" in fixtures:
+            item.add_marker(pytest.mark.browser)
+        if "avatar_path" in fixtures and not enrolled:
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI only tests that need a GPU may be skipped: tools/setup installs what the others need."""
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is None or not os.environ.get("CI"):
+        return
+    reasons = {report.nodeid: str(report.longrepr) for report in terminal.stats.get("skipped", [])}
+    for test, reason in reasons.items():
+        if not MAY_SKIP_IN_CI.search(reason):
+            terminal.write_line(f"\n{test}: skipped in CI: {reason}; expected GPU tests alone to be skipped", red=True)
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,16 +68,21 @@ def speech_wav() -> Path:
 def avatar_path(speaker_video: Path) -> Path:
     """A real avatar, enrolled from the first seconds of the bundled speaker; kept in build/ until weights or code that
     make it change."""
-    folder = ROOT / "build" / "tests" / enrolment_key(speaker_video)
-    avatar = folder / "speaker.avatar"
-    if not avatar.is_file():
-        from precompute.enrolment import Enrolment
+    avatar = cached_avatar(speaker_video)
+    avatar.parent.mkdir(parents=True, exist_ok=True)
+    with (avatar.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process of the same run may be enrolling it
+        if not avatar.is_file():
+            from precompute.enrolment import Enrolment
 
-        folder.mkdir(parents=True, exist_ok=True)
-        excerpt = folder / "excerpt.mp4"
-        copy_excerpt(speaker_video, excerpt, EXCERPT_S)
-        Enrolment(excerpt, avatar).run()
+            excerpt = avatar.parent / "excerpt.mp4"
+            copy_excerpt(speaker_video, excerpt, EXCERPT_S)
+            Enrolment(excerpt, avatar).run()
     return avatar
+
+
+def cached_avatar(video: Path) -> Path:
+    return ROOT / "build" / "tests" / enrolment_key(video) / "speaker.avatar"
 
 
 def enrolment_key(video: Path) -> str:

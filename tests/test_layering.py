@@ -1,4 +1,4 @@
-"""The house's arrows: who may import whom, and that importing does nothing else."""
+"""Which packages and rooms may import which others, and that importing has no side effect."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ ARROWS = {
 ENGINE_ROOMS = [{""}, {"models"}, {"avatar", "paint", "backends"}, {"live"}, {"commands"}]
 MODELS_MAY_IMPORT = {"torch", "numpy", "safetensors", "transformers", *sys.stdlib_module_names}
 MODELS_MAY_USE = ("engine.models", "engine.config", "engine.errors")
-# What each room of `streaming` may import from beside itself and the package's own files. Only the server and the
-# commands know all of them.
+# The rooms that each room of `streaming` may import, beside itself and the package's own files.
 STREAMING_ROOMS = {
     "": set(),
     "agents": {"speech"},
@@ -137,6 +136,7 @@ assert not heavy, f"imported without being used: {{heavy}}"
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("packages", "heavy"), [
     (("engine",), {"mediapipe", "aiohttp", "aiortc", "jax", "scipy.signal", "matplotlib", "transformers"}),
     (("engine", "streaming", "precompute", "training"), {"mediapipe", "jax", "matplotlib", "onnxruntime"}),

@@ -1,19 +1,16 @@
-"""The rivals have the sizes of their classes; the benchmark runs here and says what it measured."""
+"""The rivals have the sizes of their classes, and the benchmark beside them measures every network."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.__main__ import Benchmark
 from benchmarks.measure import gflop
 from benchmarks.rivals import ConvolutionalLips, LatentDecoder, LatentUNet
-
-ROOT = Path(__file__).parents[2]
+from engine.errors import DeviceError
 
 
 @pytest.mark.parametrize(("kind", "million", "billion", "shape"), [
@@ -37,22 +34,22 @@ def test_arithmetic_is_counted_in_multiplications_and_additions():
     assert gflop(convolution, (torch.zeros(2, 3, 8, 8),)) == pytest.approx(2 * 2 * 8 * 8 * 5 * 3 * 9 / 1e9)
 
 
-def test_benchmark_measures_everything_and_says_what_it_was(tmp_path):
-    order = [sys.executable, "-m", "benchmarks", "--small", "--batch", "2", "--seconds", "0.01", "--json"]
-    done = subprocess.run([*order, str(tmp_path / "made" / "b.json")], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "random weights" in done.stdout and "rivals made small" in done.stdout
-    found = json.loads((tmp_path / "made" / "b.json").read_text())
-    assert found["small"] and "random weights" in found["note"]
+@pytest.mark.slow
+def test_every_network_is_measured_and_the_table_says_what_the_figures_mean(tmp_path, capsys):
+    file = tmp_path / "made" / "figures.json"
+    Benchmark(small=True, batch=(2,), seconds=0.01, json=file).run()
+    printed = capsys.readouterr().out
+    assert "random weights" in printed and "rivals made small" in printed
+    report = json.loads(file.read_text())
+    assert report["small"] and "random weights" in report["note"]
     rivals = ["class of Wav2Lip", "class of MuseTalk: UNet", "class of MuseTalk: decoder"]
-    assert [f["network"] for f in found["figures"]] == ["our renderer", *rivals]
-    for figure in found["figures"]:
+    assert [figure["network"] for figure in report["figures"]] == ["our renderer", *rivals]
+    for figure in report["figures"]:
         assert figure["batch"] == 2 and figure["runs"] >= 1
         assert figure["frames_per_second"] == pytest.approx(1000 / figure["ms_per_frame"])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_missing_device_is_said():
-    order = [sys.executable, "-m", "benchmarks", "--device", "cuda"]
-    done = subprocess.run(order, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "CUDA device 0 was asked for" in done.stderr and "Traceback" not in done.stderr
+def test_a_missing_gpu_is_a_typed_error():
+    with pytest.raises(DeviceError, match="CUDA device 0 was asked for"):
+        Benchmark(device="cuda").run()

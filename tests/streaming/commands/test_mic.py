@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import chromium
+from benchmarks.chromium import PROGRAM, console, open_page, until
 from streaming.__main__ import main
 from streaming.commands.mic import speak_from
 from streaming.errors import SoundDeviceError
@@ -75,18 +75,18 @@ def test_the_command_without_a_microphone_prints_one_line_and_exits_with_2(avata
 
 
 @pytest.mark.browser
-@pytest.mark.skipif(chromium.PROGRAM is None, reason="no chromium on PATH")
+@pytest.mark.skipif(not PROGRAM, reason="no chromium on PATH")
 @pytest.mark.asyncio(loop_scope="session")
-async def test_the_page_joins_a_session_that_a_program_has_opened_and_leaves_it_open(serving, engine):
+async def test_the_page_joins_a_session_that_a_program_has_opened_and_leaves_it_open(serving, engine, browser):
     async with serving() as client:
         session = await client.open_session()
         address = f"{client.server.url}/?session={session['id']}&token={session['token']}"
-        async with chromium.open_page(address) as page, asyncio.timeout(120):
-            await page.until("avatar.shadowRoot.querySelector('video').videoWidth > 0")
+        async with open_page(browser, address) as page, asyncio.timeout(120):
+            await until(page, "avatar.shadowRoot.querySelector('video').videoWidth > 0")
             (live_session,) = client.server.live_sessions
             assert live_session.session.id == session["id"] and len(live_session.viewers) == 1
             await page.evaluate("document.getElementById('stop').click()")
             while live_session.viewers:
                 await asyncio.sleep(0.1)
-            assert not page.console
+            assert not await console(page)
         assert session["id"] in engine.sessions

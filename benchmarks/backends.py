@@ -1,7 +1,7 @@
-"""Our renderer in every way that a device can run it: how fast, how near to what the device multiplies at its best, and
-for how many sessions. A table, and JSON on request.
+"""Our renderer through every backend of a device: its speed, its share of the device's arithmetic ceiling, and the
+number of sessions it serves. Prints a table, and writes JSON on request.
 
-    python -m benchmarks.ways SPEAKER.avatar [--device cuda] [--json FILE]
+    python -m benchmarks.backends SPEAKER.avatar [--device cuda] [--json FILE]
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from engine.live.pipeline import AvatarPipeline, Work
 from engine.models.weights import load_face_model
 from engine.paint.gpu.batch import Runner
 
-Way = Literal["eager", "compile", "graphs", "tensorrt"]
-WAYS: tuple[Way, ...] = ("eager", "compile", "graphs", "tensorrt")
+Mode = Literal["eager", "compile", "graphs", "tensorrt"]
+MODES: tuple[Mode, ...] = ("eager", "compile", "graphs", "tensorrt")
 MATMUL_SIZE = {"cuda": 8192, "cpu": 1024}
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Of one way at one batch size. The network alone, from inputs on the device: ms and frames a second, and the share
-    of the `ceiling` that its arithmetic is. Whole pictures, from lips to frames on the CPU: frames a second."""
+    """Of one mode at one batch size. The network alone, from inputs on the device: ms, frames a second, TFLOP/s and
+    their share of the ceiling. Whole pictures, from lips to frames on the CPU: frames a second."""
 
     batch: int
     ms_per_batch: float
@@ -58,9 +58,9 @@ class Speed:
 
 @dataclass(frozen=True)
 class Report:
-    """Of one way. `failure`: why it could not be had here; `sessions`: with a p99 of lateness below a frame."""
+    """Of one mode. `failure`: why it is not available here; `sessions`: so many have a p99 lateness below a frame."""
 
-    way: Way
+    mode: Mode
     speeds: tuple[Speed, ...] = ()
     sessions: int | None = None
     p99_late_ms: float | None = None
@@ -68,21 +68,21 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ways:
-    """Measure our renderer in every way that this device can run it."""
+class Backends:
+    """Measure our renderer through every backend of a device."""
 
     avatar: tyro.conf.Positional[Path]
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
-    ways: tuple[Way, ...] = WAYS
-    """On a CPU there is `eager` alone."""
+    modes: tuple[Mode, ...] = MODES
+    """A CPU has `eager` alone."""
     precision: Precision | None = None
-    """Of the renderer; float16 on a GPU and float32 on a CPU where none is named."""
+    """Of the renderer; by default float16 on a GPU and float32 on a CPU."""
     batch: tuple[int, ...] = (1, 8, 32)
     seconds: float = 3.0
     """For every figure."""
     speech_s: float = 5.0
-    """What each session says; 0: sessions are not tried."""
+    """Length of each session's speech; 0: the number of sessions is not measured."""
     json: Path | None = None
     """Where to write the figures."""
 
@@ -92,9 +92,9 @@ class Ways:
         ceiling = matmul_tflops(device, precision, self.seconds)
         title = f"{describe(device)}, {precision}; a product of matrices reaches {ceiling:.2f} TFLOP/s"
         reports = []
-        for way in self.ways if device.type == "cuda" else self.ways[:1]:
-            reports.append(self._measure(way, device, precision, ceiling))
-            # What was measured stays if the next one ends it.
+        for mode in self.modes if device.type == "cuda" else self.modes[:1]:
+            reports.append(self._measure(mode, device, precision, ceiling))
+            # The figures are printed at once: a later mode may end the process.
             print(json.dumps(dataclasses.asdict(reports[-1])), flush=True)
         Console().print(table(reports, title))
         if self.json is not None:
@@ -103,22 +103,22 @@ class Ways:
                 "precision": precision,
                 "torch": torch.__version__,
                 "matmul_tflops": ceiling,
-                "ways": [dataclasses.asdict(report) for report in reports],
+                "modes": [dataclasses.asdict(report) for report in reports],
             }
             self.json.parent.mkdir(parents=True, exist_ok=True)
             self.json.write_text(json.dumps(facts, indent=2) + "\n")
 
-    def _measure(self, way: Way, device: torch.device, precision: Precision, ceiling: float) -> Report:
+    def _measure(self, mode: Mode, device: torch.device, precision: Precision, ceiling: float) -> Report:
         try:
-            backend, runner = open_way(way, device, precision)
+            backend, runner = open_mode(mode, device, precision)
         except (PlanError, ExportError, DeviceError) as error:
-            return Report(way, failure=str(error))
+            return Report(mode, failure=str(error))
         speeds = tuple(self._speed(size, backend, runner, device, ceiling) for size in self.batch)
         if not self.speech_s:
-            return Report(way, speeds)
-        found = asyncio.run(ramp(self.avatar, speech_of(None, self.speech_s), backend))
-        late = {step.sessions: step.p99_late_ms for step in found["steps"]}
-        return Report(way, speeds, found["sessions"], late.get(found["sessions"]))
+            return Report(mode, speeds)
+        capacity = asyncio.run(ramp(self.avatar, speech_of(None, self.speech_s), backend))
+        late = {step.sessions: step.p99_late_ms for step in capacity["steps"]}
+        return Report(mode, speeds, capacity["sessions"], late.get(capacity["sessions"]))
 
     def _speed(self, batch: int, backend: Backend, runner: Runner, device: torch.device, ceiling: float) -> Speed:
         graph = graphs.load("renderer", "float32")
@@ -138,36 +138,41 @@ class Ways:
         return Speed(batch, 1000 * taken_s, batch / taken_s, tflops, tflops / ceiling, batch / painted_s)
 
 
-def open_way(way: Way, device: torch.device, precision: Precision) -> tuple[Backend, Runner]:
+def open_mode(mode: Mode, device: torch.device, precision: Precision) -> tuple[Backend, Runner]:
     """A backend and its renderer on the device. Raises PlanError, ExportError, DeviceError, WeightsError."""
     if device.type == "cpu":
         return CpuBackend.embedded(quality="fast"), graphs.load("renderer", precision).eval()
-    if way == "tensorrt":
+    if mode == "tensorrt":
         backend: CudaBackend = TensorRTBackend.embedded(device, precision)
     else:
-        backend = CudaBackend.through_torch(device, way, precision)
+        backend = CudaBackend.through_torch(device, mode, precision)
     return backend, backend.batch_painter.renderer
 
 
 def matmul_tflops(device: torch.device, precision: Precision, seconds: float) -> float:
-    """What the device reaches with a large product of matrices: no network comes above it."""
+    """The TFLOP/s that the device reaches in a large matrix product: no network reaches more."""
     size = MATMUL_SIZE[device.type]
     one, two = (torch.randn(size, size, device=device).to(getattr(torch, precision)) for _ in range(2))
-    return 2 * size**3 / statistics.median(repeated(lambda: one @ two, device, seconds)) / 1e12
+    return matmul_flop(size) / statistics.median(repeated(lambda: one @ two, device, seconds)) / 1e12
+
+
+def matmul_flop(size: int) -> int:
+    """Multiplications and additions of the product of two [size, size] matrices."""
+    return 2 * size**3
 
 
 def table(reports: list[Report], title: str) -> Table:
-    columns = ("way", "batch", "ms / batch", "network fps", "TFLOP/s", "of the ceiling", "picture fps", "sessions")
-    made = Table(*columns, title=title)
+    columns = ("mode", "batch", "ms / batch", "network fps", "TFLOP/s", "of the ceiling", "picture fps", "sessions")
+    rows = Table(*columns, title=title)
     for report in reports:
         if report.failure:
-            made.add_row(report.way, "", "", "", "", "", "", report.failure)
+            rows.add_row(report.mode, "", "", "", "", "", "", report.failure)
         for i, s in enumerate(report.speeds):
             sessions = "" if i or report.sessions is None else str(report.sessions)
             numbers = (f"{s.ms_per_batch:.2f}", f"{s.network_fps:.0f}", f"{s.tflops:.2f}", f"{s.share_of_ceiling:.0%}")
-            made.add_row("" if i else report.way, str(s.batch), *numbers, f"{s.picture_fps:.0f}", sessions)
-    return made
+            rows.add_row("" if i else report.mode, str(s.batch), *numbers, f"{s.picture_fps:.0f}", sessions)
+    return rows
 
 
 if __name__ == "__main__":
-    command.run(Ways, "python -m benchmarks.ways")
+    command.run(Backends, "python -m benchmarks.backends")
