@@ -21,7 +21,7 @@ def speech(seconds: float, rate_hz: int = 48_000, seed: int = 0) -> np.ndarray:
 
 
 def at_48k(pcm: np.ndarray, rate_hz: int) -> np.ndarray:
-    """What a listener should hear of it."""
+    """The int16 samples that a listener should hear."""
     return float_to_pcm(PcmResampler(rate_hz, 48_000).push(pcm_to_float(pcm.tobytes(), 1), last=True))
 
 

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from talk import Events, say, speech
 
+from engine.audio import read_speech
 from engine.backends.cpu import CpuBackend
 from engine.errors import AvatarFileError, CapacityError, SessionClosedError, UnknownAvatarError
 from engine.live.batching import BatchTimes
 from engine.live.engine import Engine
+from engine.media import PlaybackFinished, PlaybackStarted
 
 
 async def opened(loop, puppet, **settings):
@@ -95,9 +97,6 @@ async def test_a_missing_avatar_file_is_told_at_the_start(tmp_path):
 
 
 async def test_a_real_avatar_speaks_and_is_interrupted(avatar_path, speech_wav):
-    from engine.audio import read_speech
-    from engine.media import PlaybackFinished, PlaybackStarted
-
     pcm = np.tile(read_speech(speech_wav), 3)
     async with Engine({"speaker": avatar_path}) as engine:
         assert engine.pipelines["speaker"].times.stages == []  # warming up is not counted

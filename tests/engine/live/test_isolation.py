@@ -1,4 +1,4 @@
-"""Two people with two voices in the same batches: no face, style or sound of one is ever seen or heard of the other."""
+"""Two people with two voices in the same batches: neither shows the face or style, or says the sound, of the other."""
 
 from __future__ import annotations
 
