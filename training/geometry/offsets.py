@@ -211,8 +211,10 @@ def estimate_offsets(data: Path, runs: Path, *, rounds: int = 3, steps: int = 40
         return _read_offsets(final)
     model = load_face_model()
     examples = [e for e in load_examples(data, runs) if teacher_path(runs, e.clip.name).exists()]
-    target = reduce_teacher(runs, [], SpeechConfig.frame_features)
-    features = [_with_future(torch.from_numpy(target(load_utterance(runs, e.clip.name).features))) for e in examples]
+    utterances = [load_utterance(runs, e.clip.name) for e in examples]
+    training = [u for e, u in zip(examples, utterances, strict=True) if e.clip.split == "train"]
+    target = reduce_teacher(runs, training, SpeechConfig.frame_features)
+    features = [_with_future(torch.from_numpy(target(u.features))) for u in utterances]
     estimation = _Estimation(examples, features, model, runs, steps)
     offsets = [Offset(0.0, 1.0)] * len(examples)
     for number in range(rounds):
