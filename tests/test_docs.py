@@ -18,6 +18,7 @@ LINK = re.compile(r"\]\(([^()\s]+)\)")
 PATH = re.compile(rf"(?<![\w./~])((?:{FOLDERS})(?:/[\w.-]+)+\.(?:py|md|js|html|sh|cu|csv|wav|mp4|safetensors))\b")
 FILE = re.compile(r"(?<![\w./-])([\w-]+\.(?:py|cu))\b")
 MODULE = re.compile(rf"(?<![\w./-])((?:{'|'.join(PACKAGES)})(?:\.\w+)+)")
+PROGRAM = re.compile(r"^```python\n.*?^```", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(
     r"(?:personastream (?:serve|dub|bench|mic|export|doctor)|\bprecompute [\w-]|python -m (?:training|benchmarks))"
 )
@@ -107,7 +108,11 @@ def test_files_that_are_named_exist(page: Path):
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_modules_that_are_named_exist(page: Path):
-    for module in MODULE.findall(page.read_text()):
+    text = page.read_text()
+    prose = PROGRAM.sub("", text)  # in a program `engine` may be a variable
+    imports = re.findall(r"^ *from (\S+) import ([\w, ]+)", text, re.MULTILINE)
+    imported = [f"{module}.{name.strip()}" for module, names in imports for name in names.split(",")]
+    for module in MODULE.findall(" ".join([prose, *imported])):
         assert module_exists(module), f"{name_of(page)} names {module}"
 
 
