@@ -64,17 +64,14 @@ def option_names() -> frozenset[str]:
 
 
 def module_exists(name: str) -> bool:
-    """True for a module, and for a module followed by a name that its text defines."""
-    parts = name.split(".")
-    for count in range(len(parts), 0, -1):
-        path = ROOT.joinpath(*parts[:count])
-        if path.is_dir() and count == len(parts):
-            return True
-        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        if file.is_file():
-            rest = parts[count:]
-            return not rest or re.search(rf"\b{re.escape(rest[0])}\b", file.read_text()) is not None
-    return False
+    """True for a module or package, a name in the text of a module, and a public name of a package."""
+    path = ROOT.joinpath(*name.split("."))
+    if path.is_dir() or path.with_suffix(".py").is_file():
+        return True
+    module, package = path.parent.with_suffix(".py"), path.parent / "__init__.py"
+    if module.is_file():
+        return re.search(rf"\b{path.name}\b", module.read_text()) is not None
+    return package.is_file() and f'"{path.name}"' in package.read_text()
 
 
 def options(text: str) -> Iterator[str]:
