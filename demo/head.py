@@ -12,8 +12,8 @@ import numpy as np
 from scipy import sparse
 
 BODY_VERTICES = 13_380
-CUT_BELOW_DM = 3.6  # MakeHuman measures in decimetres; nothing lower is ever in the picture
-# vertex ranges of the base mesh (hm08): the body, then invisible helpers that fitted parts hang on
+CUT_BELOW_DM = 3.6  # MakeHuman's unit is the decimetre; lower vertices are never in the picture
+# vertex ranges of the base mesh (hm08): the body, then invisible helpers that fitted parts are attached to
 TONGUE, EYES_TO_TEETH, HAIR = slice(13_380, 13_606), slice(14_598, 15_128), slice(18_722, 19_150)
 LEFT_EYE, RIGHT_EYE = slice(14_598, 14_670), slice(14_670, 14_742)
 NECK_JOINT = slice(14_534, 14_542)
@@ -78,7 +78,7 @@ class Head:
         count = len(vertices)
         for name, weight in PERSON.items():
             vertices = vertices + weight * read_target(base / f"targets/{name}.target.gz", count)
-        vertices[UPPER_TEETH] += [0, -0.055, 0.01]  # MakeHuman hides them behind the lip, where speech never shows them
+        vertices[UPPER_TEETH] += [0, -0.055, 0.01]  # MakeHuman's place is behind the lip, where speech never shows them
         vertices[LOWER_TEETH] += [0, -0.05, -0.01]
         self.rest = vertices
         self.units = {
@@ -155,7 +155,7 @@ def _read_obj(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarra
 
 
 def _fitted_part(name: str, path: Path, texture: Path, rest: np.ndarray) -> Part:
-    """A MakeHuman proxy: every vertex hangs on three base vertices. Faces are three.js' packed quads and triangles."""
+    """A MakeHuman proxy: each vertex is a weighted sum of three base vertices; faces are three.js' packed polygons."""
     data = json.loads(path.read_text())
     references, weights = np.array(data["ref_vIdxs"]), np.array(data["weights"], float)
     rows = np.repeat(np.arange(len(references)), 3)
@@ -187,7 +187,7 @@ def _fitted_part(name: str, path: Path, texture: Path, rest: np.ndarray) -> Part
 def _smooth_part(
     name: str, quads: np.ndarray, uv_quads: np.ndarray, uvs: np.ndarray, count: int, texture: Path, steps: int = 2
 ) -> Part:
-    """Catmull-Clark steps as one matrix on the base vertices; texture coordinates are split in straight lines."""
+    """Catmull-Clark steps as one matrix on the base vertices; texture coordinates are subdivided linearly."""
     matrix = sparse.identity(count, format="csr")
     for _ in range(steps):
         step, quads, uv_quads, uvs = _catmull_clark(quads, uv_quads, uvs, matrix.shape[0])

@@ -1,4 +1,4 @@
-"""Phonemes -> the face in every frame: lip shapes with coarticulation, blinks, gaze, brows and a head that sways."""
+"""Phonemes -> face parameters of every frame: lip shapes with coarticulation, blinks, gaze, brows and head sway."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter1d
 from speech import SAMPLE_RATE_HZ, Phoneme
 
 FPS = 25
-STEPS_HZ = 200  # the curves are drawn finely and then sampled at the frames
+STEPS_HZ = 200  # the curves are computed at this rate, then sampled at the frames
 LEAD_S = 0.035  # lips move ahead of the sound
 SHAPES = (
     "jawOpen",
@@ -76,11 +76,11 @@ class Frame:
     turn: np.ndarray
     gaze: np.ndarray
     lean: np.ndarray
-    opening: float  # how far the lips are driven apart, 0 closed
+    opening: float  # of the lips, 0 closed
 
 
 def perform(phonemes: Sequence[Phoneme], pcm: np.ndarray, start_s: float, frames: int, seed: int = 7) -> list[Frame]:
-    """Act `frames` frames of speech that begins at `start_s`; lips are closed before and after, and the sway loops."""
+    """The face in `frames` frames, with speech from `start_s` on; lips are closed before and after, the sway loops."""
     length_s = frames / FPS
     time = np.arange(round(length_s * STEPS_HZ)) / STEPS_HZ
     shapes, closed = _lips(phonemes, start_s - LEAD_S, time)
@@ -113,7 +113,7 @@ def _units(shape: dict[str, float], closed: float) -> dict[str, float]:
     """Spread our few shapes over the left and right face units; a closed mouth is pressed and smiles a little."""
     smile = 0.25 + 0.2 * shape["wide"]
     units = {name: shape[name] for name in ("jawOpen", "mouthFunnel", "mouthPucker", "mouthRollLower", "tongueOut")}
-    # the rest pose leaves a slit: below zero the jaw bites it shut
+    # the rest pose leaves a slit between the lips: a jaw below zero closes it
     units["jawOpen"] = 1.2 * units["jawOpen"] - 0.05 * closed
     units["mouthShrugLower"] = 0.12 * closed
     for side in ("Left", "Right"):
@@ -137,7 +137,7 @@ def _lips(phonemes: Sequence[Phoneme], start_s: float, time: np.ndarray) -> tupl
         if phoneme.symbol in CLOSED:
             held_s = max(end - begin - 0.02, 0.055)
             shut = np.maximum(shut, _ramp(time, begin, begin + held_s, 0.055))
-            target[span] = target[max(span.start - 1, 0)]  # behind the closed lips the jaw stays on its way
+            target[span] = target[max(span.start - 1, 0)]  # behind closed lips the jaw keeps its last position
             rest[span] = False
         elif phoneme.symbol in VOWELS or phoneme.symbol in CONSONANTS:
             jaw, others = VOWELS.get(phoneme.symbol) or CONSONANTS[phoneme.symbol]
@@ -162,7 +162,7 @@ def _ramp(time: np.ndarray, begin: float, end: float, soft_s: float) -> np.ndarr
 
 
 def _merge_marks(phonemes: Sequence[Phoneme]) -> list[Phoneme]:
-    """Stress marks belong to the next sound, length marks and word gaps to the one before."""
+    """Adds stress marks to the next sound, length marks and word gaps to the previous one."""
     merged: list[Phoneme] = []
     waiting: float | None = None
     for phoneme in phonemes:
@@ -194,7 +194,7 @@ def _blinks(time: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def _sway(phase: np.ndarray) -> np.ndarray:
-    """Pitch, yaw, roll in degrees [N, 3]: whole periods over the clip, so the end meets the beginning."""
+    """Pitch, yaw, roll in degrees [N, 3]: whole periods over the clip, so that the clip loops."""
 
     def wave(cycles: int, shift: float) -> np.ndarray:
         return np.sin(2 * np.pi * (cycles * phase + shift))

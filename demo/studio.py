@@ -1,4 +1,4 @@
-"""The photo studio: OpenGL 3.3 without a screen (llvmpipe will do), one key light with a soft shadow, a room."""
+"""Renders the head: OpenGL 3.3 without a screen (llvmpipe suffices), one key light with a soft shadow, a backdrop."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class Studio:
                 array.render()
 
     def bake_occlusion(self, base: np.ndarray, directions: int = 96) -> None:
-        """How open each vertex is to the room, from depth pictures out of many directions over the upper sphere."""
+        """Ambient occlusion of each vertex, from depth pictures of many directions over the upper sphere."""
         positions = self._upload(base)
         normals = {name: part.normals(positions[name]) for name, part in self._parts.items()}
         total = {name: np.zeros(len(p)) for name, p in positions.items()}
@@ -193,7 +193,7 @@ class Studio:
             self._draw(name, cutout=0.5 if name == "eyes" else -1.0)
         self._gl.enable(moderngl.BLEND)
         self._gl.blend_func = moderngl.SRC_ALPHA, moderngl.ONE_MINUS_SRC_ALPHA
-        self._draw("eyes", cutout=0.0)  # the clear cornea: nothing but its reflections
+        self._draw("eyes", cutout=0.0)  # the clear cornea: only its reflections
         for name in [name for name in SEE_THROUGH if name in self._arrays]:
             if name == "hair":
                 self._draw(name, cutout=0.6)

@@ -1,8 +1,8 @@
-"""A WAV file through the avatar, with the playback events that come back.
+"""The avatar speaks a WAV file; prints the playback events.
 
     python examples/push_wav.py speech.wav [http://localhost:8080]
 
-Uses the client of this package, which also gives every frame with its sound.
+Uses the client of this package, which also yields every frame with its sound.
 """
 
 import asyncio

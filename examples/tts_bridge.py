@@ -1,9 +1,9 @@
-"""Any websocket TTS → the avatar: text in, and each piece of sound goes on as soon as it comes.
+"""Any websocket TTS → the avatar: sends text, and forwards each piece of sound as it arrives.
 
     python examples/tts_bridge.py ws://localhost:9000/tts "What the avatar says." [http://localhost:8080]
 
 The TTS here takes one JSON message {"text": …}, answers with binary s16le mono at 24 kHz and closes. Change `speech`
-for another one. Requires aiohttp alone.
+for another one. Requires only aiohttp.
 """
 
 import asyncio

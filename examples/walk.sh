@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The HTTP side with curl alone: what there is, a session, its room on the server, its end.
+# The HTTP API with curl: lists avatars and voices, opens a session, reads the capacity, closes the session.
 #
 #     examples/walk.sh [http://localhost:8080]
 set -euo pipefail

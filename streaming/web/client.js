@@ -1,4 +1,4 @@
-// The page: wires its controls to one <persona-stream>, and shows what there is to choose and how it goes.
+// The page: connects its controls to one <persona-stream>, and shows avatars, voices, samples, state and figures.
 
 import "./persona-stream.js";
 import { request } from "./request.js";
@@ -6,7 +6,7 @@ import { request } from "./request.js";
 const $ = (id) => document.getElementById(id);
 const avatar = $("avatar");
 
-/** What stood in the address and is a secret leaves it at once; the key is kept for this tab. */
+/** Reads key, session and token from the address. The key is removed from it at once and kept for this tab. */
 function takeFromAddress() {
   const address = new URL(location.href);
   const key = address.searchParams.get("key");
@@ -17,7 +17,7 @@ function takeFromAddress() {
   }
   avatar.key = sessionStorage.getItem("key");
   for (const name of ["session", "token"]) {
-    // a session that a program on this machine has opened and speaks through
+    // a session that another program has opened and speaks through
     const given = address.searchParams.get(name);
     if (given) avatar.setAttribute(name, given);
   }
@@ -33,13 +33,13 @@ async function loadChoices() {
   $("say").hidden = voices.length === 0;
   $("samples").replaceChildren(...samples.map(sampleButton));
   choose(avatars[0]);
-  avatar.connect(); // the avatar is alive, in silence, before anybody presses anything
+  avatar.connect(); // the avatar is visible, muted, before the first gesture
 }
 
 const languages = new Intl.DisplayNames([navigator.language], { type: "language", fallback: "code" });
 const readable = (name) => name.replaceAll(/[-_]+/g, " ");
 
-/** Voices of one maker (`kokoro/af_heart`) under its name; those that are languages alone by the language's name. */
+/** Options, grouped by maker (`kokoro/af_heart`); a voice that is only a language code shows the language's name. */
 function voiceChoices(voices) {
   const makers = new Map();
   for (const voice of voices) {
@@ -83,7 +83,7 @@ function sampleButton({ name, url, duration_s: seconds }) {
   return item;
 }
 
-/** Say what `get` gives; what hinders it is told. */
+/** Speaks the text or sound that `get` returns; shows the error if that fails. */
 async function speak(get, options) {
   tell("");
   try {
@@ -105,15 +105,15 @@ async function toggleMicrophone() {
     await avatar.openMicrophone();
   } catch (error) {
     const known = {
-      NotAllowedError: "The browser keeps the microphone from this page. Allow it beside the address, then press again.",
+      NotAllowedError: "The browser blocks the microphone for this page. Allow it beside the address, then press again.",
       NotFoundError: "No microphone was found. Plug one in, then press again.",
-      NotReadableError: "Another program holds the microphone. Close it, then press again.",
+      NotReadableError: "Another program uses the microphone. Close it, then press again.",
     };
     tell(known[error.name] ?? `No microphone: ${error.message}.`);
   }
 }
 
-/** Ask for the key; `refused` is the one that the server did not take. */
+/** Asks for the key; `refused` is the key that the server rejected, or null. */
 function askKey(refused) {
   const dialog = $("keys");
   const input = $("key");
@@ -186,5 +186,5 @@ setInterval(showFigures, 1000);
 takeFromAddress();
 loadChoices().catch((error) => {
   showState({ name: "ended", title: "The server cannot be reached" });
-  tell(`The page could not be filled: ${error.message}. Load it again.`);
+  tell(`The page could not load its lists: ${error.message}. Reload the page.`);
 });

@@ -1,17 +1,17 @@
-// One conversation with the server: a session, its picture and sound, and its speech websocket, for as long as it can
-// be held. What is lost is sought again; what the server ends stays ended.
+// One conversation with the server: a session, its picture and sound, and its speech websocket. Lost connections are
+// opened again; a session that the server ended stays ended.
 
 import { Refusal, Unreachable, request } from "./request.js";
 import { Viewer } from "./viewer.js";
 
 const BACK_OFF_S = [0.5, 1, 2, 4, 8, 15, 30];
-const PATIENCE_MS = 4000; // with a path that is silent; a browser gives it up after 15 s more
-const SEARCH_MS = 15_000; // for a path; one that is there is found within one
-// more tries of a path or a websocket to a server that answers: of a session that was never live, and of one that was
+const PATIENCE_MS = 4000; // wait for a path that is disconnected; a browser gives it up 15 s later
+const SEARCH_MS = 15_000; // search for a path; an existing one is found within a second
+// further tries of a path or a websocket while the server answers: for a session that was never live, and for one that was
 const TRIES = { fresh: 2, proven: 6 };
-const GONE = [401, 404, 410]; // what a session that ended while nobody could tell says
+const GONE = [401, 404, 410]; // answers for a session that ended while the websocket was down
 
-/** The server's word on why the session ended. */
+/** The server ended the session, for a reason. */
 class Ended extends Error {
   constructor(reason, detail) {
     super(detail);
@@ -19,7 +19,7 @@ class Ended extends Error {
   }
 }
 
-/** No way for picture and sound (`no-path`), or for the websocket (`no-socket`). */
+/** No path for picture and sound (`no-path`), or for the websocket (`no-socket`). */
 class Lost extends Error {
   constructor(reason) {
     super(reason);
@@ -31,33 +31,33 @@ class Lost extends Error {
  * Events: "stream" {detail: MediaStream}, "message" {detail: a server message of the speech protocol}, and "state"
  * {detail: {name, reason, detail, retryInS}}. The states are
  *
- *   connecting    a session is opened, then a path is looked for
- *   live          seen, heard, and ready to speak
- *   reconnecting  what was lost (`reason`) is sought again
- *   waiting       refused for now, or nobody there (`reason`, `detail`): the next try is in `retryInS`
- *   closing       the server is about to end the session; what was begun is played
- *   ended         over, for a `reason`: one of the server's, the code of its refusal, no-path, no-socket, stopped
+ *   connecting    opens a session, then searches for a path
+ *   live          picture and sound arrive, the avatar can speak
+ *   reconnecting  opens again the connection that was lost (`reason`)
+ *   waiting       refused for now, or no server (`reason`, `detail`): the next try is in `retryInS`
+ *   closing       the server will end the session; speech that was begun is played
+ *   ended         over; `reason`: one of the server's, the code of its refusal, no-path, no-socket, stopped
  */
 export class Conversation extends EventTarget {
   #server;
   #avatar;
-  #source; // the session, or a function that opens one; null: opened here
+  #source; // the session, or a function that opens one; null: this class opens it
   #key;
   #askKey;
   #session = null;
   #viewer = null;
   #socket = null;
   #proven = false; // this session was live
-  #ended = null; // why, once the server has said so
+  #ended = null; // the reason, once the server has sent it
   #over = false;
-  #lost = null; // of the connection that is being held: gives the reason once it is lost
+  #lost = null; // promise of the current connection: resolves to the loss
   #fail = () => {};
   #wake = () => {};
   #renewal = 0;
 
   /**
-   * server: its address.  session: what POST /v1/sessions answered to another program, or a function (avatar) that
-   * gives it.  key: a key of the server.  askKey: a function (refused) that gives one when the server wants it, or null.
+   * server: its address.  session: the answer of POST /v1/sessions to another program, or a function (avatar) that
+   * returns it.  key: a key of the server.  askKey: a function (refused) that returns a key when the server requires one, or null.
    */
   constructor({ server, avatar, session = null, key = null, askKey = null }) {
     super();
@@ -72,7 +72,7 @@ export class Conversation extends EventTarget {
     return this.#socket?.bufferedAmount ?? 0;
   }
 
-  /** Be live, and stay so until the end; events tell how it goes. */
+  /** Connects, and reconnects until the end; events report the state. */
   async open() {
     for (let tries = 0; !this.#over; ) {
       let loss;
@@ -94,12 +94,12 @@ export class Conversation extends EventTarget {
     }
   }
 
-  /** Try again now, if it waits. */
+  /** Tries again now, if it waits. */
   retry() {
     this.#wake();
   }
 
-  /** One message of the speech protocol; false if there is no connection to send it on. */
+  /** Sends a message of the speech protocol; returns false without an open connection. */
   send(message) {
     if (this.#over || this.#socket?.readyState !== WebSocket.OPEN) return false;
     this.#socket.send(JSON.stringify(message));
@@ -179,7 +179,7 @@ export class Conversation extends EventTarget {
     await until(found);
   }
 
-  /** Open the speech websocket; its end is told by #fail. */
+  /** Opens the speech websocket; its end calls #fail. */
   #listen() {
     const url = this.#at(this.#session.speech);
     url.protocol = url.protocol.replace("http", "ws");
@@ -200,9 +200,9 @@ export class Conversation extends EventTarget {
     return new Promise((resolve) => (socket.onopen = resolve));
   }
 
-  /** What to do about a loss: the state to be in, and for how long; no `waitS`: it is the end. */
+  /** The state after a loss, and how long to wait in it; without `waitS` the conversation ends. */
   #plan(loss, tries) {
-    // not all at once, when a server comes back that many had lost
+    // a random part, so that clients do not return to a restarted server all at once
     const backOffS = BACK_OFF_S[Math.min(tries, BACK_OFF_S.length - 1)] * (0.75 + Math.random() / 2);
     const name = this.#proven ? "reconnecting" : "waiting";
     if (loss instanceof Ended) {
@@ -224,7 +224,7 @@ export class Conversation extends EventTarget {
     return { name: "ended", ...said };
   }
 
-  /** Wait, but no longer than until there is a reason to try: somebody asks for it, the network or the page is back. */
+  /** Waits, at most until `retry()` is called, the device is online again, or the page is visible again. */
   async #pause(seconds) {
     const seen = () => document.hidden || this.#wake();
     const timers = new AbortController();
@@ -236,7 +236,7 @@ export class Conversation extends EventTarget {
     timers.abort();
   }
 
-  /** Another token while this one is good: connections that are lost later need it. Tells, too, that the session lives. */
+  /** Gets another token while this one is valid: later connections need it. Fails if the session is gone. */
   async #renew() {
     const url = this.#at(`/v1/sessions/${this.#session.id}/token`);
     Object.assign(this.#session, await (await request("POST", url, { token: this.#session.token })).json());
@@ -263,7 +263,7 @@ export class Conversation extends EventTarget {
     viewer?.close();
   }
 
-  /** The session is none of ours any more. */
+  /** Drops the session, its viewer and its websocket, without closing it at the server. */
   #renounce() {
     clearTimeout(this.#renewal);
     this.#leave();
@@ -273,7 +273,7 @@ export class Conversation extends EventTarget {
     socket?.close();
   }
 
-  /** Close the session, unless another program opened it. */
+  /** Closes the session at the server, unless another program opened it. */
   #forget() {
     if (!this.#session || this.#given || this.#ended) return;
     const url = this.#at(`/v1/sessions/${this.#session.id}`);

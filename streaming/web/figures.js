@@ -1,6 +1,6 @@
-// What a receiver's statistics say about the picture, the sound and the way between (W3C webrtc-stats).
+// Figures of picture, sound and network path from a receiver's statistics (W3C webrtc-stats).
 
-/** The figures of now, from the reports of now and of the last time; null for those that are not known (yet). */
+/** The current figures, from the current and the previous reports; null for figures that are not known (yet). */
 export function figuresOf(reports, before) {
   const { video, audio, pair } = sorted(reports);
   const earlier = before ? sorted(before) : {};

@@ -1,4 +1,4 @@
-// AudioWorklet: what the microphone hears, as 16-bit PCM in pieces of 40 ms.
+// AudioWorklet: the microphone's sound as 16-bit PCM in pieces of 40 ms.
 
 const PIECE_S = 0.04;
 

@@ -11,11 +11,11 @@ const READY = ["live", "reconnecting", "closing"];
 export class PersonaStream extends HTMLElement {
   static observedAttributes = ["avatar", "server", "controls", "muted"];
 
-  /** What POST /v1/sessions answered to your own server, or a function that asks it: (avatar) => Promise<answer>. */
+  /** The answer of POST /v1/sessions to your own web server, or a function that fetches it: (avatar) => Promise<answer>. */
   session = null;
   /** A key of the server, for pages that may know one. */
   key = null;
-  /** A function (refused) => Promise<key or null>, for when the server wants a key. */
+  /** A function (refused) => Promise<key or null>, called when the server requires a key. */
   askKey = null;
 
   #stage = new Stage(this);
@@ -23,7 +23,7 @@ export class PersonaStream extends HTMLElement {
   #state = { name: "idle", reason: null, title: "Not connected", text: "" };
   #microphone = null;
   #sending = null; // AbortController of the sound that is being sent
-  #sentAt = new Map(); // utterance → when it was begun, until the server plays it
+  #sentAt = new Map(); // utterance → time of its start, until the server plays it
   #playing = new Set();
   #name = Math.random().toString(36).slice(2, 10); // several elements may speak through one session
   #count = 0;
@@ -39,7 +39,7 @@ export class PersonaStream extends HTMLElement {
     this.#stage.addEventListener("frame", () => (this.#firstFrameMs ??= performance.now() - this.#connectedAt));
     this.addEventListener("keydown", (event) => {
       if (event.key !== "Escape" || !this.busy) return;
-      event.preventDefault(); // the page may have the same key for itself
+      event.preventDefault(); // the page may use the same key
       this.interrupt();
     });
   }
@@ -61,11 +61,11 @@ export class PersonaStream extends HTMLElement {
     else if (name === "muted") this.#stage.video.muted = now !== null;
     else if (this.isConnected) {
       this.#showPoster();
-      if (this.#conversation) this.#open(); // with the other avatar
+      if (this.#conversation) this.#open(); // with the new avatar
     }
   }
 
-  /** {name, reason, title, text, retryInS}: idle, connecting, live, reconnecting, waiting, closing or ended, and why. */
+  /** {name, reason, title, text, retryInS}; name: idle, connecting, live, reconnecting, waiting, closing or ended. */
   get state() {
     return this.#state;
   }
@@ -95,19 +95,19 @@ export class PersonaStream extends HTMLElement {
     this.#stage.video.volume = volume;
   }
 
-  /** Open a conversation, or try again at once where one waits; the state tells how it goes. */
+  /** Opens a conversation, or tries again at once while one waits; the state reports progress. */
   connect() {
     if (this.#state.name === "waiting") this.#conversation.retry();
     else this.#open();
   }
 
-  /** End the conversation. */
+  /** Ends the conversation. */
   disconnect = () => this.#conversation?.close();
 
   /**
-   * Say something: a text, in a voice of the server; a Blob or ArrayBuffer with a sound file that the browser can read;
-   * or mono samples at `sampleRate` (an Int16Array, or a Float32Array in [-1, 1]). Gives the utterance's id once it is on
-   * its way. Throws where that cannot be done.
+   * Speaks a text, in a voice of the server; a Blob or ArrayBuffer with a sound file that the browser can decode; or mono
+   * samples at `sampleRate` in Hz (an Int16Array, or a Float32Array in [-1, 1]). Resolves to the utterance's id once
+   * sending has begun. Throws an Error if not connected or not decodable, a TypeError without `sampleRate`.
    */
   async speak(what, { voice = this.getAttribute("voice"), sampleRate } = {}) {
     this.#letSoundOut();
@@ -126,14 +126,14 @@ export class PersonaStream extends HTMLElement {
     });
   }
 
-  /** Be silent at once: all that is said or waits is dropped, and the microphone is off. */
+  /** Barge-in: drops current and waiting speech and closes the microphone. */
   interrupt() {
     this.#sending?.abort();
     this.closeMicrophone();
     this.#conversation?.send({ type: "speech.cancel" });
   }
 
-  /** The avatar says what the microphone hears, until it is closed or interrupted. Throws what getUserMedia throws. */
+  /** The avatar repeats the microphone's sound until it is closed or interrupted. Throws the errors of getUserMedia. */
   async openMicrophone() {
     if (this.#microphone) return;
     this.#letSoundOut();
@@ -207,7 +207,7 @@ export class PersonaStream extends HTMLElement {
 
   #obey(message) {
     if (message.type === "session.ready") {
-      this.#forgetSpeech(); // a websocket that was lost took the rest of its utterances along
+      this.#forgetSpeech(); // the server ended the utterances of the websocket that was lost
     } else if (message.type === "playback.started") {
       const sent = this.#sentAt.get(message.id);
       if (sent !== undefined) this.#responseMs = performance.now() - sent;
@@ -273,7 +273,7 @@ export class PersonaStream extends HTMLElement {
   }
 }
 
-/** A session that another program has opened, as the conversation takes it. */
+/** A session that another program has opened, in the form that Conversation takes. */
 function sessionOf(id, token) {
   if (!id) return null;
   const path = `/v1/sessions/${encodeURIComponent(id)}`;
@@ -284,7 +284,7 @@ async function read(sound) {
   try {
     return await decode(sound instanceof Blob ? await sound.arrayBuffer() : sound);
   } catch {
-    throw new Error("This browser cannot read that as sound; try WAV, MP3 or Ogg.");
+    throw new Error("This browser cannot decode the file as sound; try WAV, MP3 or Ogg.");
   }
 }
 

@@ -1,8 +1,8 @@
-// HTTP to the server: what it refuses and why, and what never reached it.
+// HTTP requests to the server: refusals with their reasons, and requests without an answer.
 
 const TIMEOUT_MS = 20_000;
 
-/** The server's refusal, as its problem document explains it; `retryAfterS` where trying again may work. */
+/** The server refused; fields as in its problem document. `retryAfterS` is set if trying again may work. */
 export class Refusal extends Error {
   constructor(status, code, detail, retryAfterS) {
     super(detail);
@@ -12,10 +12,10 @@ export class Refusal extends Error {
   }
 }
 
-/** No answer: no server, no network, or a server that does not let this page's origin in, which browsers do not tell. */
+/** No answer: no server, no network, or a server that does not admit this page's origin (browsers do not say which). */
 export class Unreachable extends Error {}
 
-/** The response to a request; `token` is a session's token or a key of the server. Refusal, Unreachable. */
+/** The response to a request; `token` is a session's token or a key of the server. Throws Refusal, Unreachable. */
 export async function request(method, url, { token, headers = {}, ...options } = {}) {
   const authorization = token ? { Authorization: `Bearer ${token}` } : {};
   let response;

@@ -1,8 +1,8 @@
-// Where speech comes from: audio files and the microphone, as 16-bit PCM in pieces of the speech protocol.
+// Sources of speech: audio files and the microphone, as 16-bit PCM in messages of the speech protocol.
 
 const FILE_RATE_HZ = 48000;
 const PIECE_S = 0.1;
-const AHEAD_S = 1.5; // what a file may be sent ahead of its sound, so that an interruption is never behind it
+const AHEAD_S = 1.5; // how far a file is sent ahead of playout: an interruption never waits behind more than this
 const BACKLOG_BYTES = 256 * 1024;
 
 function base64(samples) {
@@ -25,7 +25,7 @@ function toPcm(buffer) {
   return to16Bit(mean);
 }
 
-/** Any audio file that this browser can read, as {pcm, sampleRate}. */
+/** Any audio file that this browser can decode, as {pcm, sampleRate}. */
 export async function decode(bytes) {
   const decoder = new OfflineAudioContext(1, 1, FILE_RATE_HZ);
   return { pcm: toPcm(await decoder.decodeAudioData(bytes)), sampleRate: FILE_RATE_HZ };
@@ -33,13 +33,13 @@ export async function decode(bytes) {
 
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, Math.max(0, seconds * 1000)));
 
-/** Float samples in [-1, 1] as 16 bits; integers as they are. */
+/** Float samples in [-1, 1] as 16-bit integers; an Int16Array is returned unchanged. */
 export function to16Bit(samples) {
   if (samples instanceof Int16Array) return samples;
   return Int16Array.from(samples, (value) => Math.max(-32768, Math.min(32767, Math.round(value * 32767))));
 }
 
-/** Send mono PCM as one utterance, at most AHEAD_S ahead of real time, until its end or `signal` aborts. */
+/** Sends mono PCM as one utterance, at most AHEAD_S ahead of real time, until its end or `signal` aborts. */
 export async function sendPcm(conversation, id, { pcm, sampleRate }, signal) {
   const piece = Math.round(sampleRate * PIECE_S);
   const began = performance.now() / 1000;
@@ -60,13 +60,13 @@ export class Microphone {
   #stopped = false;
   #announced = false;
 
-  /** Whether the utterance was begun: one that was not cannot be ended either. */
+  /** Whether speech.start was sent: only then can the utterance be ended. */
   get announced() {
     return this.#announced;
   }
 
   async start(conversation, id, onLevel) {
-    // Browsers hide microphones from pages that anybody on the way could have changed.
+    // Browsers give microphones only to secure contexts.
     if (!navigator.mediaDevices) throw new Error("it needs a page from https or localhost");
     this.#stream = await navigator.mediaDevices.getUserMedia({
       audio: { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 },
@@ -76,7 +76,7 @@ export class Microphone {
       this.#context = new AudioContext({ sampleRate: 48000 });
       this.#context.createMediaStreamSource(this.#stream);
     } catch {
-      // Firefox joins a microphone only to a context of its own rate
+      // Firefox connects a microphone only to a context of the microphone's rate
       this.#context = new AudioContext();
     }
     await this.#context.audioWorklet.addModule(new URL("microphone.js", import.meta.url));

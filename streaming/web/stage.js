@@ -1,4 +1,4 @@
-// What the element shows: the picture, what is going on, and the controls of sound and screen. Lives in a shadow root.
+// The element's view, in a shadow root: picture, notices, and controls of sound and screen.
 
 const ICONS = {
   start: "M8 5.5v13l11-6.5z",
@@ -93,13 +93,13 @@ svg { flex: none; width: 22px; height: 22px; fill: none; stroke: currentColor; s
   * { animation: none !important; transition: none !important; }
 }`);
 
-/** Events: "start" (its button), "interrupt" (its button), "frame" (the first picture of a stream is shown). */
+/** Events: "start" and "interrupt" (their buttons), "frame" (the first picture of a stream is shown). */
 export class Stage extends EventTarget {
   #host;
   #root;
-  #shape = new CSSStyleSheet(); // of the picture; what the page says of the element counts more
+  #shape = new CSSStyleSheet(); // aspect ratio of the picture; a style of the page overrides it
   #countdown = 0;
-  #blocked = false; // the browser lets no sound out before somebody asks for it
+  #blocked = false; // the browser blocks sound until the first gesture
 
   constructor(host) {
     super();
@@ -130,7 +130,7 @@ export class Stage extends EventTarget {
     this.#at(".controls").hidden = !shown;
   }
 
-  /** The picture before there is a live one; it also gives the element its shape. */
+  /** The picture before the first live one; it also sets the element's aspect ratio. */
   set poster(url) {
     this.video.poster = url;
     const image = new Image();
@@ -141,7 +141,7 @@ export class Stage extends EventTarget {
     image.src = this.video.poster;
   }
 
-  /** State and words, and the button's name where there is something to do. `retryInS` is counted down on it. */
+  /** Shows state, title and text, and labels the button; the button counts down `retryInS`. */
   show({ name, retryInS }, { title, text }) {
     this.#at(".frame").dataset.state = name;
     this.#at(".words strong").textContent = title;
@@ -162,17 +162,17 @@ export class Stage extends EventTarget {
     this.#at(".interrupt").disabled = !interruptible;
   }
 
-  /** Play the stream: aloud where the browser allows it, else in silence, with a button for the sound. */
+  /** Plays the stream: with sound if the browser allows it, else muted, with a button for the sound. */
   play(stream) {
     this.video.srcObject = stream;
     this.video.requestVideoFrameCallback?.((_, { width }) => {
-      // browsers also call for a stream that went away without a picture
+      // browsers also call back for a stream that ended without a picture
       if (width > 0 && this.video.srcObject === stream) this.dispatchEvent(new Event("frame"));
     });
     this.#begin();
   }
 
-  /** Sound, if the browser kept it back and now allows it. */
+  /** Turns sound on, if the browser blocked it and now allows it. */
   letSoundOut() {
     if (!this.#blocked) return;
     this.#blocked = false;
@@ -199,7 +199,7 @@ export class Stage extends EventTarget {
       this.#blocked = true;
       this.video.muted = true;
       this.#at(".sound").hidden = false;
-      this.video.play().catch(() => {}); // a device that saves power plays nothing: the button then starts the picture too
+      this.video.play().catch(() => {}); // in power-saving mode a device plays nothing: the button then starts the picture too
     }
   }
 
@@ -219,7 +219,7 @@ export class Stage extends EventTarget {
   #toggleFullScreen() {
     if (document.fullscreenElement) document.exitFullscreen();
     else if (this.#host.requestFullscreen) this.#host.requestFullscreen().catch(() => {});
-    else this.video.webkitEnterFullscreen?.(); // iPhones show videos alone on the whole screen
+    else this.video.webkitEnterFullscreen?.(); // iPhones show only videos in full screen
   }
 
   #showFullScreen() {

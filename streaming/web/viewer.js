@@ -1,16 +1,16 @@
-// Watches one session: WHEP (draft-ietf-wish-whep), candidates as they are found (RFC 8840).
+// Receives one session: WHEP (draft-ietf-wish-whep) with trickled candidates (RFC 8840).
 
 import { request } from "./request.js";
 
-// The same buffer for sound and picture from the first frame on. Left alone, a browser starts with whatever each
-// happened to gather, and takes ten seconds and more to bring the lips back to the voice.
+// The same buffer for sound and picture from the first frame on. By default a browser starts with two different
+// buffers and takes ten seconds and more to synchronise lips and voice.
 const BUFFER_MS = 80;
 
 /** Events: "stream" {detail: MediaStream}, "path" {detail: the RTCPeerConnection's connectionState}. */
 export class Viewer extends EventTarget {
   #token;
   #peer;
-  #resource = null; // where candidates go, once the server has told
+  #resource = null; // URL and ETag for candidates, once the server has answered
   #waiting = []; // candidates found before that
 
   constructor(iceServers, token) {
@@ -35,7 +35,7 @@ export class Viewer extends EventTarget {
     return this.#peer.connectionState === "connected";
   }
 
-  /** Ask the server for picture and sound; the path to it is then looked for. Refusal, Unreachable. */
+  /** Requests picture and sound; ICE then searches for a path. Throws Refusal, Unreachable. */
   async join(url) {
     await this.#peer.setLocalDescription();
     const headers = { "Content-Type": "application/sdp" };
@@ -64,7 +64,7 @@ export class Viewer extends EventTarget {
     }
     const headers = { "Content-Type": "application/trickle-ice-sdpfrag", "If-Match": this.#resource.etag };
     const body = `${lines.join("\r\n")}\r\n`;
-    // One that is refused or lost costs a path, not the viewer: the others may do.
+    // A refused or lost candidate costs one path, not the viewer: others may work.
     request("PATCH", this.#resource.url, { token: this.#token, headers, body }).catch(() => {});
   }
 }

@@ -1,21 +1,21 @@
-// What people are told about a state: a title, and a sentence that says what to do.
+// The texts of a state: a title, and a sentence with the remedy.
 
 const CONNECTING = {
   session: ["Connecting", "Opening a session…"],
-  path: ["Connecting", "Looking for a network path to the server…"],
+  path: ["Connecting", "Searching for a network path to the server…"],
   "no-path": ["Connecting", "No network path yet; trying again…"],
   "no-socket": ["Connecting", "The speech connection did not open; trying again…"],
 };
 const RECONNECTING = {
-  interrupted: "The network is interrupted; waiting for it to come back.",
+  interrupted: "The network is interrupted; waiting for it.",
   "no-path": "Picture and sound were lost; trying again.",
   "no-socket": "The speech connection was lost; trying again.",
   unreachable: "The server does not answer; trying again.",
 };
 const WAITING = {
-  capacity: ["The server is full", "All places are taken. It is tried again until one is free."],
+  capacity: ["The server is full", "All sessions are in use. Trying again until one is free."],
   quota: ["Too many at once", ""],
-  draining: ["The server is shutting down", "It is tried again until it is back."],
+  draining: ["The server is shutting down", "Trying again until it is back."],
   unreachable: ["The server cannot be reached", "Is it running, and is this device online?"],
 };
 const ENDED = {
@@ -25,15 +25,15 @@ const ENDED = {
   lifetime: ["The session's time is up", ""],
   draining: ["The server has shut down", ""],
   failed: ["The session failed", ""],
-  unauthorized: ["A key is needed", "This server lets in those who have its key."],
+  unauthorized: ["A key is needed", "This server requires its key."],
   forbidden: ["Not allowed here", ""],
   "session-closed": ["The session has ended", ""],
   "unknown-avatar": ["No such avatar", ""],
   "no-path": [
     "No network path",
-    "The server answers, but picture and sound do not come through: a firewall may block UDP. Another network may help.",
+    "The server answers, but picture and sound do not arrive: a firewall may block UDP. Try another network.",
   ],
-  "no-socket": ["No speech connection", "A proxy on the way may not pass websockets on."],
+  "no-socket": ["No speech connection", "A proxy on the path may block websockets."],
 };
 
 /** {title, text} for a state of the conversation; `foreign`: the page is of another origin than the server. */
@@ -45,7 +45,7 @@ export function wordsFor({ name, reason, detail }, foreign) {
     return { title: WAITING.unreachable[0], text };
   }
   if (name === "waiting") return words(WAITING[reason] ?? ["Not now", ""], detail);
-  if (name === "closing") return { title: "The server is shutting down", text: "What was begun is still said." };
+  if (name === "closing") return { title: "The server is shutting down", text: "Speech that was begun is still played." };
   if (name === "ended") return words(ENDED[reason] ?? ["It did not work", ""], detail);
   return { title: name === "live" ? "Live" : "Not connected", text: "" };
 }
@@ -54,7 +54,7 @@ function words([title, text], detail) {
   return { title, text: text || sentence(detail) };
 }
 
-/** Details of the server begin small, as they stand behind a name. */
+/** A detail of the server as a sentence: it begins in lower case, because it follows a name elsewhere. */
 function sentence(detail) {
   if (!detail) return "";
   const text = detail[0].toUpperCase() + detail.slice(1);
