@@ -5,7 +5,7 @@ from engine import speak
 for unit in speak("anna.avatar", "speech.wav"):
     show(unit.image, unit.samples)
 
-docs/python.md shows the public names, which are those of `__all__`, at work.
+docs/python.md shows how to use the public names (`__all__`).
 """
 
 from __future__ import annotations

@@ -18,13 +18,13 @@ SOURCE_RATES_HZ = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100
 SPEECH_SAMPLES_PER_FRAME = SPEECH_RATE_HZ // FPS
 ZERO_CROSSINGS = 48  # of the sinc on each side: flat up to 0.9 of the lower rate's Nyquist frequency
 STOPBAND_DB = 80.0
-BLOCK_SAMPLES = 1_024  # output made at once: its input stays in the cache
+BLOCK_SAMPLES = 1_024  # output computed at once, so that its input stays in the cache
 
 
 @lru_cache
 def _polyphase(up: int, down: int) -> tuple[np.ndarray, int]:
     """Kaiser-windowed sinc for `up` / `down`: taps [up, n] float32, oldest sample first, and its half length at the
-    rate that both divide."""
+    least common multiple of both rates."""
     widest = max(up, down)
     half = ZERO_CROSSINGS * widest
     transition = (STOPBAND_DB - 8) / (2.285 * 2 * math.pi * 2 * ZERO_CROSSINGS)  # Kaiser; cycles a sample, lower rate
@@ -42,9 +42,9 @@ class PcmResampler:
 
     Raises SpeechFormatError for a rate that is not in SOURCE_RATES_HZ.
 
-    Every output sample is one dot product around its own time, so that its value cannot depend on the sender's packets,
-    and the delay is 48 samples of the lower rate (2 ms at 24 kHz, 3 ms at 16 kHz, 6 ms at 8 kHz). A library's filter by
-    Fourier blocks was measured to delay by 37 ms at 24 kHz and 175 ms at 8 kHz.
+    Every output sample is a dot product centred on its time. Its value cannot depend on the sender's packets, and the
+    delay is 48 samples of the lower rate (2 ms at 24 kHz, 3 ms at 16 kHz, 6 ms at 8 kHz). The measured delay of a
+    library's FFT filter was 37 ms at 24 kHz and 175 ms at 8 kHz.
     """
 
     def __init__(self, source_hz: int, target_hz: int):
@@ -61,11 +61,11 @@ class PcmResampler:
 
     @property
     def delay_samples(self) -> int:
-        """How many source samples have to follow a sample before its output is complete."""
+        """Source samples that must follow a sample before its output is final."""
         return -(-self._half // self._up)
 
     def ready(self, count: int, *, last: bool = False) -> int:
-        """How many samples `push` would return for `count` more."""
+        """The number of samples that `push` would return for `count` more."""
         if self._up == self._down:
             return count
         received = self._first + len(self._kept) + count
@@ -73,7 +73,7 @@ class PcmResampler:
         return max(0, -(-(received * self._up - behind) // self._down) - self._made)
 
     def push(self, samples: np.ndarray, *, last: bool = False) -> np.ndarray:
-        """Continue with float32 [N]; returns the output samples that are complete, with `last` all of them."""
+        """Continue with float32 [N]; returns the output samples that are final, with `last` all of them."""
         if self._up == self._down:
             return samples
         ready = self._made + self.ready(len(samples), last=last)
@@ -90,8 +90,8 @@ class PcmResampler:
         newest, phase = np.divmod(np.arange(start, stop) * self._down + self._half, self._up)
         windows = np.lib.stride_tricks.sliding_window_view(self._kept, self._taps.shape[1])
         oldest = newest + 1 - self._taps.shape[1] - self._first
-        made: np.ndarray = np.einsum("kt,kt->k", windows[oldest], self._taps[phase])
-        return made
+        output: np.ndarray = np.einsum("kt,kt->k", windows[oldest], self._taps[phase])
+        return output
 
 
 class SampleQueue:
@@ -110,7 +110,7 @@ class SampleQueue:
             self._count += len(samples)
 
     def take(self, count: int | None = None) -> np.ndarray:
-        """The first `count` samples, or all of them; at least `count` have to be there."""
+        """The first `count` samples, or all of them; at least `count` must be queued."""
         missing = self._count if count is None else count
         self._count -= missing
         parts = [np.zeros(0, np.float32)]
@@ -160,7 +160,7 @@ def read_speech(path: Path) -> np.ndarray:
             if not container.streams.audio:
                 raise SpeechFormatError(f"{path}: holds no sound; expected speech as WAV, FLAC, MP3, M4A or Opus")
             resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE_HZ)
-            # The mean of the channels: the library's own way to mono adds 3 dB, which clips what both sides say.
+            # The mean of the channels: the library's mono mix adds 3 dB and clips sound common to both channels.
             parts = [
                 out.to_ndarray().mean(0)
                 for frame in (*container.decode(audio=0), None)

@@ -1,11 +1,11 @@
-"""The settings of the engine and their defaults. Command lines are made from these dataclasses."""
+"""The settings of the engine and their defaults. Commands turn these dataclasses into command-line options."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-MAX_LOAD = 0.9  # of the device's time; the rest is for work that comes up while a batch runs
+MAX_LOAD = 0.9  # share of the device's time; the rest is for work that arrives while a batch runs
 
 Quality = Literal["best", "fast"]
 
@@ -20,9 +20,9 @@ class ComputeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowConfig:
-    """The windows of the speech encoder, in frames of 40 ms. Trained weights carry their own."""
+    """The windows of the speech encoder, in frames of 40 ms. Trained weights store theirs."""
 
-    left_frames: int = 25  # 1 s of context, enough for a syllable's neighbourhood and the speaker's level
+    left_frames: int = 25  # 1 s of context, enough for the sounds around a syllable and the speaker's level
     step_frames: int = 4
     lookahead_frames: int = 3
 
@@ -35,4 +35,4 @@ class SessionConfig:
     crossfade_frames: int = 5  # speech -> idle, in geometry
     release_frames: int = 8  # silence through the networks after the last word, which closes the mouth
     lead_frames: int = 8  # pictures made ahead of the frame that is due; bounds memory and the cost of a barge-in
-    buffered_speech_ms: int = 30_000  # push_audio waits while so much is buffered
+    buffered_speech_ms: int = 30_000  # push_audio waits while this much is buffered

@@ -1,30 +1,30 @@
-"""The errors that the engine raises on purpose. Each message says what was found, what was expected and the remedy.
+"""The engine's exceptions. Each message says what was found, what was expected and the remedy.
 
     PersonaStreamError          root of the tree
     ├── MediaError              a video or sound file cannot be used
     │   ├── NotAVideoError      it is no video
     │   ├── CorruptVideoError   it is a video that does not decode
     │   ├── ClipTooShortError   it is too short to enrol a speaker
-    │   ├── SpeechFormatError   a sample rate, channel count or encoding that the engine does not take
+    │   ├── SpeechFormatError   a sample rate, channel count or encoding that the engine does not accept
     │   └── FaceError           the clip shows no face that an avatar can be made from
     │       ├── NoFaceError         no face
     │       ├── SeveralFacesError   more than one
     │       ├── FaceTooSmallError   too few pixels
     │       └── YawTooLargeError    turned away too far
-    ├── AvatarFileError         an `.avatar` file is missing, damaged, of an unknown format, or of other weights
+    ├── AvatarFileError         an `.avatar` file is missing, damaged, of an unknown format, or made with other weights
     ├── WeightsError            a weights file is missing, damaged, or of another network
     ├── OutputError             an output file cannot be written
-    ├── ExportError             a network cannot be written as ONNX, or the file does not answer as torch does
+    ├── ExportError             a network cannot be written as ONNX, or the file's outputs differ from torch's
     ├── PlanError               a TensorRT plan cannot be built, loaded or run on this machine
     ├── DeviceError             the device is missing or cannot run the networks
     ├── SettingError            a setting on the command line is out of its range
     ├── UnknownAvatarError      no avatar has that name
     ├── SessionClosedError      the session has ended
     ├── CapacityError           the machine is full; retryable
-    │   └── DrainingError       the server shuts down and begins nothing new; retryable
+    │   └── DrainingError       the server is shutting down and accepts nothing new; retryable
     └── ProtocolError           a client sent something that the speech protocol does not allow
 
-The errors of the server alone are in `streaming/errors.py`.
+Errors that only the server raises are in `streaming/errors.py`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class PersonaStreamError(Exception):
 
 
 class MediaError(PersonaStreamError):
-    """A video or sound file cannot be used. `at_s`: the place of the fault in the file, if it has one."""
+    """A video or sound file cannot be used. `at_s`: the time of the fault in the file, if there is one."""
 
     code = "media"
 
@@ -60,7 +60,7 @@ class ClipTooShortError(MediaError):
 
 
 class SpeechFormatError(MediaError):
-    """Speech with a sample rate, channel count or encoding that the engine does not take."""
+    """Speech with a sample rate, channel count or encoding that the engine does not accept."""
 
     code = "speech-format"
 
@@ -106,7 +106,7 @@ class OutputError(PersonaStreamError):
 
 
 class ExportError(PersonaStreamError):
-    """A network cannot be written as ONNX, or the file does not answer as torch does."""
+    """A network cannot be written as ONNX, or the file's outputs differ from torch's."""
 
     code = "export"
 
@@ -146,7 +146,7 @@ class CapacityError(PersonaStreamError):
 
 
 class DrainingError(CapacityError):
-    """The server shuts down and begins nothing new."""
+    """The server is shutting down and accepts nothing new."""
 
     code = "draining"
 

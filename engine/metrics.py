@@ -13,7 +13,7 @@ RECENT = 512
 
 
 class StageTimes:
-    """Durations by stage name; percentiles are over the last 512 of each. Every duration goes to the `observers`."""
+    """Durations by stage name; percentiles are over the last 512 of each. All `observers` get every duration."""
 
     def __init__(self) -> None:
         self.observers: list[Callable[[str, float], None]] = []

@@ -17,16 +17,16 @@ class Policy(Enum):
 
 
 class QueueClosed(Exception):
-    """The queue is closed; readers get it when nothing is left in the queue."""
+    """The queue is closed. Readers get this error once the queue is empty."""
 
 
 class MediaQueue(Generic[Item]):
     """A bounded queue on one event loop. `dropped` counts the items that DROP_OLDEST removed.
 
-    capacity: the sum of the sizes of the items in the queue; a larger item is queued alone.
+    capacity: the limit of the sum of the items' sizes; a larger item is accepted only into an empty queue.
     size: the size of an item; 1 by default.
-    inherit: makes the item that replaces `(dropped, next)`, where the reader must get a part of a dropped item; by
-    default it gets `next` as it is.
+    inherit: inherit(dropped, following) returns the item that replaces `following`, with the part of `dropped` that the
+    reader must get; by default `following` itself.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class MediaQueue(Generic[Item]):
             raise StopAsyncIteration from None
 
     async def put(self, item: Item) -> None:
-        """Append `item`, by the policy of a full queue. Raises QueueClosed."""
+        """Append `item`; the policy applies when the queue is full. Raises QueueClosed."""
         async with self._changed:
             if self._policy is Policy.WAIT:
                 await self._changed.wait_for(lambda: self._closed or self._has_room(item))

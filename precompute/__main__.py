@@ -117,7 +117,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the arguments (default: the command line) and run; SIGTERM cleans up as Ctrl-C does."""
+    """Parse the arguments (default: the command line) and run; SIGTERM ends it like Ctrl-C, with clean-up."""
     config = tyro.cli(Precompute, prog="precompute", args=arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     return run(config, Console(stderr=True))

@@ -1,4 +1,4 @@
-"""The assessment of a clip: whether an avatar can be made from it, from which stretch, and with which flaws. No I/O."""
+"""The assessment of a clip: whether it suits an avatar, which stretch is used, and which flaws it has. No I/O."""
 
 from __future__ import annotations
 
@@ -29,15 +29,17 @@ MIN_FRAMES = 2 * FPS
 GOOD_FRAMES = 10 * FPS
 MIN_FACE_PX, GOOD_FACE_PX = 120, 180
 MAX_YAW_DEG, GOOD_YAW_DEG = 45.0, 30.0
-RIVAL_SHARE = 0.55  # of the first face's height: a second face this high is a second speaker, a lower one a passer-by
-RIVAL_FRAMES_SHARE = 0.25  # of the clip with a second speaker: it is unclear whose avatar is wanted
+RIVAL_SHARE = (
+    0.55  # of the first face's height: a second face above this is a second speaker, a smaller one a passer-by
+)
+RIVAL_FRAMES_SHARE = 0.25  # of the clip with a second speaker; above it, the speaker is ambiguous
 CUT_CHANGE = 0.25  # share of the colours that change at a cut; camera and head motion stay below 0.16
 JUMP = 0.12  # face heights between two frames, with the whole picture changing at once: a cut inside one scene
 MIN_SHARPNESS = 50.0  # compressed video conferences reach 60 to 100
 MIN_BRIGHTNESS, MAX_BRIGHTNESS = 55.0, 225.0
 OPEN_RANGE = 0.045  # model units between the closed and the open mouth; people who talk reach 0.08 to 0.3
 CLOSED = 0.05  # model units; lips that touch measure below 0.02
-PROBLEMS = ("no face", "several", "small", "yaw")  # why a frame cannot be used
+PROBLEMS = ("no face", "several", "small", "yaw")  # reasons why a frame is not used
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Remark:
 
 @dataclass(frozen=True)
 class Assessment:
-    """The stretch `use` of the clip that the avatar is made from, and its figures.
+    """The stretch `use` of the clip that becomes the avatar, and its figures.
 
     shots: the uninterrupted shots of the clip.  problem [T]: for each frame of the clip one of PROBLEMS, or ``.
     yaw_deg [n], opening [n]: head yaw and canonical mouth opening (model units) over the stretch, NaN without a face.

@@ -1,4 +1,4 @@
-"""The lip references (§3.2): frames spread evenly over the mouth openings that the clip shows."""
+"""The lip references (§3.2): frames spread evenly over the clip's mouth openings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FINE_FROM_PX = 288  # crops of smaller squares of the frame gain nothing from 51
 
 
 def good_frames(fit: FaceFit, tracked: np.ndarray, sharpness: np.ndarray, yaw_deg: np.ndarray) -> np.ndarray:
-    """Frames [T] bool that are sharp, precisely fitted and not turned away; the tests are relaxed until enough pass.
+    """Frames [T] bool that are sharp, precisely fitted and not turned away; criteria are relaxed until enough pass.
 
     tracked [T] bool: the frame shows a face; sharpness [T] as in Scan; yaw_deg [T].
     """

@@ -3,7 +3,7 @@
     Enrolment(Path("anna.mp4"), Path("anna.avatar")).run()
 
 Two passes over the video. The first scans the landmarks, and the fit works on these alone. The second writes the base
-video, which lip references, idle video and report are made from.
+video, the source of lip references, idle video and report.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from precompute.video_writer import VideoWriter
 
 STAGES = ("face", "fit", "base", "references", "idle", "report")
 Progress = Callable[[str, int, int], None]
-"""(stage, done, total): a stage of STAGES and how far it is, in its own unit (frames, iterations, steps)."""
+"""(stage, done, total): a stage of STAGES and its progress in frames, iterations or steps."""
 
-MAX_SCAN_S = 600  # no avatar needs more, and the search of a whole film would take an hour
+MAX_SCAN_S = 600  # enough for any avatar; scanning a whole film would take an hour
 THUMBNAIL_PX, THUMBNAIL_JPEG_QUALITY = 320, 88
 PAINTER_CACHE_BYTES = 16 * 1024 * 1024  # a painter reads forwards and keeps the frames that it needs again
 MAX_PAINTERS = 4  # one thread each; more would wait for the video encoder
@@ -64,12 +64,12 @@ class EnrolmentOptions:
     max_s: float = 120.0
     """Use at most this many seconds of the clip."""
     quality: Quality = "best"
-    """fast: keep references and paint the idle video at 256 px, however large the face is, as a server with
+    """fast: store references and paint the idle video at 256 px even for large faces, as a server with
     `--quality fast` paints speech."""
     name: str = ""
     """Name of the avatar. Default: the name of the output file."""
     consent: str = "not stated"
-    """A note on the speaker's consent, kept in the file: who agreed to what, and when."""
+    """A note on the speaker's consent, stored in the file: who agreed to what, and when."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ class Enrolment:
         """Write the avatar to `output`.
 
         Raises MediaError and its children for a clip that cannot be used, AvatarFileError for an output that cannot be
-        written. After a failure an older `output` is as it was, and no other file is left behind.
+        written. A failure leaves an older `output` unchanged and no other file.
         """
         with self._stage("face"):
             clip = self.scan()
@@ -255,7 +255,7 @@ class Enrolment:
 
 
 def check_output(output: Path, video: Path) -> None:
-    """Raise AvatarFileError now where `output` could not be written after minutes of work, or is the video."""
+    """Raise AvatarFileError, before minutes of work, where `output` cannot be written or is the video."""
     if output.exists() and video.exists() and output.samefile(video):
         raise AvatarFileError(f"{output}: is the video itself; choose another -o")
     if not output.parent.is_dir():

@@ -24,10 +24,10 @@ from engine.models.morphable import (
 LIPS = sorted({*LIPS_OUTER, *LIPS_INNER})
 CROP_CENTRE = (0.0, 0.65, 0.0)  # on the face, in model units: the lower face and some background below the chin
 CROP_WIDTH = 2.6  # model units
-CROP_SMOOTHING_FRAMES = 6.0  # the crop follows the head, not its tremor
+CROP_SMOOTHING_FRAMES = 6.0  # the crop follows the head, but not its jitter
 LAPLACE_WEIGHT = 0.2  # lambda of eq. 1
 LIP_WEIGHT = 4.0  # of a lip landmark against another
-DEPTH_WEIGHT = 0.1  # MediaPipe's depth is a guess: a little of it settles what the image leaves open
+DEPTH_WEIGHT = 0.1  # MediaPipe's depth is a guess: a small weight settles what the image leaves ambiguous
 TEMPO_WEIGHT = 0.5
 REGULARISATION_WEIGHT = 0.02
 RIDGE = 1e-3  # closed form: prior of a coefficient against one squared model unit of weighted error

@@ -1,4 +1,4 @@
-"""What the enrolment knows of the speaker after the fit: tracks, the mouth at rest, usable frames and the loop."""
+"""The speaker after the fit: tracks, the mouth at rest, usable frames and the loop."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def fit_person(
     use = assessment.use
     scale = np.array([size[0] / scan.width, size[1] / scan.height, size[0] / scan.width], np.float32)
     landmarks = fill_gaps(scan.landmarks.points[use]) * scale
-    with torch_threads(1):  # several threads on small tensors fight more than they help
+    with torch_threads(1):  # more threads slow down work on small tensors
         face = fit(
             landmarks,
             model,

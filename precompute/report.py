@@ -36,7 +36,7 @@ FIGURE_PX, REFERENCE_PX, PORTRAIT_PX = 300, 116, 416
 
 @dataclass(frozen=True, kw_only=True)
 class ReportData:
-    """What the report shows."""
+    """The contents of the report."""
 
     manifest: Manifest
     info: VideoInfo

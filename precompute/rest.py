@@ -10,8 +10,8 @@ from torch import Tensor
 from engine.models.morphable import MorphableModel, mouth_opening
 
 CLOSED_SHARE = 0.2  # of the frames, by mouth opening: a pause, or the closure of an m or p
-STILL_SHARE = 0.5  # of those, by speed: pauses stay, closures pass
-CLOSED_OPENING = 0.02  # model units: what the tracker measures on lips that touch
+STILL_SHARE = 0.5  # of those, by speed: keeps pauses, drops closures
+CLOSED_OPENING = 0.02  # model units, as the tracker measures lips that touch
 REST_OPENING = 0.008
 RIDGE = 1e-3
 _COLUMNS = ((82, 87), (13, 14), (312, 317))  # upper and lower inner lip
@@ -21,10 +21,9 @@ def mirrored(model: MorphableModel) -> Tensor:
     """For every vertex the index [V] of its counterpart on the other side of the face."""
     flipped = model.mean * torch.tensor([-1.0, 1.0, 1.0])
     flipped[:, 0] += 2 * model.mean[[10, 152, 1, 168], 0].mean()
+    # Each vertex once, as faces are never quite symmetric.
     distance = torch.cdist(flipped, model.mean)
-    pairs = linear_sum_assignment((distance + distance.T).numpy())[
-        1
-    ]  # each vertex once, as faces are never quite symmetric
+    pairs = linear_sum_assignment((distance + distance.T).numpy())[1]
     return torch.from_numpy(pairs)
 
 

@@ -1,4 +1,4 @@
-"""The first pass over the clip: landmarks and measures of every frame. No pixels are kept but thumbnails."""
+"""The first pass over the clip: landmarks and measures of every frame. Of the pixels only thumbnails are kept."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 
 from precompute.track import POINTS, FaceTracker, Landmarks
 
-THUMBNAIL = (64, 36)  # width, height: enough to tell a cut from motion and one posture of the body from another
+THUMBNAIL = (64, 36)  # width, height: enough to distinguish a cut from motion, and postures of the body
 FOREHEAD, CHIN = 10, 152
-FACE_PX = 128  # the face is brought to this height before its sharpness is measured
+FACE_PX = 128  # the face is scaled to this height before its sharpness is measured
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def read_frames(path: Path, *, size: tuple[int, int] | None = None) -> Iterator[
 def read_audio(path: Path, sample_rate_hz: int) -> np.ndarray | None:
     """Mono float32 [N] in [-1, 1] at `sample_rate_hz`, or None without sound.
 
-    Sample 0 is heard with frame 0 of `read_frames`. Raises MediaError where the sound does not decode.
+    Sample 0 coincides with frame 0 of `read_frames`. Raises MediaError where the sound does not decode.
     """
     with _open(path) as container:
         if not container.streams.audio:
@@ -157,7 +157,7 @@ def read_audio(path: Path, sample_rate_hz: int) -> np.ndarray | None:
         first_video = next(container.decode(_video_stream(container, path)), None)
         origin = first_video.time if first_video is not None and first_video.time is not None else 0.0
     with _open(path) as container:
-        resampler = av.AudioResampler(format="fltp", rate=sample_rate_hz)  # its own mix to mono is 3 dB louder
+        resampler = av.AudioResampler(format="fltp", rate=sample_rate_hz)  # not mono: its mix is 3 dB louder
         parts: list[np.ndarray] = []
         start_s: float | None = None
         try:

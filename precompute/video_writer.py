@@ -13,7 +13,7 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 from engine.avatar.video import GOP_FRAMES
 from engine.media import FPS
 
-CRF = 16  # beside the original the eye sees no difference
+CRF = 16  # visually indistinguishable from the original
 OPTIONS = {
     "crf": str(CRF),
     "preset": "veryfast",
@@ -32,7 +32,7 @@ class VideoWriter:
         self._container = av.open(str(path), "w", format="mp4")
         self._stream = self._container.add_stream("libx264", rate=FPS, options=OPTIONS)
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
-        # Stated in the file, so that every reader converts the colours back the same way.
+        # Stored in the file, so that every reader converts the colours back the same way.
         self._stream.codec_context.colorspace = Colorspace.SMPTE170M
         self._stream.codec_context.color_range = ColorRange.MPEG
         self._convert = VideoReformatter()

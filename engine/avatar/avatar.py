@@ -23,7 +23,7 @@ class Avatar(AvatarData):
     @classmethod
     def open(cls, path: Path, *, quality: Quality = "best", networks: Mapping[str, str] | None = None) -> Avatar:
         """Read and check the file; with quality `fast`, references of 512 px are reduced to 256 px. `networks`: the
-        fingerprints of the networks that it must have been made with (default: the embedded ones).
+        fingerprints of the networks that the file must name (default: the embedded networks).
 
         Raises AvatarFileError for a file that cannot be played.
         """
@@ -61,7 +61,7 @@ class Avatar(AvatarData):
         return self._video("idle.mp4")
 
     def report_html(self) -> str:
-        """Enrolment's report, a page of its own."""
+        """The report of the enrolment, a complete HTML page."""
         with self.path.open("rb") as file:
             return read_member(file, self.spans["report.html"]).decode("utf-8", "replace")
 

@@ -34,13 +34,13 @@ from engine.models.renderer import FINE
 
 SUFFIX = ".avatar"
 CROPS_PX = (CROP_PX, FINE * CROP_PX)  # of references
-NETWORKS = ("face_model", "geometry", "renderer")  # whose numbers are inside the file
+NETWORKS = ("face_model", "geometry", "renderer")  # the tensors in the file depend on their weights
 MAX_BOX_PX = 2 * MAX_SIDE_PX  # a crop may reach beyond the frame
-# Far beyond what any face has, and small enough that nothing computed from it overflows.
+# Far above the values of any face, and small enough that no computation overflows.
 MAX_COEFFICIENT = 100.0  # in standard deviations
 MAX_POSE = 10.0  # radians and crop widths
 _MIB = 1 << 20
-# Member -> the most that an honest file can hold; larger members are refused before they are read.
+# Member -> limit of its size in bytes; larger members are refused before they are read.
 MEMBERS = {
     "manifest.json": _MIB,
     "base.mp4": 4096 * _MIB,
@@ -54,7 +54,7 @@ MEMBERS = {
 _AGAIN = "enrol the speaker again with `precompute`"
 
 Spans = dict[str, tuple[int, int]]
-"""Where the bytes of each member lie in the file: (offset, size) by name."""
+"""The place of each member in the file: (offset, size) in bytes, by name."""
 
 
 def network_fingerprints() -> dict[str, str]:
@@ -66,8 +66,8 @@ def network_fingerprints() -> dict[str, str]:
 @dataclass(frozen=True, kw_only=True)
 class Bank:
     """The lip references, sorted by mouth opening: crops [N, S, S, 3] uint8, S of 256 or 512; alpha [N, K_s],
-    beta [N, K_e], pose [N, 6] float32; frames [N] int32, their places in the base video. Pictures are painted as finely
-    as these crops are."""
+    beta [N, K_e], pose [N, 6] float32; frames [N] int32, their places in the base video. S is also the size at which
+    pictures are painted."""
 
     crops: Tensor
     alpha: Tensor
@@ -104,7 +104,7 @@ class AvatarData:
 
 @dataclass(frozen=True, kw_only=True)
 class AvatarContents(AvatarData):
-    """All that is written to a file. base, idle: finished MP4 files with the same T frames."""
+    """Everything that is written to a file. base, idle: finished MP4 files with the same T frames."""
 
     base: Path
     idle: Path
@@ -112,8 +112,8 @@ class AvatarContents(AvatarData):
 
 
 def read_avatar(path: Path, networks: Mapping[str, str]) -> tuple[AvatarData, Spans]:
-    """The contents of the file, all of them checked, and where its members lie. `networks`: the fingerprints that it
-    must have been made with.
+    """The checked contents of the file, and the places of its members. `networks`: the network fingerprints that the
+    manifest must have.
 
     Raises AvatarFileError for a file that is missing, damaged, hostile, of another format or of other networks.
     """
@@ -161,7 +161,7 @@ def _refusals(path: Path) -> Iterator[None]:
 
 
 def _spans(file: BinaryIO) -> Spans:
-    """Where the members lie, after checking directory, headers and checksums."""
+    """The places of the members, after checking directory, headers and checksums."""
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
     names = [entry.filename for entry in entries]
@@ -173,13 +173,13 @@ def _spans(file: BinaryIO) -> Spans:
     for entry in entries:
         name, size = entry.filename, entry.file_size
         stored = entry.compress_type == zipfile.ZIP_STORED and entry.compress_size == size and not entry.flag_bits & 1
-        require(stored, f"member {name} is compressed or encrypted; an avatar stores its members as they are")
+        require(stored, f"member {name} is compressed or encrypted; an avatar stores plain members")
         require(size <= MEMBERS[name], f"member {name} has {size} bytes, more than the {MEMBERS[name]} allowed")
         file.seek(entry.header_offset)
         header = file.read(30)
         require(len(header) == 30 and header[:4] == b"PK\3\4", f"member {name} does not begin where the directory says")
         name_bytes, extra_bytes = struct.unpack("<HH", header[26:30])
-        require(file.read(name_bytes) == name.encode(), f"member {name} is called otherwise in its own header")
+        require(file.read(name_bytes) == name.encode(), f"member {name} has another name in its header")
         offset = entry.header_offset + 30 + name_bytes + extra_bytes
         require(offset + size <= end, f"member {name} reaches past the end of the file")
         require(_checksum(file, offset, size) == entry.CRC, f"member {name} fails its checksum")
@@ -204,7 +204,8 @@ def _tensor(tensors: Mapping[str, Tensor], name: str, shape: tuple[int | None, .
     tensor = tensors[name]
     fits = tensor.dtype == dtype and tensor.ndim == len(shape)
     fits = fits and all(
-        1 <= got <= 4096 if want is None else got == want for got, want in zip(tensor.shape, shape, strict=True)
+        1 <= size <= 4096 if wanted is None else size == wanted
+        for size, wanted in zip(tensor.shape, shape, strict=True)
     )
     require(fits, f"tensor {name} is {tensor.dtype} {tuple(tensor.shape)}, expected {dtype} {shape}")
     require(not dtype.is_floating_point or bool(tensor.isfinite().all()), f"tensor {name} holds NaN or infinity")
@@ -245,7 +246,7 @@ def _bank(tensors: Mapping[str, Tensor], k_s: int, k_e: int, frames: int) -> Ban
 
 
 def write_avatar(path: Path, contents: AvatarContents) -> None:
-    """Write the file under a temporary name beside `path`, then rename: the old file stays whole until the end."""
+    """Write the file under a temporary name beside `path`, then rename: an older file stays intact until the end."""
     tensors = {
         "tracks.safetensors": {n: getattr(contents, n) for n in ("alpha", "beta", "pose", "crop")},
         "style.safetensors": {"style": contents.style, "rest_beta": contents.rest_beta},

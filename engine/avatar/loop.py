@@ -1,4 +1,4 @@
-"""Which base frame is shown next: the loop through the base video, as a pure function of a counter."""
+"""The loop through the base video: the base frame of every output frame, as a pure function of its number."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ LOOP_MODES: tuple[LoopMode, ...] = ("wrap", "ping_pong")
 
 @dataclass(frozen=True)
 class Loop:
-    """Frames start <= i < stop of the base video, played for ever.
+    """Frames start <= i < stop of the base video, repeated forever.
 
-    `wrap` jumps from the last frame to the first, which enrolment has matched by pose; `ping_pong` turns round at
-    both ends without showing the end frames twice.
+    `wrap` jumps from the last frame to the first; enrolment has matched their poses. `ping_pong` reverses at both ends
+    and does not show the end frames twice.
     """
 
     mode: LoopMode

@@ -1,4 +1,4 @@
-"""manifest.json of the `.avatar` file: what it says, and the checks when it is read. docs/avatar-format.md has the
+"""manifest.json of the `.avatar` file: its contents, and their checks when it is read. docs/avatar-format.md has the
 members and their limits.
 """
 
@@ -51,9 +51,9 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: bytes, networks: Mapping[str, str]) -> Manifest:
-        """The manifest, all of it checked. `networks`: the fingerprints that the avatar must have been made with.
+        """The checked manifest. `networks`: the network fingerprints that it must have.
 
-        Raises Refusal, ValueError for what is not JSON, RecursionError for JSON that is nested too deeply.
+        Raises Refusal, ValueError for text that is not JSON, RecursionError for JSON that is nested too deeply.
         """
         data = json.loads(text.decode())
         require(isinstance(data, dict), "manifest.json is not an object")

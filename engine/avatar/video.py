@@ -1,4 +1,4 @@
-"""`VideoReader`: frames by index of a video that lies inside another file, decoded as needed, never all in memory."""
+"""`VideoReader`: frames by index from a video inside another file, decoded on demand, never all in memory."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import numpy as np
 from engine.errors import AvatarFileError
 from engine.media import FPS
 
-GOP_FRAMES = 12  # the encoder's key-frame distance: what a jump or a step backwards may have to decode
+GOP_FRAMES = 12  # the encoder's key-frame distance: a jump or a step backwards decodes at most this many
 CACHE_BYTES = 64 * 1024 * 1024  # decoded 4:2:0 frames kept by one reader
 
 
 class FileWindow(io.RawIOBase):
-    """Bytes [offset, offset + size) of a file, as a read-only file of its own."""
+    """Bytes [offset, offset + size) of a file, as a read-only file."""
 
     def __init__(self, path: Path, offset: int, size: int):
         self._file = path.open("rb")
@@ -58,7 +58,7 @@ class VideoReader:
     """Frames of a constant 25 fps video (4:2:0, BT.601, even size) without B-frames, of shape (height, width).
 
     Decoded frames are kept in 4:2:0, at most `cache_bytes` of them and little more than two groups of pictures: reading
-    forwards decodes each frame once, reading backwards decodes each group once. `decoded` counts decoded frames.
+    forwards decodes each frame once, reading backwards decodes each group once.
     Threads may share a reader; they read one after the other.
     Raises AvatarFileError where the video is damaged or of another size or length.
     """
@@ -90,17 +90,16 @@ class VideoReader:
             self._container.close()
             self._window.close()
             raise self._refusal(f"holds a video of {opened}, expected {shape[1]}x{shape[0]} with {frames} frames")
-        codec.thread_count = 1  # one reader is one thread; sessions share the cores
+        codec.thread_count = 1  # one thread for each reader, because sessions share the cores
         frame_bytes = shape[0] * shape[1] * 3 // 2
         self._capacity = max(1, min(cache_bytes // frame_bytes, 2 * GOP_FRAMES + 4))
         self._cache: OrderedDict[int, av.VideoFrame] = OrderedDict()
-        self.decoded = 0
         self._decoder: Iterator[av.VideoFrame] = iter(())
         self._next = -1  # the index that the decoder yields next; -1: it must seek first
 
     def read(self, index: int) -> np.ndarray:
         """Frame `index` as [H, W, 3] uint8 RGB, a fresh array."""
-        # OpenCV rounds where swscale's fast path truncates, which would darken every copy of a copy by a grey level.
+        # OpenCV rounds. swscale's fast path truncates, which would darken every copy of a copy by a grey level.
         return cv2.cvtColor(self.read_yuv(index), cv2.COLOR_YUV2RGB_I420)
 
     def read_yuv(self, index: int) -> np.ndarray:
@@ -145,7 +144,6 @@ class VideoReader:
                     raise self._refusal("holds a video whose frames change size or format")
                 place = round((frame.pts - (self._stream.start_time or 0)) * float(self._stream.time_base or 0) * FPS)
                 self._next = place + 1
-                self.decoded += 1
                 self._cache[place] = frame
                 while len(self._cache) > self._capacity:
                     self._cache.popitem(last=False)

@@ -1,1 +1,1 @@
-"""What computes the networks: PyTorch on a CPU or a CUDA device, ONNX, TensorRT."""
+"""Backends that compute the networks: PyTorch on a CPU or a CUDA device, TensorRT; and ONNX files."""

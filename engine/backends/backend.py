@@ -1,4 +1,4 @@
-"""`Backend`: the networks and the painting on one device, so that the rest of the engine does not know the device.
+"""`Backend`: the networks and the painting on one device; it hides the device from the rest of the engine.
 
 `cpu.CpuBackend`, `cuda.CudaBackend` and `tensorrt.runner.TensorRTBackend` implement it; `select.backend_for` chooses.
 """
@@ -26,7 +26,7 @@ class Backend(Protocol):
 
     @property
     def fallback(self) -> str:
-        """Why this is not the faster backend that the machine seems to offer, else empty. Servers show it."""
+        """Why a faster backend that the machine seems to offer is not used, else empty. Servers show it."""
 
     @property
     def quality(self) -> Quality:
@@ -39,7 +39,7 @@ class Backend(Protocol):
         """Speech windows [B, N] to features [B, step, D]."""
 
     def initial_state(self, sessions: int) -> GeometryState:
-        """The geometry's state before the first frame, of so many sessions."""
+        """The geometry state of `sessions` before the first frame."""
 
     def step_geometry(
         self, features: Tensor, style: Tensor, template: Tensor, state: GeometryState

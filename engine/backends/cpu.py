@@ -25,8 +25,8 @@ def native_bfloat16() -> bool:
 class CpuBackend:
     """`Backend` on the CPU: eager PyTorch, the reference for all others.
 
-    bfloat16: the precision of the renderer's convolutions, and of nothing else: a third less time, and 79 dB to
-    float32.  windows: the sizes that all windows have, for painting in batches, which on a CPU costs more than it
+    bfloat16: compute the renderer's convolutions, and nothing else, in bfloat16: a third less time, 79 dB to
+    float32.  windows: fixed sizes of all windows, for painting in batches, which on a CPU costs more than it
     gains; None: as small as each picture allows.
     """
 
@@ -57,8 +57,8 @@ class CpuBackend:
         """With the weights that ship with the engine; bfloat16 by default where the processor has it. Raises
         WeightsError.
 
-        One thread is the default: a second one gains a sixth when the machine is idle, and more than halves the
-        rate by busy waiting when a video encoder or a browser wants the other core (docs/latency.md).
+        One thread is the default: a second one gains a sixth on an idle machine, and more than halves the
+        rate by busy waiting when a video encoder or a browser uses the other core (docs/latency.md).
         """
         torch.set_num_threads(threads)
         cv2.setNumThreads(threads)

@@ -1,4 +1,4 @@
-"""The networks on a CUDA device: batches are copied up, computed and copied down on three streams at once."""
+"""The networks on a CUDA device: upload, computation and download of batches overlap on three streams."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class _Capture:
 
 
 class CudaGraphs:
-    """An eager runner's work, recorded once for each batch size (powers of two) and window size and replayed from then
-    on. captures: how many sizes are recorded; further ones run eagerly.
+    """Records an eager runner's work once for each batch size (powers of two) and window size, then replays it.
+    captures: the number of recorded sizes; further ones run eagerly.
     """
 
     def __init__(self, runner: Runner, captures: int = CAPTURES):
@@ -71,7 +71,7 @@ class CudaGraphs:
             self._captures[sizes] = self._capture(inputs, padded)
         capture = self._captures[sizes]
         for static, tensor in zip(capture.inputs, inputs, strict=True):
-            static[:rows].copy_(tensor)  # the rows behind keep an earlier call's values, which are as valid
+            static[:rows].copy_(tensor)  # the rows behind keep valid values of an earlier call
         capture.graph.replay()
         return tuple(static[:rows].clone() for static in capture.outputs)  # the next replay overwrites them
 
@@ -91,7 +91,7 @@ class CudaGraphs:
 
 
 class _Slot:
-    """One of two chunks under way: page-locked inputs and outputs, and the event after which the outputs are there."""
+    """One of two chunks in progress: page-locked inputs and outputs, and the event of finished outputs."""
 
     def __init__(self, inputs: int, outputs: int):
         self.inputs = [Pinned() for _ in range(inputs)]
@@ -100,7 +100,7 @@ class _Slot:
         self.results: list[Tensor] = []
 
     def take(self) -> list[Tensor]:
-        """The outputs, copied out of the page-locked memory; empty where no chunk was under way."""
+        """The outputs, copied out of the page-locked memory; empty where no chunk was in progress."""
         if not self.results:
             return []
         self.arrived.synchronize()
@@ -112,7 +112,7 @@ class ChunkedRunner:
     """Runs batches from the CPU through a runner on the device.
 
     A batch is cut into chunks. While one is computed, the next one is copied to the device and the last one back, each
-    through one of two page-locked buffers. Not thread-safe: it belongs to the inference thread.
+    through one of two page-locked buffers. Not thread-safe: only the inference thread uses it.
     """
 
     def __init__(self, runner: Runner, device: torch.device, inputs: int, outputs: int, chunk: int = CHUNK):
@@ -127,7 +127,7 @@ class ChunkedRunner:
         arrived: list[list[Tensor]] = []
         with torch.cuda.device(self._device):
             for slot in self._slots:
-                slot.take()  # what a call left that failed half-way
+                slot.take()  # outputs left by a call that failed half-way
             for i, chunk in enumerate(zip(*(tensor.split(self._chunk) for tensor in inputs), strict=True)):
                 slot = self._slots[i % 2]
                 arrived.append(slot.take())  # two chunks ago; its inputs are free too by then
@@ -157,10 +157,10 @@ class ChunkedRunner:
 
 
 class CudaBackend:
-    """`Backend` on a CUDA device, made of one runner for each network.
+    """`Backend` on a CUDA device, with one runner for each network.
 
     fallback: why these are not the requested runners, else empty. Raises DeviceError where the rasteriser
-    cannot be made for the device.
+    does not run on the device.
     """
 
     def __init__(
@@ -211,8 +211,8 @@ class CudaBackend:
 
 
 def cpu_parts() -> tuple[SpeechConfig, GeometryGenerator]:
-    """The speech windows, and the geometry network on the CPU, of the embedded weights: what `CudaBackend` needs beside
-    its runners."""
+    """What `CudaBackend` needs beside its runners, with the embedded weights: the speech windows, and the geometry
+    network on the CPU."""
     speech = weights.load(SpeechEncoder, SpeechConfig, weights.default_path("speech"))
     return speech.config, weights.load(GeometryGenerator, GeometryConfig, weights.default_path("geometry"))
 

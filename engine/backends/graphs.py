@@ -2,7 +2,7 @@
 
 A network is exported, compiled for a GPU or captured as a CUDA graph in this form. Inside, the renderer's graph may
 work in another precision. The others stay in float32: they are small, and the speech encoder's spectrum and the
-geometry's state, which lives as long as a stretch of speech, need it.
+geometry's state, which lives as long as a speech segment, need it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Axes = tuple[int | str, ...]  # fixed sizes and names of free ones; "4*rows" is 
 
 @dataclass(frozen=True)
 class Span:
-    """The sizes of a free axis; graphs are optimised for `usual`."""
+    """Range of a free axis; `usual` is the size that graphs are optimised for."""
 
     least: int
     usual: int
@@ -49,17 +49,17 @@ USUAL = {name: span.usual for name, span in SPANS.items()}
 
 
 def sizes(axes: Axes, free: Mapping[str, int]) -> tuple[int, ...]:
-    """The shape of `axes` with the `free` axes at those sizes."""
+    """The shape of `axes` with these sizes of the `free` axes."""
     return tuple(axis if isinstance(axis, int) else times(axis) * free[free_axis(axis)] for axis in axes)
 
 
 def times(axis: str) -> int:
-    """4 of "4*rows"."""
+    """The factor of an axis: 4 of "4*rows"."""
     return int(axis.rpartition("*")[0] or 1)
 
 
 def free_axis(axis: str) -> str:
-    """rows of "4*rows"."""
+    """The name of an axis without its factor: rows of "4*rows"."""
     return axis.rpartition("*")[2]
 
 
@@ -185,7 +185,7 @@ NETWORKS = ("speech", "geometry", "renderer")
 
 
 def load(name: str, precision: Precision, path: Path | None = None) -> Graph:
-    """The graph of the network `name`, with the weights at `path` or the embedded ones; `precision` is that of the
+    """The graph of the network `name`, with the weights at `path` or the embedded ones; `precision` applies to the
     renderer. Raises WeightsError."""
     path = path or weights.default_path(name)
     if name == "speech":

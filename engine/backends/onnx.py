@@ -1,4 +1,4 @@
-"""The networks as ONNX files for other runtimes, and the difference of ONNX Runtime's outputs to torch's."""
+"""The networks as ONNX files, and their PSNR against torch."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _fourier(opset: Any, signal: Any, dim: Sequence[int], normalization: int, on
     """A real Fourier transform over the last axis as a product with a matrix, since TensorRT has no transform. Returns
     real and imaginary parts on a further axis at the end, which is how the exporter represents complex numbers."""
     samples, rank = int(signal.shape[-1]), len(signal.shape)
-    assert list(dim) == [rank - 1] and normalization == 0 and onesided, "the speech encoder's transform is another one"
+    assert list(dim) == [rank - 1] and normalization == 0 and onesided, "the transform has other arguments"
     turns = np.outer(np.arange(samples), np.arange(samples // 2 + 1)) / samples * 2 * np.pi
     waves = np.stack([np.cos(turns), -np.sin(turns)], -1).astype(np.float32).reshape(samples, -1)
     product = opset.MatMul(signal, opset.Constant(value=extra("onnx_ir").tensor(waves)))
@@ -78,7 +78,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def parity(path: Path, reference: Graph, free: Mapping[str, int]) -> float:
-    """PSNR in dB of ONNX Runtime's outputs, from the file at `path`, to those of `reference`, the lowest of them.
+    """The lowest PSNR in dB of the outputs of ONNX Runtime, with the file at `path`, against those of `reference`.
     `free`: the sizes of the free axes. Raises ExportError where ONNX Runtime is not installed."""
     runtime = extra("onnxruntime")
     options = runtime.SessionOptions()
@@ -111,7 +111,7 @@ def extra(name: str) -> ModuleType:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter about its own deprecations and the names of axes that it unifies."""
+    """Suppresses the exporter's own warnings."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Choosing the device: the requested one, or the first that works, and the backend on it."""
+"""The choice of a device from the request and the GPUs that work, and its backend."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
 # An estimate: the networks and CUDA itself take one GiB, the recorded graphs of batches up to 32 pictures and their
-# buffers the rest. Avatars come on top, with about 60 MB each.
+# buffers the rest. Each avatar takes about 60 MB more.
 NEEDED_BYTES = 4 << 30
 
 
@@ -65,10 +65,10 @@ def choose(requested: str) -> Choice:
 
 
 def backend_for(requested: str, quality: Quality | None = None) -> Backend:
-    """The fastest backend on the device that `choose` takes, with the embedded weights, to paint in `quality` or in the
-    best one that the device has.
+    """The fastest backend on the device of `choose`, with the embedded weights, in `quality` or in the best that the
+    device supports.
 
-    Where a GPU that `auto` chose does not take the networks, the CPU is used, and the backend's `fallback` says why.
+    Where a GPU that `auto` chose cannot run the networks, the CPU is used, and the backend's `fallback` says why.
     Raises the errors of `choose`, SettingError for `best` on a GPU, DeviceError, WeightsError.
     """
     choice = choose(requested)
@@ -89,14 +89,14 @@ def backend_for(requested: str, quality: Quality | None = None) -> Backend:
 
 
 def _on_gpu(device: torch.device) -> Backend:
-    """The backend on a GPU. Raises DeviceError for one that does not take the networks, which no small trial shows."""
-    from engine.backends.tensorrt import runner  # here, so that a machine without a GPU loads nothing for one
+    """The backend on a GPU. Raises DeviceError for a GPU that cannot run the networks, which `unfit` does not show."""
+    from engine.backends.tensorrt import runner  # here, so that a machine without a GPU does not load it
 
     torch.set_num_threads(1)  # the CPU has little work then, and video encoders need the other cores
     cv2.setNumThreads(1)
     try:
         return runner.open_backend(device)
-    except RuntimeError as error:  # torch's: of memory, of drivers and of libraries
+    except RuntimeError as error:  # torch's errors of memory, drivers and libraries
         raise DeviceError(
             f"{describe(device)} does not take the networks ({_first_line(error)}); choose `--device cpu` or another, "
             "or see `personastream doctor`"
@@ -104,14 +104,14 @@ def _on_gpu(device: torch.device) -> Backend:
 
 
 def describe(device: torch.device) -> str:
-    """The name of a device, for people."""
+    """The name of a device, to show."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} ({device})"
     return f"CPU, {os.cpu_count()} cores"
 
 
 def absence() -> str:
-    """Why there is no such GPU: the devices that torch finds instead."""
+    """Why no usable GPU was found, in words."""
     devices = [describe(torch.device("cuda", index)) for index in range(_count())]
     if devices:
         return f"torch finds {', '.join(devices)} alone"
@@ -141,7 +141,7 @@ def _faults(device: torch.device) -> Iterator[str]:
 
 
 def _first_line(error: Exception) -> str:
-    """Without the advice on debugging kernels and the stack that torch adds."""
+    """The message without torch's advice on debugging and its stack."""
     return str(error).partition("\n")[0]
 
 

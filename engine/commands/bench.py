@@ -1,4 +1,4 @@
-"""The command `personastream bench`: the cost of every stage on this machine, and the speed of all of them."""
+"""The command `personastream bench`: the cost of every stage on this machine, and their joint speed."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from engine.metrics import StageTimes
 from engine.models.weights import load_face_model
 
 TRIALS = 10
-MIN_S, MAX_S = 2.0, 3600.0  # less has too few windows for percentiles; more only fills the memory
+MIN_S, MAX_S = 2.0, 3600.0  # shorter speech has too few windows for percentiles; longer speech only fills the memory
 WEIGHED = 4  # sessions opened to measure the memory of one
 PAGE_BYTES = resource.getpagesize()
 
 
 class Figures(TypedDict):
-    """fps: new pictures a second through all stages.  first_frame_ms: from the arrival of the speech that the first
-    frame needs, `algorithmic_ms` of it, to its picture, p95.  stage_ms: p50 and p99 of each stage.
+    """fps: new pictures a second through all stages.  first_frame_ms: p95 from the arrival of the speech that the
+    first frame needs (`algorithmic_ms`) to its picture.  stage_ms: p50 and p99 of each stage.
 
-    memory_mb: the peak of the process.  avatar_mb, session_mb: of one more avatar, and of one more session that talks.
-    device_mb, device_avatar_mb: the same on the GPU, 0 on a CPU; sessions take none there.  fallback: why a faster
-    device that the machine seems to offer is not used."""
+    memory_mb: the peak of the process.  avatar_mb, session_mb: of a further avatar, and of a further talking session.
+    device_mb, device_avatar_mb: memory on the GPU of the process and of a further avatar, 0 on a CPU.  fallback: why a
+    faster device that the machine seems to offer is not used."""
 
     device: str
     fallback: str
@@ -61,12 +61,12 @@ class Figures(TypedDict):
 
 
 def bench(avatar: Path, speech: Path | None, seconds: float, backend: Backend | None = None) -> Figures:
-    """Let `avatar` say `speech` for so long as fast as it goes. Without speech it says noise, which costs the same.
+    """Let `avatar` speak `speech`, by default noise, which costs the same, for `seconds`, as fast as possible.
 
     Raises SettingError for `seconds` outside 2 to 3600; AvatarFileError, SpeechFormatError, WeightsError."""
     pcm = speech_of(speech, seconds)
     backend = backend or CpuBackend.embedded()
-    first = _ready(backend, avatar)  # loads libraries, compiles and warms up, which a second avatar does not
+    first = _ready(backend, avatar)  # loads libraries, compiles and warms up; a second avatar needs none of this
     before = resident_mb(), _device_mb(backend)
     pipeline = _ready(backend, avatar)
     avatar_mb, device_avatar_mb = resident_mb() - before[0], _device_mb(backend) - before[1]
@@ -103,7 +103,7 @@ def _ready(backend: Backend, avatar: Path) -> AvatarPipeline:
 
 
 def resident_mb() -> float:
-    """The resident memory of this process, on Linux, after the C library has returned what it keeps free."""
+    """The resident memory of this process, on Linux, after the C library has returned its free memory."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
         trim(0)
@@ -116,7 +116,7 @@ def _device_mb(backend: Backend) -> float:
 
 
 def _session_mb(pipeline: AvatarPipeline, pcm: np.ndarray) -> float:
-    """The memory of a session that talks, with all the pictures that it makes ahead."""
+    """The memory of a talking session with all the pictures painted ahead."""
     before = resident_mb()
     timelines = [pipeline.new_timeline(SessionConfig()) for _ in range(WEIGHED)]
     for timeline in timelines:
@@ -128,7 +128,7 @@ def _session_mb(pipeline: AvatarPipeline, pcm: np.ndarray) -> float:
 
 
 def speech_of(path: Path | None, seconds: float) -> np.ndarray:
-    """The sound file, or noise, cut or repeated to that length: int16 [N] at 48 kHz. Raises SettingError for less than
+    """The sound file, or noise, cut or repeated to `seconds`: int16 [N] at 48 kHz. Raises SettingError for less than
     2 s or more than 3600 s, SpeechFormatError."""
     if not MIN_S <= seconds <= MAX_S:
         raise SettingError(f"--seconds {seconds:g}: expected {MIN_S:g} to {MAX_S:g}; the default is 10")
@@ -157,19 +157,19 @@ def _first_frame_s(pipeline: AvatarPipeline, pcm: np.ndarray, latency_ms: int) -
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Measure the cost of every stage on this machine with this avatar."""
+    """Measure the cost of every stage with this avatar on this machine."""
 
     avatar: tyro.conf.Positional[Path]
     speech: Path | None = None
-    """A sound file for the avatar to say; noise by default, which costs the same."""
+    """Sound file that the avatar speaks; noise by default, which costs the same."""
     seconds: float = 10.0
     """Length of the speech: 2 to 3600."""
     sessions: bool = False
-    """Also let more and more sessions speak at once, until 1 % of their pictures are late."""
+    """Also find the number of sessions that can speak at once before 1 % of their pictures are late."""
     json: bool = False
     """Print one JSON object instead of tables."""
     plot: Path | None = None
-    """Draw load and lateness against sessions into this picture (.png, .svg, .pdf); implies --sessions."""
+    """Picture file (.png, .svg, .pdf) for a chart of load and lateness against sessions; implies --sessions."""
     compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
 
     def run(self) -> int:
@@ -200,7 +200,7 @@ def _print_figures(figures: Figures) -> None:
     if figures["fallback"]:
         print(f"no faster device: {figures['fallback']}")
     print(f"{figures['fps']:.1f} new pictures a second, {figures['memory_mb']:.0f} MB at the most")
-    print(f"one avatar more takes {figures['avatar_mb']:.0f} MB, one session {figures['session_mb']:.0f} MB")
+    print(f"a further avatar takes {figures['avatar_mb']:.0f} MB, a session {figures['session_mb']:.0f} MB")
     latency = f"after the first {figures['algorithmic_ms']} ms of speech"
     print(f"first frame {figures['first_frame_ms']:.0f} ms (p95) {latency}")
 

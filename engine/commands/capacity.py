@@ -1,4 +1,4 @@
-"""The number of sessions that one device carries: more and more of them speak, until their pictures are late."""
+"""The number of sessions that one device carries: it grows until their pictures are late."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ SUFFIXES = (".png", ".svg", ".pdf")  # of a chart
 
 @dataclass(frozen=True)
 class Step:
-    """One number of sessions that spoke beside each other.
+    """The measurement with one number of sessions that speak at once.
 
-    load: the share of the device's time that they need by the times of its batches at the start.  p50_late_ms,
-    p99_late_ms: of their pictures, over all frames with speech. A frame that shows the picture of n frames before it is
-    n times 40 ms late, besides going out late itself.  stage_ms: p50 and p99 of each stage; the time of a batch is
+    load: the share of the device's time that they need, from the batch times measured at the start.  p50_late_ms,
+    p99_late_ms: lateness of the pictures of all frames with speech. A frame that shows the picture of n frames before
+    is n times 40 ms late, plus the lateness of the frame.  stage_ms: p50 and p99 of each stage; the time of a batch is
     divided among its pictures or speech steps.
     """
 
@@ -43,7 +43,7 @@ class Step:
 
 
 class Ramp(TypedDict):
-    """sessions: the most of them with a p99 below `deadline_ms`.  batch_ms: by stage and size."""
+    """sessions: the largest number with a p99 below `deadline_ms`.  batch_ms: by stage and size."""
 
     sessions: int
     deadline_ms: float
@@ -52,7 +52,7 @@ class Ramp(TypedDict):
 
 
 async def ramp(avatar: Path, pcm: np.ndarray, backend: Backend | None = None) -> Ramp:
-    """Let 1, 2, 4, … sessions of `avatar` say pcm [N] int16 at 48 kHz, then search between the last two numbers."""
+    """Let 1, 2, 4, … sessions of `avatar` speak pcm [N] int16 at 48 kHz, then search between the last two numbers."""
     async with Engine({"avatar": avatar}, max_sessions=MOST_SESSIONS, backend=backend, max_load=math.inf) as engine:
         steps: list[Step] = []
         good, bad = 0, MOST_SESSIONS + 1
@@ -86,7 +86,7 @@ async def _step(engine: Engine, count: int, pcm: np.ndarray) -> Step:
 
 
 async def _lateness_ms(session: Session, pcm: np.ndarray, wait_s: float) -> np.ndarray:
-    """How late the picture of each frame is in which `session` says pcm after a wait; then the session is closed."""
+    """Lateness of the picture of each frame while `session` speaks pcm, after a wait; then the session is closed."""
     units, loop = session.subscribe(), asyncio.get_running_loop()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(_say(session, pcm, wait_s))
@@ -133,7 +133,7 @@ def draw_ramp(capacity: Ramp, device: str, path: Path) -> None:
 
 
 def check_chart(path: Path) -> None:
-    """Checked before minutes of measuring: matplotlib is there, and `path` is a picture in a folder that exists.
+    """Check, before minutes of measuring, that matplotlib is installed and `path` is a picture in an existing folder.
 
     Raises SettingError, OutputError."""
     if importlib.util.find_spec("matplotlib") is None:

@@ -1,4 +1,4 @@
-"""The command `personastream doctor`: what works on this machine, and the remedy for what does not."""
+"""The command `personastream doctor`: what works on this machine, and remedies for the rest."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from engine.models.speech import SpeechConfig
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that the engine needs or can use.  ok: False if avatars do not work without it.  remedy: what to do
-    about it, also where it is optional and missing."""
+    """A requirement or an option of the engine.  ok: False if avatars do not work without it.  remedy: also for an
+    option that is missing."""
 
     name: str
     ok: bool
@@ -31,7 +31,7 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """Examine everything that the engine needs, one finding after the other."""
+    """Examine the requirements and options of the engine, one by one."""
     yield _python()
     yield _library("av", "decoding and encoding")
     yield _library("mediapipe", "enrolment")
@@ -90,7 +90,7 @@ def _sound_devices() -> Finding:
         devices = importlib.import_module("sounddevice").query_devices()
     except ModuleNotFoundError:
         return Finding("sound devices", True, "sounddevice is not installed", "pip install personastream[local]")
-    except OSError as error:  # the package is there, the library that it loads is not
+    except OSError as error:  # the package is installed, the library that it loads is not
         return Finding("sound devices", True, str(error), "install PortAudio (Debian: apt-get install libportaudio2)")
     listed = [
         f"{number}: {device['name']} ({device['max_input_channels']} in, {device['max_output_channels']} out)"
@@ -102,7 +102,7 @@ def _sound_devices() -> Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Show what works on this machine, and the remedy for what does not."""
+    """Show what works on this machine, and remedies for the rest."""
 
     def run(self) -> int:
         findings = list(examine())

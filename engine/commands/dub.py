@@ -1,4 +1,4 @@
-"""The command `personastream dub`: an avatar says a sound file, offline, into a video file."""
+"""The command `personastream dub`: an avatar speaks a sound file, offline, into a video file."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv")  # containers that hold H.264 and AA
 
 
 def dub(avatar: str | Path, speech: str | Path, output: str | Path, backend: Backend | None = None) -> int:
-    """Write `output`, H.264 and AAC, with the avatar saying the sound file `speech`; the number of frames at 25 fps.
+    """Write `output`, H.264 and AAC: the avatar speaks the sound file `speech`. Returns the number of frames (25 fps).
 
     backend: the CPU by default; `engine.backends.select.backend_for("auto")` takes a GPU where there is one.
 
     Raises OutputError for an output that cannot be written, or that is one of the inputs; AvatarFileError,
-    SpeechFormatError, WeightsError. After a failure an older `output` is as it was and nothing else is left behind.
+    SpeechFormatError, WeightsError. A failure leaves an older `output` unchanged and no other file.
     """
     avatar, speech, output = Path(avatar), Path(speech), Path(output)
     _check_output(output, avatar, speech)
@@ -58,10 +58,10 @@ def dub(avatar: str | Path, speech: str | Path, output: str | Path, backend: Bac
 
 
 def _check_output(output: Path, avatar: Path, speech: Path) -> None:
-    """Checked before minutes of work: the output can be written, and is none of the inputs."""
-    for path, what in ((avatar, "avatar"), (speech, "speech")):
+    """Check, before minutes of work, that the output can be written and is none of the inputs."""
+    for path, role in ((avatar, "avatar"), (speech, "speech")):
         if output.exists() and path.exists() and output.samefile(path):
-            raise OutputError(f"{output}: is the {what} itself; choose another -o")
+            raise OutputError(f"{output}: is the {role} itself; choose another -o")
     if output.suffix.lower() not in SUFFIXES:
         raise OutputError(f"{output}: expected a video file's name, ending in {', '.join(SUFFIXES)}")
     if not output.parent.is_dir():
@@ -71,7 +71,7 @@ def _check_output(output: Path, avatar: Path, speech: Path) -> None:
 
 
 def _write(path: Path, pipeline: AvatarPipeline, pcm: np.ndarray) -> int:
-    """All units of pcm [N] int16 into the container at `path`; the number of frames."""
+    """Write all units of pcm [N] int16 into the container at `path`; returns the number of frames."""
     frames = 0
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
         video = container.add_stream("libx264", rate=FPS, options={"crf": CRF, "preset": "veryfast"})
@@ -92,7 +92,7 @@ def _write(path: Path, pipeline: AvatarPipeline, pcm: np.ndarray) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Dub:
-    """Make a video of an avatar saying a sound file; the pictures are those of a live session."""
+    """Make a video of an avatar that speaks a sound file; the pictures equal those of a live session."""
 
     avatar: tyro.conf.Positional[Path]
     speech: tyro.conf.Positional[Path]

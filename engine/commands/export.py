@@ -19,8 +19,8 @@ ALIKE_DB = 50.0  # the least PSNR of a file against torch in float32
 
 @dataclass(frozen=True)
 class Exported:
-    """A written file.  psnr_db: of its outputs against torch in float32, over their range: the worst of all outputs and
-    batch sizes; infinite where they are equal."""
+    """A written file.  psnr_db: of its outputs against torch in float32, over their range, the lowest of all outputs
+    and batch sizes; infinite where they are equal."""
 
     network: str
     path: Path
@@ -31,7 +31,7 @@ class Exported:
 def export_all(folder: Path, precision: Precision = "float32") -> Iterator[Exported]:
     """Write speech.onnx, geometry.onnx and renderer.onnx into `folder`, and compare each with torch.
 
-    Raises ExportError if the extra is missing or a file does not answer as torch does; OutputError, WeightsError.
+    Raises ExportError if the extra is missing or a file's outputs differ from torch's; OutputError, WeightsError.
     """
     for name in graphs.NETWORKS:
         graph, reference = graphs.load(name, precision), graphs.load(name, "float32")
@@ -48,7 +48,7 @@ class Export:
     """Write the networks as ONNX files for other runtimes, and show how closely they agree with torch."""
 
     out: Path
-    """The folder; it is created if it is missing."""
+    """The folder of the files; created if it is missing."""
     precision: Precision = "float32"
     """Precision of the renderer; the other networks stay in float32."""
 

@@ -1,4 +1,4 @@
-"""The choice of the next batch from measured times: pure decisions, without a clock or thread."""
+"""Measured times of batches, and the choice of the next batch from them, which needs neither clock nor thread."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Generic, TypeVar
 from engine.media import FPS
 
 SIZES = (1, 2, 4, 8, 16, 32)
-PAYS = 0.9  # of the time per piece of work at the next smaller size: a smaller gain may be an error of measurement
-LONGEST_S = 0.5 / FPS  # work that comes up during a batch waits for its end
+PAYS = 0.9  # share of the time per job at the next smaller size; a smaller gain may be a measurement error
+LONGEST_S = 0.5 / FPS  # work that arrives during a batch waits for its end
 TRIALS = 5
 SMOOTHING = 0.2  # the weight of the latest batch
-UNMEASURED_S = 0.02  # of a stage that has not run yet
+UNMEASURED_S = 0.02  # assumed for a stage that has not run yet
 
 C = TypeVar("C")
 
@@ -33,24 +33,24 @@ class Pending(Generic[C]):
 
 @dataclass
 class BatchTimes:
-    """How long batches take on this device: the only measured costs by which anything is decided.
+    """Times of batches on this device: the only measured costs that decisions use.
 
-    seconds: by stage and size, measured before the first session, of the sizes that pay, always with 1. They decide
-    which batches are made and how many sessions are admitted: a slow moment turns nobody away. The work of a stage that
-    is missing is done one by one, at no known cost.
+    seconds: by stage, and by size for the sizes that pay, which include 1; measured before the first session. They
+    decide the batches and the number of admitted sessions, so that a slow moment refuses no session. Work of a stage
+    without times runs one by one, and its cost counts as zero.
     """
 
     seconds: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     _recent_s: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def observe(self, stage: str, seconds: float) -> None:
-        """A batch of `stage`, of any size, has just taken so long."""
+        """Record the duration of a batch of `stage`, of any size."""
         recent_s = self.recent_s(stage)
         self._recent_s[stage] = recent_s + SMOOTHING * (seconds - recent_s)
 
     def recent_s(self, stage: str) -> float:
-        """Smoothed seconds of the latest batches of `stage`, of whatever size: this machine's present speed, by which
-        sessions choose their lead and the pictures that they skip."""
+        """Smoothed seconds of the latest batches of `stage`, of any size: the machine's current speed, from which
+        sessions choose their lead and the pictures to skip."""
         return self._recent_s.get(stage, self.seconds.get(stage, {1: UNMEASURED_S})[1])
 
     def sizes(self, stage: str) -> list[int]:
@@ -58,16 +58,16 @@ class BatchTimes:
         return sorted(self.seconds.get(stage, {1: 0.0}))
 
     def batch_s(self, stage: str, count: int) -> float:
-        """Seconds of a batch of `count`, which is at most the largest size: those of the next size up."""
+        """Seconds of a batch of `count` jobs, at most the largest size: the time of the next size up."""
         size = next(size for size in self.sizes(stage) if size >= count)
         return self.seconds.get(stage, {1: 0.0})[size]
 
     def each_s(self, stage: str, count: int) -> float:
-        """Seconds per piece of `count` pieces of work that wait together, in the best batches up to that size."""
+        """Seconds per job when `count` jobs wait together, in batches of the best size up to `count`."""
         return min(self.batch_s(stage, size) / size for size in self.sizes(stage) if size <= max(1, count))
 
     def load(self, sessions: int, rates_hz: Mapping[str, float]) -> float:
-        """The share of the device's time that so many sessions need, each with jobs of these stages at these rates."""
+        """The share of the device's time that `sessions` need, each with jobs at these rates by stage."""
         return sessions * sum(rate * self.each_s(stage, sessions) for stage, rate in rates_hz.items())
 
     def slower(self, other: BatchTimes) -> BatchTimes:
@@ -86,9 +86,9 @@ def next_batch(waiting: Sequence[Pending[C]], costs: BatchTimes, now_s: float) -
 
     Work is ordered by its deadline plus the time at which its client was last served: on a machine that cannot do all
     of the work, deadlines alone would always serve the clients whose frames fall first and starve the others. The first
-    in this order is always in the batch. The next of the same stage join it if that takes less time per piece and makes
+    in this order is always in the batch. The next of the same stage join it if that takes less time per job and makes
     no work late. Exactly: all work that would meet its deadline if the waiting work were done one by one in this order
-    still meets it behind this batch. Every later choice keeps to the same rule, so that this holds to the end.
+    still meets it behind this batch. Every later choice follows the same rule, so this holds until all work is done.
     """
     order = sorted(waiting, key=lambda pending: pending.deadline_s + pending.served_s)
     if not order:
@@ -99,15 +99,13 @@ def next_batch(waiting: Sequence[Pending[C]], costs: BatchTimes, now_s: float) -
     for size in costs.sizes(stage):
         count = min(size, len(alike))
         cheaper = costs.batch_s(stage, count) / count < costs.batch_s(stage, best) / best
-        if count > best and cheaper and _makes_nobody_late(alike[:count], order, costs, now_s):
+        if count > best and cheaper and _keeps_deadlines(alike[:count], order, costs, now_s):
             best = count
     return alike[:best]
 
 
-def _makes_nobody_late(
-    batch: Sequence[Pending[C]], order: Sequence[Pending[C]], costs: BatchTimes, now_s: float
-) -> bool:
-    """All work that is in time one by one is also in time behind `batch`, with the rest one by one."""
+def _keeps_deadlines(batch: Sequence[Pending[C]], order: Sequence[Pending[C]], costs: BatchTimes, now_s: float) -> bool:
+    """Whether all work that is in time one by one is also in time behind `batch`, with the rest one by one."""
     alone_s = now_s
     together_s = batch_s = now_s + costs.batch_s(batch[0].stage, len(batch))
     joined = {id(pending) for pending in batch}
@@ -124,7 +122,7 @@ def _makes_nobody_late(
 
 
 def measure(run: Callable[[int], object], sizes: Sequence[int] = SIZES) -> dict[int, float]:
-    """Seconds of run(size), warm, by size, for the sizes that pay: 1, and those that take clearly less time per piece
+    """Seconds of run(size), warm, by size, for the sizes that pay: 1, and those that take clearly less time per job
     than the next smaller one and at most half a frame in all."""
     times: dict[int, float] = {}
     for size in sizes:

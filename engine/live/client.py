@@ -1,4 +1,4 @@
-"""A session's client of the scheduler: what its timeline needs next and when, at this machine's present speed."""
+"""A session's client of the scheduler: its timeline's next job and deadline, at the machine's current speed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from engine.live.job import Job, Outcome
 from engine.live.pipeline import AvatarPipeline, Work
 from engine.live.timeline import Timeline
 
-COST_MARGIN = 1.2  # a batch may take so much longer than those before it
+COST_MARGIN = 1.2  # a batch may take this many times as long as recent ones
 
 
 class SessionClient:
     """Takes jobs from `timeline` and returns their outcomes to it; has no work once `closed` is set.
 
-    lead_frames: the most frames that pass from speech being there to its first picture being shown.
-    failure: what its work raised; it sets `closed`.
+    lead_frames: limit of the frames between the arrival of speech and its first picture.
+    failure: the exception that its work raised, which sets `closed`.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class SessionClient:
 
     @property
     def _lead(self) -> int:
-        """Frames from speech being there to its first picture being shown."""
+        """Frames between the arrival of speech and its first picture."""
         cost_s = COST_MARGIN * (self._costs.recent_s("lips") + self._costs.recent_s("picture"))
         return 1 + min(self._lead_frames, math.ceil(cost_s / FRAME_S))
 

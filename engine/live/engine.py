@@ -34,7 +34,7 @@ class Engine:
 
     avatars: paths of avatar files by name.  backend: the CPU by default; `backend_for("auto")` of
     `engine.backends.select` takes a GPU where there is one.  max_load: the share of the device's time that sessions may
-    need when all that talk do so at once, by the `costs` that are measured at the start.
+    need together, all talking ones at once, by the `costs` that are measured at the start.
 
     Entering it opens the avatars and runs every network. Raises AvatarFileError, WeightsError.
     """
@@ -53,12 +53,12 @@ class Engine:
         self._backend = backend
         self._max_load = max_load
         self.costs = BatchTimes()
-        self.talking_hz: dict[str, float] = {}  # how many jobs a session that talks has, by stage
+        self.talking_hz: dict[str, float] = {}  # jobs a second of a talking session, by stage
         self._pipelines: dict[str, AvatarPipeline] = {}
         self._tasks = asyncio.TaskGroup()
         self.sessions: dict[str, Session] = {}
         self.latencies = StageTimes()
-        self._past = SessionCounters()  # of the sessions that are closed
+        self._past = SessionCounters()  # of closed sessions
 
     @property
     def backend(self) -> Backend:
@@ -104,14 +104,14 @@ class Engine:
             await self._scheduler.close()
 
     def load(self, more: int = 0) -> float:
-        """The share of the device's time that all sessions need, and `more` that talk; above 1, frames are late."""
+        """The share of the device's time that all sessions and `more` talking ones need; above 1, frames are late."""
         talking = sum(session.talks for session in self.sessions.values())
         idle = len(self.sessions) - talking
         return self.costs.load(talking + more, self.talking_hz) + self.costs.load(idle, IDLE_HZ)
 
     @property
     def room(self) -> int:
-        """How many more sessions it admits. One alone is always admitted, however slow the machine."""
+        """The number of further sessions that are admitted. The first one always is, however slow the machine."""
         left = max(0, self._max_sessions - len(self.sessions))
         fits = sum(1 for _ in takewhile(lambda more: self.load(more) <= self._max_load, range(1, left + 1)))
         return fits if self.sessions else max(fits, min(1, left))
@@ -147,4 +147,4 @@ class Engine:
 
 
 def _perform(batch: Sequence[Work[Job]]) -> Sequence[Outcome]:
-    return batch[0].pipeline.perform_all(batch)  # any pipeline of the batch does: they share the backend
+    return batch[0].pipeline.perform_all(batch)  # any pipeline of the batch runs it: they share the backend

@@ -1,4 +1,4 @@
-"""When the frames of a session go out: 25 a second from its start, on the event loop's clock."""
+"""Due times of a session's frames: 25 a second from its start, on the event loop's clock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class FrameClock:
         self._began_s = 0.0
 
     def start(self) -> float:
-        """Let frame 0 begin now; the loop time of that."""
+        """Start frame 0 now; returns the loop time."""
         self._began_s = self.now_s
         return self._began_s
 
@@ -32,13 +32,13 @@ class FrameClock:
         return self._began_s + (frame + 1) * FRAME_S
 
     def late_s(self, frame: int) -> float:
-        """By how much a frame that has not gone out is late; negative before its time."""
+        """Lateness of a frame that has not gone out; negative before it is due."""
         return self.now_s - self.due_s(frame)
 
     def skip(self, seconds: float) -> None:
-        """Let all frames that have not gone out be due so much later."""
+        """Postpone all frames that have not gone out."""
         self._began_s += seconds
 
     def frames_too_soon(self, next_frame: int, cost_s: float) -> int:
-        """How many frames from `next_frame` on are due too soon for work that takes `cost_s`."""
+        """The number of frames from `next_frame` on that are due too soon for work that takes `cost_s`."""
         return max(0, math.ceil((cost_s + self.late_s(next_frame)) / FRAME_S))

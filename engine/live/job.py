@@ -1,4 +1,4 @@
-"""The work that a timeline asks for, and the outcomes that it gets back."""
+"""The jobs of a timeline, and their outcomes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LipsJob:
 
 @dataclass(frozen=True)
 class PaintJob:
-    """Make the picture of output frame `due`: base frame `base` with lips [V_low, 3], or its idle picture."""
+    """Paint output frame `due`: base frame `base` with lips [V_low, 3], or with None the idle picture of it."""
 
     base: int
     lips: Tensor | None
@@ -47,7 +47,7 @@ Job = LipsJob | PaintJob
 
 @dataclass(frozen=True)
 class Lips:
-    """The outcome of a LipsJob: lips [step, V_low, 3] and the states from which the next step goes on."""
+    """The outcome of a LipsJob: lips [step, V_low, 3] and the states from which the next step continues."""
 
     speech: SpeechState
     geometry: GeometryState

@@ -1,4 +1,4 @@
-"""Offline speech: the units of an avatar that says a whole recording, as fast as they can be made."""
+"""Offline speech: the units of an avatar that speaks a whole recording, as fast as the machine computes them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def speak(
     speech: a sound file, or mono samples [N] at 48 kHz, int16 or float32 in [-1, 1].  backend: the CPU by default;
     `engine.backends.select.backend_for("auto")` takes a GPU where there is one.
 
-    The units are those of a live session. Files are read at once; units are made as they are asked for. Raises
+    The units are those of a live session. Files are read at once; units are computed on demand. Raises
     AvatarFileError, SpeechFormatError, WeightsError.
     """
     pcm = speech_samples(speech)

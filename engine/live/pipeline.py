@@ -1,6 +1,6 @@
-"""Does the jobs of timelines: speech to lips, and lips to pictures, of one avatar or of several in one batch.
+"""Runs the jobs of timelines: speech to lips, and lips to pictures, of one avatar or of several in one batch.
 
-A pipeline keeps nothing between jobs but caches, so that all sessions of an avatar share one. Use it on one thread.
+Between jobs a pipeline keeps only caches, so that all sessions of an avatar share one. Use it on one thread.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ J = TypeVar("J", bound=Job, covariant=True)
 
 @dataclass(frozen=True)
 class Work(Generic[J]):
-    """A job, and the pipeline of the avatar that it is for."""
+    """A job, and the pipeline of its avatar."""
 
     pipeline: AvatarPipeline
     job: J
 
 
 class AvatarPipeline:
-    """The networks, set up for one avatar. Raises AvatarFileError for a style of other networks.
+    """The networks, set up for one avatar. Raises AvatarFileError for a style that other networks made.
 
-    rest: [V_low, 3], its closed, quiet lips.  first: [H, W, 3] uint8, shown before the first picture of a session.
+    rest: [V_low, 3], the closed, quiet lips.  first: [H, W, 3] uint8, shown before the first picture of a session.
     """
 
     def __init__(self, backend: Backend, avatar: Avatar, model: MorphableModel):
@@ -99,8 +99,8 @@ class AvatarPipeline:
         return Timeline(config, self.avatar.loop, self.rest, self.new_segment, self.first)
 
     def speak(self, pcm: np.ndarray, config: SessionConfig | None = None) -> Iterator[MediaUnit]:
-        """The units of a session that says pcm [N] int16 at 48 kHz from its first frame until the mouth has closed, as
-        fast as they can be made."""
+        """The units of a session that speaks pcm [N] int16 at 48 kHz from its first frame until the mouth has closed,
+        as fast as the machine computes them."""
         timeline = self.new_timeline(config or SessionConfig())
         timeline.start_utterance("speech", SAMPLE_RATE_HZ, 1)
         timeline.push_audio("speech", pcm.tobytes())
@@ -111,11 +111,11 @@ class AvatarPipeline:
             yield timeline.emit()
 
     def perform(self, job: Job) -> Outcome:
-        """Do `job`: lips for a LipsJob, a picture [H, W, 3] uint8 for a PaintJob."""
+        """Run `job`: lips for a LipsJob, a picture [H, W, 3] uint8 for a PaintJob."""
         return self.perform_all([Work(self, job)])[0]
 
     def perform_all(self, batch: Sequence[Work[Job]]) -> Sequence[Outcome]:
-        """Do a batch: work of one stage, for this pipeline and others with the same backend."""
+        """Run a batch: work of one stage, for this pipeline and others with the same backend."""
         if isinstance(batch[0].job, LipsJob):
             return self._compute_lips(cast(Sequence[Work[LipsJob]], batch))
         return self._paint(cast(Sequence[Work[PaintJob]], batch))
@@ -145,7 +145,7 @@ class AvatarPipeline:
 
 @contextmanager
 def _shared(batch: Sequence[Work[Job]], stage: str) -> Iterator[None]:
-    """Divide the time of the block evenly among the work of the batch, in the times of `stage`."""
+    """Record the duration of the block in the times of `stage`, divided evenly among the work of the batch."""
     began = time.perf_counter()
     yield
     seconds = (time.perf_counter() - began) / len(batch)

@@ -1,4 +1,4 @@
-"""The one inference thread, which owns the device: runs one batch after the other; `next_batch` chooses them."""
+"""The inference thread: runs batches on the device, one after the other; `next_batch` chooses them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Generic, Protocol, TypeVar
 
 from engine.live.batching import BatchTimes, Pending, next_batch
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 Work = TypeVar("Work")
 Outcome = TypeVar("Outcome")
 Outcome_contra = TypeVar("Outcome_contra", contravariant=True)
 
 
 class Client(Protocol[Work, Outcome_contra]):
-    """A session, as the scheduler sees it. All methods are called on the event loop."""
+    """The scheduler's view of a session. All methods are called on the event loop."""
 
     def due(self) -> tuple[str, float] | None:
         """The stage of its most urgent work, and the loop time at which that is due; None without work."""
 
     def begin(self) -> Work:
-        """Take the work that `due` named."""
+        """Begin the work that `due` announced."""
 
     def finish(self, work: Work, outcome: Outcome_contra) -> None:
         """Take the outcome of `work`."""
@@ -35,15 +35,15 @@ class Client(Protocol[Work, Outcome_contra]):
 class Scheduler(Generic[Work, Outcome]):
     """Runs one batch after the other for any number of clients. Call `wake` whenever there may be new work.
 
-    run: does a batch of one stage on the inference thread and returns the outcomes in order. A batch that raises is run
-    again piece by piece, so that `run` must leave nothing behind when it raises.
-    costs: by which batches are chosen; the time of every run goes into it.
+    run: runs a batch of one stage on the inference thread and returns the outcomes in order. A batch that raises is run
+    again piece by piece, so `run` must change nothing when it raises.
+    costs: the times that decide the batches; the time of every run is added to them.
     """
 
     def __init__(self, run: Callable[[Sequence[Work]], Sequence[Outcome]], costs: BatchTimes | None = None) -> None:
         self.costs = costs or BatchTimes()
         self._run = run
-        self._clients: dict[Client[Work, Outcome], float] = {}  # and when each was last served
+        self._clients: dict[Client[Work, Outcome], float] = {}  # with the loop time at which each was last served
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
         self._busy = False
 
@@ -59,10 +59,10 @@ class Scheduler(Generic[Work, Outcome]):
         if self._busy:
             return
         loop = asyncio.get_running_loop()
-        asked = [(client, _ask(client, client.due), served_s) for client, served_s in self._clients.items()]
-        waiting = [Pending(client, *due, served_s) for client, due, served_s in asked if due is not None]
+        urgent = [(client, _guarded(client, client.due), served_s) for client, served_s in self._clients.items()]
+        waiting = [Pending(client, *due, served_s) for client, due, served_s in urgent if due is not None]
         chosen = next_batch(waiting, self.costs, loop.time())
-        begun = [(pending.client, _ask(pending.client, pending.client.begin)) for pending in chosen]
+        begun = [(pending.client, _guarded(pending.client, pending.client.begin)) for pending in chosen]
         batch = [(client, work) for client, work in begun if work is not None]
         if not batch:
             return
@@ -104,19 +104,19 @@ class Scheduler(Generic[Work, Outcome]):
             if isinstance(outcome, Exception):
                 client.fail(outcome)
             else:
-                _ask(client, partial(client.finish, work, outcome))
+                _guarded(client, partial(client.finish, work, outcome))
         self.wake()
 
     async def close(self) -> None:
-        """Wait for the batch that runs; no other is begun."""
+        """Wait for the running batch; no other one begins."""
         self._clients.clear()
         await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
 
 
-def _ask(client: Client[Work, Outcome], question: Callable[[], Answer]) -> Answer | None:
-    """The client's answer; None if it raises, which fails that client alone."""
+def _guarded(client: Client[Work, Outcome], call: Callable[[], Result]) -> Result | None:
+    """The result of a call of the client; None if it raises, which fails that client alone."""
     try:
-        return question()
+        return call()
     except Exception as error:
         client.fail(error)
         return None

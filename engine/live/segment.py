@@ -16,7 +16,7 @@ from engine.models.speech import SpeechState
 
 @dataclass(eq=False)
 class Utterance:
-    """Speech under one id: what was received at its own rate, and its sound at 48 kHz that waits for its turn."""
+    """Speech under one id, counted at its sample rate, and its sound at 48 kHz that is not yet in a segment."""
 
     name: str
     sample_rate_hz: int
@@ -30,7 +30,7 @@ class Utterance:
 
     @property
     def position_samples(self) -> int:
-        """How much was played, at the utterance's own rate."""
+        """The number of samples played, at the utterance's rate."""
         return min(self.received_samples, self.played_samples * self.sample_rate_hz // SAMPLE_RATE_HZ)
 
     def finished(self, *, interrupted: bool) -> PlaybackFinished:
@@ -40,7 +40,7 @@ class Utterance:
 
 @dataclass
 class _Piece:
-    """So many samples (48 kHz) of a segment's sound belong to `utterance`; with `last` it ends there."""
+    """`samples` at 48 kHz of a segment's sound that come from `utterance`; with `last` it ends there."""
 
     utterance: Utterance
     samples: int
@@ -68,7 +68,7 @@ class SpeechSegment:
         self._sound = SampleQueue()
         self._pieces: deque[_Piece] = deque()
         # Resampled for the networks step by step: when an utterance ends, thirty seconds that waited behind it may
-        # come at once, and resampling them at once would hold up the frames of every session.
+        # arrive at once, and resampling them at once would delay the frames of every session.
         self._to_speech_rate = PcmResampler(SAMPLE_RATE_HZ, SPEECH_RATE_HZ)
         self._to_resample = SampleQueue()  # at 48 kHz
         self._resampled = SampleQueue()  # at 16 kHz
@@ -76,12 +76,12 @@ class SpeechSegment:
 
     @property
     def utterances(self) -> list[Utterance]:
-        """Those that are not played to their end, in order."""
+        """The utterances that are not played to their end, in order."""
         return list(dict.fromkeys(piece.utterance for piece in self._pieces))
 
     @property
     def awaits_more(self) -> bool:
-        """Its last utterance was not ended."""
+        """Whether its last utterance is still open."""
         return bool(self._pieces) and not self._pieces[-1].utterance.ended
 
     @property
@@ -94,7 +94,7 @@ class SpeechSegment:
         self._extend(sound)
 
     def end(self, utterance: Utterance) -> bool:
-        """`utterance` ends with the sound that is already here; False if none of it is left to play."""
+        """End `utterance` with the sound received so far; False if none of it is left to play."""
         for piece in reversed(self._pieces):
             if piece.utterance is utterance:
                 piece.last = True
@@ -106,7 +106,7 @@ class SpeechSegment:
         self._to_resample.append(sound)
 
     def close(self, release_frames: int) -> None:
-        """No more speech: silence until the mouth has closed, and behind it what the last step looks ahead to."""
+        """End the speech: append silence until the mouth has closed, then the lookahead of the last step."""
         tail = -len(self._sound) % SAMPLES_PER_FRAME + release_frames * SAMPLES_PER_FRAME
         self._extend(np.zeros(tail, np.float32))
         self.length = self.emitted + len(self._sound) // SAMPLES_PER_FRAME
@@ -115,10 +115,10 @@ class SpeechSegment:
 
     @property
     def step_ready(self) -> bool:
-        """The sound of the next step and its lookahead is there, and no step is being computed."""
+        """Whether the sound of the next step and its lookahead is complete and no step is being computed."""
         complete = self.length is not None and self.made >= self.length
-        there = len(self._resampled) + self._to_speech_rate.ready(len(self._to_resample))
-        return not self.step_begun and not complete and there >= self._needed
+        available = len(self._resampled) + self._to_speech_rate.ready(len(self._to_resample))
+        return not self.step_begun and not complete and available >= self._needed
 
     @property
     def _needed(self) -> int:
@@ -126,7 +126,7 @@ class SpeechSegment:
         return frames * SPEECH_SAMPLES_PER_FRAME - self._used_samples
 
     def begin_step(self) -> np.ndarray:
-        """Begin a step: the pcm [n] float32 at 16 kHz that completes its window. `step_ready` has to be true."""
+        """Begin a step: the pcm [n] float32 at 16 kHz that completes its window. `step_ready` must be true."""
         while len(self._resampled) < self._needed:
             sound = self._to_resample.take(min(SAMPLES_PER_FRAME, len(self._to_resample)))
             self._resampled.append(self._to_speech_rate.push(sound))
@@ -142,9 +142,9 @@ class SpeechSegment:
         self.made += len(lips)
 
     def take(self, pts: int) -> tuple[np.ndarray, bool, list[PlaybackEvent]]:
-        """The sound of the next frame [1920], whether it is somebody's speech, and what begins and ends in it.
+        """The sound of the next frame [1920], whether it is speech, and the playback events in it.
 
-        A whole frame of sound has to be there: a segment that runs out is closed before.
+        A whole frame of sound must be buffered: a segment that runs out is closed first.
         """
         sound = self._sound.take(SAMPLES_PER_FRAME)
         self.lips.pop(self.emitted, None)

@@ -19,13 +19,13 @@ from engine.media import FPS, MediaUnit
 from engine.metrics import StageTimes
 from engine.queues import MediaQueue
 
-RESYNC_S = 1.0  # a machine that slept does not replay what it missed
-TALK_FRAMES = 10 * FPS  # a session that spoke or was opened so recently keeps its place on the device
+RESYNC_S = 1.0  # a machine that slept does not replay the frames that it missed
+TALK_FRAMES = 10 * FPS  # a session counts as talking for so long after its opening and its last speech
 
 
 @dataclass
 class SessionCounters:
-    """What has happened so far."""
+    """Counts of a session's units since its start."""
 
     units: int = 0
     speaking: int = 0
@@ -57,25 +57,23 @@ class Session:
         self._config, self._scheduler = config, scheduler
         self._timeline = pipeline.new_timeline(config)
         self._clock = FrameClock()
-        self._closed = asyncio.Event()  # it is to end
+        self._closed = asyncio.Event()  # set when the session is to end
         self._ended = asyncio.Event()
         self._client = SessionClient(
             pipeline, self._timeline, self._clock, scheduler.costs, config.lead_frames, self._closed
         )
         self._subscriptions = Subscriptions()
         self._room = asyncio.Condition()
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # of pushes to one utterance
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by utterance
         self._draining = False
         self._spoke = 0  # the last frame with speech
         self._latencies = latencies or StageTimes()
         self._sound_came_s: float | None = None  # after silence, until its first picture goes out
         self._cancelled_s: float | None = None  # until the first silent frame
 
-    # ---- units out
-
     @property
     def epoch(self) -> int:
-        """How often it was interrupted."""
+        """The number of barge-ins so far."""
         return self._timeline.epoch
 
     def subscribe(self, capacity: int = 4, *, events_only: bool = False) -> MediaQueue[MediaUnit]:
@@ -95,8 +93,6 @@ class Session:
         """The number of units that wait in the queues of all subscribers."""
         return self._subscriptions.backlog
 
-    # ---- speech in
-
     def start_utterance(self, utterance: str, sample_rate_hz: int, channels: int) -> None:
         """Begin speech under a new id. Raises ProtocolError for an id in use, SpeechFormatError for an unknown rate or
         channel count, CapacityError, DrainingError, SessionClosedError."""
@@ -113,7 +109,7 @@ class Session:
         """
         self._need_open()
         epoch = self.epoch
-        turn = self._turns.setdefault(utterance, asyncio.Lock())  # kept by those that wait for it
+        turn = self._turns.setdefault(utterance, asyncio.Lock())  # the waiting pushes keep it alive
         async with turn:
             self._need_open()
             if self.epoch != epoch:
@@ -128,7 +124,7 @@ class Session:
                     self._sound_came_s = self._clock.now_s
                 self._timeline.push_audio(utterance, piece)
                 self._scheduler.wake()
-                await asyncio.sleep(0)  # resampling a long message at once would hold up every session's frames
+                await asyncio.sleep(0)  # resampling a long message at once would delay every session's frames
 
     def _may_go_on(self, utterance: str, epoch: int) -> bool:
         if self._closed.is_set() or self.epoch != epoch:
@@ -156,10 +152,8 @@ class Session:
 
     @property
     def talks(self) -> bool:
-        """It speaks, is about to, or has just been opened: it needs the device at every frame."""
+        """Whether it speaks, is about to, or has just been opened, and so needs the device at every frame."""
         return not self._timeline.idle or self._timeline.next_frame - self._spoke < TALK_FRAMES
-
-    # ---- its end
 
     async def drain(self) -> None:
         """Refuse new utterances, and wait until those that were begun are played to their end."""
@@ -168,7 +162,7 @@ class Session:
             await self._room.wait_for(lambda: self._closed.is_set() or self._timeline.idle)
 
     async def close(self) -> None:
-        """Let the session end; idempotent. `ended` waits for it."""
+        """Make the session end; idempotent. `ended` waits until it has."""
         self._closed.set()
 
     async def ended(self) -> None:
@@ -179,11 +173,9 @@ class Session:
         if self._closed.is_set():
             raise SessionClosedError(f"session {self.id} is closed; open a new one")
 
-    # ---- frame by frame
-
     async def run(self) -> None:
-        """Emit units until `close`. Raises what made the session fail."""
-        # All sessions of an avatar move alike, so that a base frame that one decodes and cuts serves the others too.
+        """Emit units until `close`. Raises the error of a session that failed."""
+        # All sessions of an avatar show the same base frame, so that it is decoded and cut once for all of them.
         self._timeline.phase = round(self._clock.start() * FPS)
         self._scheduler.add(self._client)
         try:
@@ -204,7 +196,7 @@ class Session:
             raise self._client.failure
 
     async def _closed_before(self, moment_s: float) -> bool:
-        """Wait for that loop time, or until the session is closed."""
+        """Wait until that loop time or until the session is closed; returns whether it is closed."""
         try:
             async with asyncio.timeout_at(moment_s):
                 return await self._closed.wait()

@@ -1,4 +1,4 @@
-"""The subscribers of a session: a bounded queue of units for each of them, and no event lost in any."""
+"""The subscribers of a session: each has a bounded queue of units, and none loses an event."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Subscriptions:
     """The queues into which a session puts its units.
 
     A slow reader loses the oldest units, picture and sound together, but no event: the events of a dropped unit move to
-    the front of the next unit in the queue. Units are shared, so that a queue costs no copy of a picture.
+    the front of the next unit in the queue. The queues share units: pictures are not copied.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Subscriptions:
                     self.remove(queue)
 
     async def close(self) -> None:
-        """Close all queues: their readers get what waits in them, and then the end."""
+        """Close all queues: their readers get the queued units, then the end."""
         for queue in self._queues:
             await queue.close()
 

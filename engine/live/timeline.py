@@ -1,8 +1,8 @@
 """Speech, lips and pictures of a session, frame by frame: its pure part, without a clock, thread or network.
 
 Speech forms segments. A segment is anchored to an output frame once its first lips are known; until then, and between
-segments, the avatar idles. A sender that falls behind is no special case: the segment is closed with silence, so that
-the mouth closes, and sound that arrives later begins a new segment.
+segments, the avatar idles. A sender that falls behind is not a special case: silence closes the segment and the mouth,
+and sound that arrives later begins a new segment.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from engine.live.segment import SpeechSegment, Utterance
 from engine.media import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, MediaUnit, PlaybackEvent, frame_pts
 
 SILENCE = np.zeros(SAMPLES_PER_FRAME, np.int16)
-JITTER_FRAMES = 2  # how late a sender in real time may be before the mouth closes for want of speech
+JITTER_FRAMES = 2  # how late a sender in real time may be before the mouth closes
 IDLE_LEAD_FRAMES = 3  # idle pictures made ahead
 MAX_UTTERANCES = 64  # begun and not played to their end
 PIECES_A_SECOND = 2  # half a second of sound is resampled in a few milliseconds, well within a frame
@@ -31,7 +31,7 @@ PIECES_A_SECOND = 2  # half a second of sound is resampled in a few milliseconds
 
 @dataclass(frozen=True)
 class _Choice:
-    """The work to do next: the lips of `segment`, or the picture of frame `due`, which lies in `segment` or idles."""
+    """The next job: the lips of `segment`, or the picture of frame `due`, in `segment` or idle."""
 
     stage: Stage
     due: int
@@ -42,10 +42,10 @@ class Timeline:
     """One session's speech, lips and pictures.
 
     rest: the quiet lips [V_low, 3].  new_segment: makes an empty segment.  first: [H, W, 3] uint8, shown until the
-    first picture is made.  Where a method takes `lead`, it is the number of frames from speech being there to its first
-    picture being shown, which computing the lips and painting take; 0 offline, where time waits.
+    first picture is painted.  lead, of methods: the frames between the arrival of speech and its first picture, for
+    computing the lips and painting; 0 offline, where no time passes.
 
-    The work of a session is done by `while (job := timeline.take(…)) is not None: timeline.finish(job, …)`.
+    The jobs of a session are run by `while (job := timeline.take(…)) is not None: timeline.finish(job, …)`.
     """
 
     def __init__(
@@ -58,21 +58,19 @@ class Timeline:
     ):
         self._config, self._loop, self._rest, self._new_segment = config, loop, rest, new_segment
         self._utterances: dict[str, Utterance] = {}  # open or waiting, in order of their start
-        # Their sound may still be on its way. One cancel is at most MAX_UTTERANCES of them, so that the one being
-        # played, the first of them, is never pushed out by the others.
+        # Sound of cancelled utterances may still arrive. One cancel appends at most MAX_UTTERANCES, so that the others
+        # never push out the first, which is being played.
         self._cancelled: deque[str] = deque(maxlen=4 * MAX_UTTERANCES)
         self._segments: deque[SpeechSegment] = deque()
-        self._asked: set[int] = set()
+        self._requested: set[int] = set()
         self._pictures: dict[int, tuple[np.ndarray, Tensor | None]] = {}
         self._image = first
         self._shown_lips: Tensor | None = None
-        self._shown_frame = -1  # the frame that the picture on show was made for
+        self._shown_frame = -1  # the frame that the shown picture was painted for
         self._events: list[PlaybackEvent] = []
         self.next_frame = 0
         self.phase = 0  # of the base loop at frame 0
         self.epoch = 0
-
-    # ---- speech in
 
     def start_utterance(self, name: str, sample_rate_hz: int, channels: int) -> None:
         """Raises ProtocolError for an id in use, SpeechFormatError for an unknown format, CapacityError."""
@@ -98,7 +96,7 @@ class Timeline:
         """`pcm` in pieces of at most half a second for `push_audio`; none for a cancelled utterance.
 
         Raises CapacityError where `limit_ms` wait behind an utterance that is still open: there is room only when that
-        ends, and its sender may be about to end it on the very connection that would wait here. Raises ProtocolError
+        one ends, and its end may be the next message on the very connection that would wait here. Raises ProtocolError
         for an utterance that is not open, SpeechFormatError for half a sample.
         """
         utterance = self._utterance(name)
@@ -120,7 +118,7 @@ class Timeline:
         return [pcm[start : start + size] for start in range(0, len(pcm), size)]
 
     def has_room(self, name: str, limit_ms: int) -> bool:
-        """False while `limit_ms` wait to be played and `name` follows them; later ones wait in their own place."""
+        """False while `limit_ms` wait to be played and `name` is the next utterance; always True for later ones."""
         if name != next(iter(self._utterances), name):
             return True
         return sum(segment.buffered_samples for segment in self._segments) * 1000 < limit_ms * SAMPLE_RATE_HZ
@@ -151,7 +149,7 @@ class Timeline:
         return utterance
 
     def _feed(self) -> None:
-        """Move sound into the open segment in the order of the utterances; a later one waits until the earlier one."""
+        """Move sound into the open segment in the order of the utterances; each waits for the end of the one before."""
         for utterance in list(self._utterances.values()):
             if len(utterance.sound):
                 self._open_segment().append(utterance, utterance.sound.take(), last=utterance.ended)
@@ -174,13 +172,13 @@ class Timeline:
             self._cancelled.append(utterance.name)
         self._segments.clear()
         self._utterances.clear()
-        self._asked.clear()
+        self._requested.clear()
         self._pictures.clear()
         if self._shown_lips is not None:
             self._segments.append(self._closing(self._shown_lips))
 
     def _closing(self, lips: Tensor) -> SpeechSegment:
-        """A silent segment whose frames all have `lips`, already made: they are led out to rest."""
+        """A silent segment whose frames all have `lips`, which are blended out to rest."""
         frames = self._config.crossfade_frames
         segment = self._new_segment()
         segment.close(frames)
@@ -196,10 +194,8 @@ class Timeline:
 
     @property
     def idle(self) -> bool:
-        """Nothing is being said and nothing waits to be said."""
+        """Whether no speech is being played and none waits."""
         return not self._segments and not self._utterances
-
-    # ---- work to do
 
     def peek(self, first_paint: int, lead: int) -> tuple[Stage, int] | None:
         """The stage of the job that `take` would return, and the output frame by which it is due; None without work."""
@@ -218,7 +214,7 @@ class Timeline:
         if choice.stage == "lips":
             assert segment is not None
             return LipsJob(segment, segment.begin_step(), due)
-        self._asked.add(due)
+        self._requested.add(due)
         lips = None if segment is None else self._blended(segment, due)
         return PaintJob(self._loop.frame_at(due + self.phase), lips, due, self.epoch)
 
@@ -227,7 +223,7 @@ class Timeline:
         if isinstance(job, LipsJob):
             assert isinstance(outcome, Lips)
             self._finish_lips(job.segment, outcome, lead)
-        elif job.epoch == self.epoch and job.due in self._asked:  # else cancelled, or a later one is shown
+        elif job.epoch == self.epoch and job.due in self._requested:  # else cancelled, or a later one is shown
             assert isinstance(outcome, np.ndarray)
             self._pictures[job.due] = (outcome, job.lips)
 
@@ -247,7 +243,7 @@ class Timeline:
     def _next_lips(self, lead: int) -> _Choice | None:
         for segment in self._segments:
             if segment.step_ready and segment.made - segment.emitted < self._config.lead_frames:
-                if segment.wanted is None:  # fixed once: a moving one would let other sessions go first for ever
+                if segment.wanted is None:  # fixed once: with a moving deadline other sessions would go first forever
                     segment.wanted = self.next_frame + lead
                 due = segment.wanted if segment.start is None else segment.start + segment.made
                 return _Choice("lips", due, segment)
@@ -256,7 +252,7 @@ class Timeline:
     def _next_picture(self, first_paint: int) -> _Choice | None:
         late: _Choice | None = None
         for n in range(self.next_frame, self.next_frame + self._config.lead_frames):
-            if n in self._asked:
+            if n in self._requested:
                 late = None  # a later picture is there
                 continue
             segment = self._segment_at(n)
@@ -270,7 +266,7 @@ class Timeline:
             if n >= first_paint:
                 return _Choice("picture", n, segment)
             late = _Choice("picture", n, segment)
-        return late  # better late than frozen
+        return late  # a late picture is better than a frozen one
 
     def _segment_at(self, n: int) -> SpeechSegment | None:
         for segment in self._segments:
@@ -292,8 +288,8 @@ class Timeline:
         return self._rest.lerp(segment.lips[m], share) if share < 1 else segment.lips[m]
 
     def _finish_lips(self, segment: SpeechSegment, outcome: Lips, lead: int) -> None:
-        """The first lips of a segment anchor it: as early as possible if its next step is there too, else with some
-        room for a sender that is not quite in time."""
+        """The first lips of a segment anchor it: as early as possible if the sound of its next step is complete, else
+        with a margin for a sender that is slightly late."""
         segment.finish_step(outcome.speech, outcome.geometry, outcome.lips)
         if segment.start is None and segment in self._segments:
             before = self._segments[self._segments.index(segment) - 1] if segment is not self._segments[0] else None
@@ -303,13 +299,11 @@ class Timeline:
             self._forget_pictures(segment.start)
 
     def _forget_pictures(self, start: int) -> None:
-        self._asked = {n for n in self._asked if n < start}
+        self._requested = {n for n in self._requested if n < start}
         self._pictures = {n: picture for n, picture in self._pictures.items() if n < start}
 
-    # ---- frames out
-
     def emit(self) -> MediaUnit:
-        """The next unit, with the last picture again where its own is late."""
+        """The next unit; where its picture is late, it repeats the last one."""
         n = self.next_frame
         segment = self._segment_at(n)
         samples, speaking = SILENCE, False
@@ -321,12 +315,12 @@ class Timeline:
             samples = float_to_pcm(sound)
             if segment.length is not None and segment.emitted >= segment.length:
                 self._segments.remove(segment)
-        here = sorted(k for k in self._pictures if k <= n)
-        for late in here:
+        painted = sorted(k for k in self._pictures if k <= n)
+        for late in painted:
             self._image, self._shown_lips = self._pictures.pop(late)
             self._shown_frame = late
-        self._asked = {k for k in self._asked if k > self._shown_frame}  # late ones may still come
-        unit = MediaUnit(n, self._image, samples, self.epoch, speaking, bool(here), tuple(self._events))
+        self._requested = {k for k in self._requested if k > self._shown_frame}  # late ones may still come
+        unit = MediaUnit(n, self._image, samples, self.epoch, speaking, bool(painted), tuple(self._events))
         self._events.clear()
         self.next_frame = n + 1
         return unit

@@ -1,7 +1,7 @@
 """Speech features and a speaking style to the lower face, frame by frame (§3.1).
 
-Attention looks back over a bounded window and never ahead: the only lookahead is the one inside the features. Where the
-paper names no encoding of positions, they are relative, so that a stream may last for days.
+Attention looks back over a bounded window and never ahead; the only lookahead is that of the features. Positions, which
+the paper leaves open, are relative, so that a stream may last for days.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class WindowAttention(nn.Module):
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
-        # Local alignment: at the start every head favours the present, each with another reach.
+        # Local alignment: before training every head prefers the current frame, each with a different reach.
         slope = 2.0 ** -torch.arange(heads).float()[:, None]
         self.bias = nn.Parameter(-slope * torch.arange(window).float())
 
@@ -78,10 +78,8 @@ class WindowAttention(nn.Module):
 
 
 class TemplateAttention(nn.Module):
-    """Cross-attention of every frame on two keys: the encoded template, and a learned key whose value is zero.
-
-    With the template as the only key the softmax would always be 1; with two, the speech decides its share.
-    """
+    """Cross-attention of every frame. Keys: the template, and a learned key of value zero, so that speech can weight
+    the template; the softmax over the template alone would always be 1."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -158,7 +156,7 @@ class GeometryGenerator(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         self.coefficients = nn.Linear(width, config.components)  # D_vtx, with the basis below
-        self.amplitude = nn.Linear(width, config.components)  # the size of this speaker's motion, from the style
+        self.amplitude = nn.Linear(width, config.components)  # scale of the expressions, from the style
         nn.init.zeros_(self.amplitude.weight)
         nn.init.zeros_(self.amplitude.bias)
         self.basis = nn.Linear(config.components, 3 * config.lower_vertices, bias=False)
@@ -184,7 +182,7 @@ class GeometryGenerator(nn.Module):
         return style
 
     def init_state(self, sessions: int) -> GeometryState:
-        """The state before the first frame, of so many sessions."""
+        """The state of `sessions` before the first frame."""
         config = self.config
         shape = (sessions, 1 + config.layers, config.window_frames - 1, config.width)
         empty = self.mean.new_zeros(shape)
@@ -210,7 +208,7 @@ class GeometryGenerator(nn.Module):
             x, *kept = layer.step(x, state.keys[:, i], state.values[:, i])
             past.append(kept)
         # A multiplication, since attention and residuals add: without it the style hardly changes how wide mouths open.
-        # No speaker comes near the limits (e^3: twenty times as far); a style from a hostile file would overflow.
+        # Clamped: a hostile file's style could overflow; real speakers stay far below e^3.
         coefficients = self.coefficients(self.norm(x)) * self.amplitude(style).clamp(-3, 3).exp()[:, None]
         offsets = self.basis(coefficients).unflatten(-1, (-1, 3))
         keys, values = (torch.stack(parts, 1) for parts in zip(*past, strict=True))

@@ -1,14 +1,14 @@
 """The dual-attention renderer (§3.2): textures of the enrolled person, fetched for a target geometry.
 
 In the paper, attention finds for every cell of the target the cells of the references that show the same place of the
-face. Here the mesh gives that place, to a fraction of a pixel: each reference is laid onto the target geometry first
+face. Here the mesh gives that place, to a fraction of a pixel: each reference is warped onto the target geometry first
 (`engine.paint.align`), and attention weighs the references in each cell by the difference of their geometry to the
 target's. docs/renderer.md has the measurement behind this.
 
 The network works in two windows on the grid of 4 px cells: the face window around the lower face of the target and the
 lip window inside it. Untrained, it copies: values carry the raw pixels of their cell, and a reference with the target's
-geometry gets all the weight. Training learns the rest. Weights are for places, so they mix textures of any resolution:
-where references are also given twice as fine, the picture is twice as fine.
+geometry gets all the weight. Training learns the rest. Weights are per cell, so they mix textures of any resolution:
+references at twice the resolution give a picture at twice the resolution.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.nn import functional
 
 CELL_PX = 4
 RAW = 3 * CELL_PX * CELL_PX
-FINE = 2  # times as many pixels along a side in fine textures, and in the picture made with them
+FINE = 2  # pixels per side of fine textures and pictures, relative to normal ones
 FINE_CELL_PX = FINE * CELL_PX
 FAINT = 1e-4  # added to weights, so that they can be divided by their sum
 DIFFERENCE = 6  # canonical vertex offset (3) and rotation offset (3) of a reference against the target
@@ -41,9 +41,9 @@ class RendererConfig:
 
 @dataclass(frozen=True)
 class References:
-    """N images laid onto the target: pixels [B, N, 3, H, W] in [-1, 1]; difference [B, N, 6, H / 4, W / 4] of each
+    """N images warped onto the target: pixels [B, N, 3, H, W] in [-1, 1]; difference [B, N, 6, H / 4, W / 4] of each
     reference's geometry to the target's at that place (model units, radians); fine [B, M, 3, 2 H, 2 W] uint8, the first
-    M of them twice as fine, or None for a picture that is not."""
+    M of them at twice the resolution, or None."""
 
     pixels: Tensor
     difference: Tensor
@@ -64,7 +64,7 @@ class Encoder(nn.Module):
 
 
 class ReferenceAttention(nn.Module):
-    """Eq. 3 over N aligned references: queries come from the target's geometry, keys from the references'.
+    """Eq. 3 over N aligned references: queries from the target's geometry, keys from the references'.
 
     The logits start as -s |difference|^2, so that the nearest geometry wins; queries and keys are learned on top.
     """
@@ -147,7 +147,7 @@ class DualAttentionRenderer(nn.Module):
             return pixels
         place = _lip_place(lip_cell * FINE_CELL_PX, *lips.fine.shape[-2:])
         fetched = _fuse(_mixed(of_faces, faces.fine), _mixed(of_lips, lips.fine), _enlarged(lip_mask), place)
-        # The plain picture, and the detail that the fetched textures have beyond it.
+        # The normal picture, and the detail that the fetched textures add to it.
         coarse = functional.avg_pool2d(fetched, FINE)
         return fetched + functional.interpolate(pixels - coarse, scale_factor=FINE, mode="bilinear")
 
@@ -165,11 +165,11 @@ def _enlarged(cells: Tensor) -> Tensor:
 
 
 def _mixed(weights: Tensor, textures: Tensor) -> Tensor:
-    """Fine textures [B, M, 3, 8 h, 8 w] uint8, mixed by the first M of the weights [B, N, 1, h, w], normalised to sum
-    1: [B, 3, 8 h, 8 w] in [-1, 1]."""
+    """Fine textures [B, M, 3, 8 h, 8 w] uint8, mixed by the weights [B, N, 1, h, w] of the first M references,
+    normalised to sum 1: [B, 3, 8 h, 8 w] in [-1, 1]."""
     among = weights[:, : textures.shape[1], 0] + FAINT
     share = _enlarged(among / among.sum(1, keepdim=True))
-    # In place: allocations of another megabyte or two go to the system and back each time, which costs 3 ms.
+    # In place: allocating one or two megabytes more goes through the system each time, which costs 3 ms.
     return textures.to(share.dtype).mul_(share[:, :, None]).sum(1).div_(127.5).sub_(1)
 
 

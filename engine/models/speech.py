@@ -1,8 +1,8 @@
 """PCM to speech features at 25 Hz, live and offline through the same windows (§3.1, style-aware audio encoding).
 
-The encoder is a HuBERT (Hsu et al. 2021) that sees windows on the absolute frame grid: `left` frames of context,
+The encoder is a HuBERT (Hsu et al. 2021) over windows on the absolute frame grid: `left` frames of context,
 `step` new frames and `lookahead` frames, 640 samples each, and returns the features of the new frames. Before the
-stream's first sample and after its last one it sees silence.
+stream's first sample and after its last one there is silence.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FRAME_SAMPLES = 640  # 40 ms at 16 kHz
 HOP_SAMPLES = 160
 FFT_SAMPLES = 512
 STFT_WINDOW_SAMPLES = 400
-# Convolutions on the waveform see 400 samples and step by 320. With a quarter of a token before the window, a frame's
+# Convolutions on the waveform span 400 samples and step by 320. With a quarter of a token before the window, a frame's
 # two tokens cover the frame and nothing after it.
 LEAD_SAMPLES = 80
 FRAME_TOKENS = 2
@@ -34,7 +34,7 @@ FRAME_TOKENS = 2
 
 def small_hubert() -> dict[str, Any]:
     """The embedded network as arguments of `transformers.HubertConfig`: 8 layers of 320, and a positional convolution
-    of 16 tokens, because that of the public models spans 1.3 s on each side."""
+    of 16 tokens; the public models' spans 1.3 s on each side."""
     return {
         "conv_dim": [256] * 7,  # the last is the width of the layers' input; the others do not exist with mel_bins
         "feat_extract_norm": "layer",
@@ -56,9 +56,8 @@ def small_hubert() -> dict[str, Any]:
 class SpeechConfig:
     """Shape of the network and the windows that its weights were trained under.
 
-    `hubert`: arguments of `transformers.HubertConfig`. `mel_bins`: bands of the log-mel spectrogram at the input; 0:
-    the input is the waveform, as for the public checkpoints (with `normalise`, of mean 0 and deviation 1 in each
-    window).
+    `hubert`: arguments of `transformers.HubertConfig`. `mel_bins`: bands of the log-mel input; 0: waveform input, as
+    for the public checkpoints (with `normalise`, of mean 0 and deviation 1 in each window).
     """
 
     left_frames: int = WindowConfig.left_frames
@@ -99,10 +98,8 @@ def mel_filters(bins: int) -> Tensor:
 
 
 class MelFrontEnd(nn.Module):
-    """Log-mel and two convolutions, to 50 Hz, in place of HuBERT's seven convolutions on the waveform.
-
-    Trained on two processor cores it learns twice as fast, and it costs a tenth (docs/training-log.md).
-    """
+    """Replaces HuBERT's seven convolutions on the waveform by log-mel and two, to 50 Hz; on a two-core budget it learns
+    twice as fast at a tenth of the cost (docs/training-log.md)."""
 
     mel: Tensor
     taper: Tensor
@@ -146,7 +143,7 @@ class SpeechEncoder(nn.Module):
     @classmethod
     def of_checkpoint(cls, name: str | Path) -> SpeechEncoder:
         """A public HuBERT, by hub name (`facebook/hubert-base-ls960`, `facebook/hubert-large-ls960-ft`,
-        `TencentGameMate/chinese-hubert-base`) or by the path of its folder, as the encoder of these windows.
+        `TencentGameMate/chinese-hubert-base`) or by its folder, as the encoder of these windows.
 
         The projection is the mean of a frame's two tokens. Raises OSError where there is no such model.
         """
@@ -192,13 +189,13 @@ class SpeechEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class SpeechState:
-    """The past that the next windows need: `pcm` [n] float32, of which the first `left` frames are context."""
+    """The samples that the next windows need: `pcm` [n] float32, of which the first `left` frames are context."""
 
     pcm: Samples
 
 
 def init_state(config: SpeechConfig) -> SpeechState:
-    """A stream that has been silent so far."""
+    """The state before the first sample: silence."""
     return SpeechState(np.zeros(config.left_frames * FRAME_SAMPLES, np.float32))
 
 
@@ -215,7 +212,7 @@ def cut(pcm: Samples, state: SpeechState, config: SpeechConfig) -> tuple[Samples
 
 @torch.inference_mode()
 def extract(encoder: SpeechEncoder, pcm: Samples, *, batch_windows: int = 16) -> Tensor:
-    """pcm [n] float32 at 16 kHz to [T, D], T = n / 640 rounded up: the features of a stream of it, in batches."""
+    """pcm [n] float32 at 16 kHz to [T, D], T = n / 640 rounded up: equal to the stream's features, in batches."""
     config = encoder.config
     total = -(-len(pcm) // FRAME_SAMPLES)
     tail = np.zeros(config.window_samples, np.float32)

@@ -1,7 +1,7 @@
-"""The states of streaming modules, `step(x, state) -> (y, state)`, batched and taken apart again.
+"""States of streaming modules, `step(x, state) -> (y, state)`: functions that batch and split them.
 
-A state is a frozen dataclass of tensors of fixed shape whose first axis is the batch. A step does not change the state
-that it gets, so that a cancelled step loses nothing and one copy of the weights serves every session.
+A state is a frozen dataclass of tensors of fixed shape whose first axis is the batch. A step leaves its input state
+unchanged, so that a cancelled step loses nothing and one copy of the weights serves every session.
 """
 
 from __future__ import annotations

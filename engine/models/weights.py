@@ -68,7 +68,7 @@ def load(network: type[Module], config: type[Any], path: Path) -> Module:
         module = network(config(**json.loads(metadata["config"])))
         module.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}, strict=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(f"{type(error).__name__} {error}".split())  # torch lists tensors on lines of their own
+        reason = " ".join(f"{type(error).__name__} {error}".split())  # torch lists one tensor a line
         raise WeightsError(f"{path}: does not fit {network.__name__} ({reason:.300}); {_REMEDY}") from error
     return module.eval().requires_grad_(False)
 
@@ -87,5 +87,5 @@ def load_face_model(path: Path | None = None) -> MorphableModel:
 
 
 def fingerprint(path: Path) -> str:
-    """The first 16 hex digits of the file's sha256: names the weights that an avatar was made with."""
+    """The first 16 hex digits of the file's sha256, which identify the weights of an avatar."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -1,5 +1,5 @@
-"""References laid onto a target geometry: every pixel of the target window is looked up, through the mesh, in the
-frame that shows the same point of the face.
+"""References warped onto a target geometry: for every pixel of the target window, the mesh gives the place in the
+reference that shows the same point of the face.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from engine.paint.window import (
 
 @dataclass(frozen=True)
 class Reference:
-    """A frame to take textures from: crop [256, 256, 3] uint8 and its shape; fine [512, 512, 3] uint8 for pictures that
-    are twice as fine, else None."""
+    """A frame that textures are copied from: crop [256, 256, 3] uint8 and its shape; fine [512, 512, 3] uint8 for fine
+    pictures, else None."""
 
     crop: np.ndarray
     shape: Shape
@@ -48,7 +48,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Target:
-    """A picture's geometry: the shape, its face window in the crop, the lip window inside that, and of the face window
+    """A picture's geometry: the shape, its face window in the crop, the lip window inside that, and for the face window
     the lip mask [h / 4, w / 4] and paste mask [h, w] float32, the coverage and the PNCC [3, h, w] float32."""
 
     shape: Shape
@@ -63,7 +63,7 @@ class Target:
 class Aligner:
     """Makes targets and aligned references.
 
-    Windows are as small as the pasted region allows; with `fixed` they all have the sizes given there, as batches need.
+    Windows are as small as the pasted region allows; with `fixed` they all have its sizes, as batches need.
     """
 
     def __init__(self, model: MorphableModel, fixed: RendererConfig | None = None):
@@ -72,7 +72,7 @@ class Aligner:
         self._triangles = triangles(model)
 
     def target(self, shape: Shape, base: Shape, like: Target | None = None) -> Target:
-        """The windows and masks of `shape`, for pasting into the frame whose own shape is `base`; with `like`, in the
+        """The windows and masks of `shape`, for pasting into the frame whose shape is `base`; with `like`, in the
         windows of that target."""
         outlines, lips = paste_outlines(shape.mesh, base.mesh), lip_outline(shape.mesh)
         window, lip_window = (like.window, like.lips) if like else self.windows(outlines, lips)
@@ -105,16 +105,16 @@ class Aligner:
         return self._align(target, references, target.lips, FINE_LIPS)
 
     def _align(self, target: Target, references: list[Reference], part: Window, detailed: int) -> References:
-        """References over `part` of the face window; the first `detailed` of them also finely, where they are fine."""
+        """References over `part` of the face window; the first `detailed` of them also finely, where possible."""
         coverage = target.coverage.window(*part.pixels)
         y, x = np.mgrid[0 : part.height, 0 : part.width].astype(np.float32)
         here = np.stack([x + part.left + target.window.left, y + part.top + target.window.top])
         places = np.stack([r.shape.mesh[:, :2] for r in references]) - 0.5  # OpenCV's pixel centres are whole numbers
         maps = spread(coverage, self._triangles, places, empty=here)
-        pixels = [_laid(r.crop, *m) for r, m in zip(references, maps, strict=True)]
+        pixels = [_warped(r.crop, *m) for r, m in zip(references, maps, strict=True)]
         signed = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
         fine = [
-            _laid_finely(r.fine, m) for r, m in zip(references[:detailed], maps, strict=False) if r.fine is not None
+            _warped_fine(r.fine, m) for r, m in zip(references[:detailed], maps, strict=False) if r.fine is not None
         ]
         return References(
             signed[None],
@@ -123,7 +123,7 @@ class Aligner:
         )
 
     def _difference(self, target: Target, references: list[Reference], coverage: Coverage) -> Tensor:
-        """How far the references' geometry is from the target's at the centres of the cells, [N, 6, h, w]."""
+        """The references' geometry minus the target's at the centres of the cells, [N, 6, h, w]."""
         middle = slice(CELL_PX // 2, None, CELL_PX)
         cells = coverage.window(middle, middle)
         offsets = np.stack([r.shape.canonical - target.shape.canonical for r in references])
@@ -133,12 +133,12 @@ class Aligner:
         return torch.from_numpy(np.concatenate([local, turned], 1).astype(np.float32))
 
 
-def _laid(crop: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _warped(crop: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Pixels [h, w, 3] of crop [S, S, 3] at x and y [h, w]; whole numbers are centres of pixels."""
     return cv2.remap(crop, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _laid_finely(crop: np.ndarray, places: np.ndarray) -> np.ndarray:
+def _warped_fine(crop: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Pixels [3, 2 h, 2 w] of crop [512, 512, 3] at places [2, h, w], x and y in a crop of 256 px."""
     x, y = (cv2.resize(p, None, fx=FINE, fy=FINE) * FINE + (FINE - 1) / 2 for p in places)
-    return np.stack(cv2.split(_laid(crop, x, y)))
+    return np.stack(cv2.split(_warped(crop, x, y)))

@@ -1,7 +1,7 @@
 """Between the full frame and a crop of 256 or 512 px: cutting a crop, and pasting a rendered window back.
 
-Twins for batches on a GPU, in `engine.paint.gpu.composite`: `paste` and `blended`, `_matched` and `_light`; those of
-`engine.paint.window`: `lip_mask` and `lip_masks`, `paste_mask` and `paste_masks`, `_polygon` and `filled`.
+GPU counterparts for batches, in `engine.paint.gpu.composite`: `blended` of `paste`, `_light` of `_matched`; of
+`engine.paint.window`: `lip_masks` of `lip_mask`, `paste_masks` of `paste_mask`, `filled` of `_polygon`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import numpy as np
 from engine.models.morphable import CROP_PX
 from engine.paint.window import Window
 
-LIGHT_LEVELS = 10.0  # of 255: differences at the mask's edge up to about this are ascribed to light
-MATCH_CELLS = 32  # differences of light are measured on a grid of so many cells along the longer side
-MATCH_BLUR, MATCH_FADE = 3.0, 0.02  # cells, and the share of edge among them below which nothing is corrected
+LIGHT_LEVELS = 10.0  # of 255: smaller differences at the mask's edge are ascribed to light, gradually
+MATCH_CELLS = 32  # cells along the longer side of the grid on which differences of light are measured
+MATCH_BLUR, MATCH_FADE = 3.0, 0.02  # cells; the share of edge among them below which the correction fades out
 
 
 def cut(frame: np.ndarray, box: np.ndarray, crop_px: int = CROP_PX) -> np.ndarray:
@@ -54,7 +54,7 @@ def paste(frame: np.ndarray, box: np.ndarray, window: Window, pixels: np.ndarray
         return np.array([[fine / scale, 0, x * fine - 0.5], [0, fine / scale, y * fine - 0.5]])
 
     fine = len(pixels) / window.height
-    # A fine picture is made a little smaller, down to half: cubic keeps 1.1 to 1.3 times as much detail as linear.
+    # A fine picture is reduced, at most to half: cubic keeps 1.1 to 1.3 times as much detail as linear.
     how = (cv2.INTER_LINEAR if scale < 1 else cv2.INTER_CUBIC) | cv2.WARP_INVERSE_MAP
     size_px = (target.shape[1], target.shape[0])
     colour = cv2.warpAffine(pixels, to_window(fine), size_px, flags=how, borderMode=cv2.BORDER_REPLICATE)
@@ -65,12 +65,12 @@ def paste(frame: np.ndarray, box: np.ndarray, window: Window, pixels: np.ndarray
 
 
 def _matched(colour: np.ndarray, under: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """colour [h, w, 3] corrected to the light of `under` at the mask's edge, and less further inside."""
+    """colour [h, w, 3] corrected to the light of `under` at the mask's edge; the correction fades inwards."""
     height, width = mask.shape
     small = (max(1, width * MATCH_CELLS // max(width, height)), max(1, height * MATCH_CELLS // max(width, height)))
     there, here = (cv2.resize(x, small, interpolation=cv2.INTER_AREA).astype(np.float32) for x in (under, colour))
     difference, edge = there - here, cv2.resize(mask, small, interpolation=cv2.INTER_AREA)
-    # A large difference is not light but a chin that has moved.
+    # A large difference is a chin that has moved, not light.
     weight = 4 * edge * (1 - edge) * np.exp(-((np.abs(difference).max(2) / LIGHT_LEVELS) ** 2))
     total = cv2.GaussianBlur(difference * weight[..., None], (0, 0), MATCH_BLUR)
     light = total / (cv2.GaussianBlur(weight, (0, 0), MATCH_BLUR) + MATCH_FADE)[..., None]

@@ -1,7 +1,7 @@
 """Pictures of people: base frame + lower-face geometry -> full frame, offline, live and for the idle video.
 
-`PicturePainter` is what the rest of the engine knows; a backend makes it (`Backend.painter`). `CpuPainter` is the one
-for CPUs and the reference for `engine.paint.gpu.painter`.
+`PicturePainter` is the interface; a backend makes one (`Backend.painter`). `CpuPainter` paints on the CPU and is the
+reference for `engine.paint.gpu.painter`.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class FittedVideo:
 
 
 class PicturePainter(Protocol):
-    """Paints pictures of one person. Not thread-safe: it belongs to one thread, in a server the inference thread."""
+    """Paints pictures of one person. Not thread-safe: one thread uses it, in a server the inference thread."""
 
     @property
     def gains_by_batches(self) -> bool:
@@ -61,8 +61,8 @@ class PicturePainter(Protocol):
         """Base frame `index` with the lower face replaced by lower [V_low, 3] (model units): [H, W, 3] uint8."""
 
     def paint_together(self, batch: Sequence[tuple[Self, int, Tensor]]) -> list[np.ndarray]:
-        """The pictures painter.paint(index, lower) of a batch of (painter, index, lower). The painters are those of one
-        backend, of the same or of different persons; this method of any of them paints all."""
+        """The pictures painter.paint(index, lower) of a batch of (painter, index, lower). The painters have one
+        backend and any persons; any of them paints the whole batch."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class RenderInputs:
 
     @property
     def sizes(self) -> tuple[torch.Size, ...]:
-        """Pictures of equal sizes can go through the renderer together."""
+        """The renderer can take pictures of equal sizes in one batch."""
         images = (self.lips.pixels, self.lips.fine, self.faces.pixels, self.faces.fine)
         return tuple(image.shape for image in images if image is not None)
 
@@ -89,10 +89,10 @@ class _CachedFrame:
 
 
 class CpuPainter:
-    """`PicturePainter` with a renderer on the CPU. Pictures are as fine as the bank's crops are.
+    """`PicturePainter` with a renderer on the CPU. Pictures have the resolution of the bank's crops.
 
-    windows: the sizes that all windows have, so that pictures can be rendered in batches; None: windows are as small as
-    each picture allows.
+    windows: fixed sizes of all windows, so that pictures can be rendered in batches; None: as small as each picture
+    allows.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class CpuPainter:
         return self.paint_together([(self, index, lower)])[0]
 
     def paint_together(self, batch: Sequence[tuple[CpuPainter, int, Tensor]]) -> list[np.ndarray]:
-        """`PicturePainter.paint_together`; pictures of equal sizes go through the renderer together."""
+        """`PicturePainter.paint_together`; pictures of equal sizes are rendered in one batch."""
         inputs = [painter.render_inputs(index, lower) for painter, index, lower in batch]
         alike: defaultdict[tuple[torch.Size, ...], list[int]] = defaultdict(list)
         for i, picture in enumerate(inputs):
@@ -132,7 +132,7 @@ class CpuPainter:
         return [pictures[i] for i in range(len(batch))]
 
     def render_inputs(self, index: int, lower: Tensor) -> RenderInputs:
-        """All that the picture of base frame `index` with lower [V_low, 3] is made of but the rendered pixels."""
+        """The inputs of the renderer for base frame `index` with lower [V_low, 3]."""
         frames = self._frames.faces(index)
         faces = [frame.reference for frame in frames]
         vertices = self._vertices[index].clone()
@@ -156,7 +156,7 @@ class CpuPainter:
         return _CachedFrame(image, Reference.of(crop, self._shape(index, self._vertices[index])))
 
     def _render(self, inputs: list[RenderInputs]) -> Tensor:
-        """Face windows [B, 3, h, w] in [-1, 1] of pictures of equal sizes, or twice as fine."""
+        """Face windows [B, 3, h, w] in [-1, 1] of pictures of equal sizes, or [B, 3, 2 h, 2 w]."""
         targets = [picture.target for picture in inputs]
         return self._renderer(
             torch.from_numpy(np.stack([target.pncc for target in targets])),

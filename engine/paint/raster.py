@@ -1,8 +1,8 @@
-"""The rasteriser for the CPU: which triangle of the posed mesh covers a pixel and where in it, then values at the
-triangles' corners interpolated over the pixels.
+"""The rasteriser for the CPU: the triangle of the posed mesh that covers each pixel, barycentric weights, and values
+at the triangles' corners interpolated over the pixels.
 
 With the model's codes as values this draws the PNCC (projected normalised coordinate code, Zhu et al. 2017); with
-another frame's vertices it finds the place in that frame that shows the same point of the face. Its twin is
+another frame's vertices it gives the place in that frame that shows the same point of the face. Its GPU counterpart is
 `engine.paint.gpu.raster`.
 """
 
@@ -83,7 +83,7 @@ def spread(
     coverage: Coverage, triangles: np.ndarray, values: np.ndarray, *, empty: np.ndarray | None = None
 ) -> np.ndarray:
     """Interpolate values [N, V, K] float32 at the corners of triangles [F, 3] to [N, K, H, W]. Pixels without a
-    triangle, or with one beyond the F given, take `empty` [K, H, W] (default 0)."""
+    triangle, or with an index of F or more, take `empty` [K, H, W] (default 0)."""
     shape = (len(values), values.shape[2], *coverage.triangle.shape)
     out = np.zeros(shape, np.float32) if empty is None else np.broadcast_to(empty, shape).astype(np.float32)
     _spread(coverage.triangle, coverage.weights, triangles, np.ascontiguousarray(values, np.float32), out)

@@ -1,4 +1,4 @@
-"""Which frames a picture takes its textures from: one policy for the CPU's and the GPU's painter.
+"""The choice of the frames whose textures a picture uses: one policy for the CPU's and the GPU's painter.
 
 A picture of base frame i has the face references i and its neighbours in time, and as lip references those of the bank
 and of these frames that are most similar to the target. Decoded base frames are cached, since sessions of one avatar
@@ -16,22 +16,22 @@ import numpy as np
 
 from engine.paint.shape import Shape
 
-NEIGHBOURS = 2  # face references are the base frame and so many on each side: N_f = 5
+NEIGHBOURS = 2  # face references are the base frame and this many on each side: N_f = 5
 FACE_REFERENCES = 2 * NEIGHBOURS + 1  # at the ends of the video there are fewer
 LIP_REFERENCES = 6  # of the bank and the face references; docs/renderer.md has the figures
 TURN_WEIGHT = 0.05  # squared model units for a squared radian: 10 degrees count like a lip offset of 0.04
-# Only the first references give a fine picture its detail: a mixture of more is smoother than each of them.
+# Only the first references give a fine picture its detail: mixing more would smooth it.
 FINE_FACES, FINE_LIPS = 1, 3
 CPU_CACHED_FRAMES = 16  # sessions of one avatar paint within 8 frames of each other, and need the neighbours
 GPU_CACHED_FRAMES = 40  # any eight pictures need no more, wherever in the video they are
-FETCHES_AHEAD = 4  # frames that are being decoded or have been and wait until a picture needs them
+FETCHES_AHEAD = 4  # frames that are being decoded, or are decoded and wait until a picture needs them
 
 Fetched = TypeVar("Fetched")
 Cached = TypeVar("Cached")
 
 
 def neighbours(index: int, frames: int) -> list[int]:
-    """The base frames whose faces are references for a picture of base frame `index` of `frames`: that one first, then
+    """The base frames whose faces are references for a picture of base frame `index` of `frames`: `index` first, then
     its neighbours in time."""
     near = range(max(0, index - NEIGHBOURS), min(frames, index + NEIGHBOURS + 1))
     return [index, *(i for i in near if i != index)]
@@ -43,15 +43,14 @@ def nearest(target: Shape, shapes: Sequence[Shape], count: int) -> list[int]:
 
 
 def _nearest(target: Shape, lips: np.ndarray, turns: np.ndarray, count: int) -> list[int]:
-    """`nearest` of shapes with lips [N, 40, 3] and rotations [N, 3]; Lip-Attention would give the others next to no
-    weight."""
+    """`nearest` of shapes with lips [N, 40, 3] and rotations [N, 3]. Lip-Attention gives others almost no weight."""
     distance = ((lips - target.lips) ** 2).sum(2).mean(1) + TURN_WEIGHT * ((turns - target.rotation) ** 2).sum(1)
     return [int(i) for i in np.argsort(distance, kind="stable")[:count]]
 
 
 class LipReferences:
-    """The lips to choose from: those of the bank, and behind them those of a picture's face references, which may be
-    the right ones and are in the right light."""
+    """The candidates for lip references: the bank, then the picture's face references, which are in the right light and
+    may have the right lips."""
 
     def __init__(self, bank: Sequence[Shape]):
         self._banked = len(bank)
@@ -60,8 +59,8 @@ class LipReferences:
         self._turns = np.stack([shape.rotation for shape in (*bank, *room)])
 
     def choose(self, target: Shape, faces: Sequence[Shape]) -> list[int]:
-        """Places in the bank followed by `faces` (at most FACE_REFERENCES) of the `LIP_REFERENCES` lips that are
-        nearest to those of `target`; fewer where there are not so many."""
+        """Places in the bank followed by `faces` (at most FACE_REFERENCES) of the `LIP_REFERENCES` shapes that are
+        nearest to `target`; fewer where there are fewer."""
         for i, shape in enumerate(faces, self._banked):
             self._lips[i], self._turns[i] = shape.lips, shape.rotation
         count = self._banked + len(faces)
@@ -69,12 +68,12 @@ class LipReferences:
 
 
 class FrameCache(Generic[Fetched, Cached]):
-    """The base frames that pictures were last made of, at most `capacity` of them.
+    """The most recently used base frames, at most `capacity` of them.
 
-    fetch(i) decodes base frame i, in any thread.  place(i, fetched, n) makes the cached frame of it, in place n of the
-    `capacity`, whose earlier frame is gone.  With a `pool`, the frame that the next picture needs is fetched in it,
-    if the loop goes on as it went.  A fetch that fails raises its error where the frame is needed, and every other
-    frame stays. Not thread-safe.
+    fetch(i) decodes base frame i, in any thread.  place(i, fetched, n) makes the cached frame, in place n of
+    the `capacity`, whose earlier frame is no longer used.  With a `pool`, the frame that the next picture needs, if the
+    loop keeps its direction, is fetched there in advance.  A failed fetch raises its error where the frame is needed;
+    the other frames stay cached. Not thread-safe.
     """
 
     def __init__(
@@ -100,7 +99,7 @@ class FrameCache(Generic[Fetched, Cached]):
         return cached
 
     def holds(self, indices: Sequence[int]) -> bool:
-        """Whether pictures of all these base frames can be made at once."""
+        """Whether the cache can hold the frames for pictures of all these base frames at once."""
         return len({i for index in indices for i in neighbours(index, self._frames)}) <= self.capacity
 
     def _frame(self, index: int) -> Cached:
@@ -120,5 +119,5 @@ class FrameCache(Generic[Fetched, Cached]):
         coming, self._latest = index + step * (NEIGHBOURS + 1), index
         if 0 <= coming < self._frames and coming not in self._cached and coming not in self._ahead:
             if len(self._ahead) == FETCHES_AHEAD:
-                self._ahead.pop(next(iter(self._ahead)))  # the loop went elsewhere
+                self._ahead.pop(next(iter(self._ahead)))  # the loop has jumped
             self._ahead[coming] = pool.submit(self._fetch, coming)

@@ -34,7 +34,7 @@ class Shape:
     @classmethod
     def posed(cls, vertices: Tensor, neutral: Tensor, pose: Tensor) -> Shape:
         """The shape of vertices [V, 3] in model units under pose [6]. neutral [V, 3]: the same person without
-        expression, from whose jaw the ring is made."""
+        expression; its jaw defines the ring."""
         centre = neutral[2]
         ring = centre + (neutral[CONTOUR] - centre) * RING_GROWTH
         canonical = torch.cat([vertices, vertices[CONTOUR], ring])
@@ -49,7 +49,7 @@ class Shape:
 
 
 def triangles(model: MorphableModel) -> np.ndarray:
-    """The triangles of the face and, behind those, of the ring: [F, 3]."""
+    """The triangles [F, 3] of the face, then of the ring."""
     return np.concatenate([model.triangles.numpy(), _ring_triangles()])
 
 

@@ -14,7 +14,9 @@ GRID = CROP_PX // CELL_PX
 LIP_GROWTH = 1.25  # the lip mask reaches this much beyond the outer contour: the rim of the lips moves with them
 FEATHER_PX = 5.0
 MARGIN_PX = 12.0  # of the face window around the paste mask: the feather, and the reach of the convolutions
-LIP_MARGIN_PX = 8.0  # of the lip window around the lip mask: convolutions see zeros beyond it, and a line would show
+LIP_MARGIN_PX = (
+    8.0  # of the lip window around the lip mask: convolutions have zeros beyond it, which would leave a visible edge
+)
 # The pasted region reaches beyond the chin, where a moving jaw uncovers the neck, and stays on the cheeks elsewhere.
 JAW_GROWTH = 0.84 + 0.24 * np.cos(np.linspace(-np.pi / 2, np.pi / 2, 15))[:, None]
 # Below the nose, from cheek to cheek: the upper edge of the pasted region.
@@ -73,7 +75,7 @@ def window_around(points: np.ndarray, rows: int, columns: int) -> Window:
 
 def window_over(points: np.ndarray, margin_px: float, outer: Window | None = None) -> Window:
     """The smallest window within `outer` over points [n, 2] px and `margin_px` around them. Sides are even numbers of
-    cells, so that the networks meet few different sizes."""
+    cells, so that the networks run at few sizes."""
     outer = outer or Window(0, 0, GRID, GRID)
     corner = np.array([outer.column, outer.row])
     most = np.array([outer.columns, outer.rows])
@@ -96,7 +98,7 @@ def paste_outlines(*meshes: np.ndarray) -> list[np.ndarray]:
 
 
 def lip_outline(mesh: np.ndarray) -> np.ndarray:
-    """The outline [n, 2] of the region that Lip-Attention fetches: the outer lips of mesh [V, 3] and a rim."""
+    """The outline [n, 2] of the region of Lip-Attention: the outer lips of mesh [V, 3] and a rim."""
     lips = mesh[list(LIPS_OUTER), :2]
     grown: np.ndarray = lips.mean(0) + (lips - lips.mean(0)) * LIP_GROWTH
     return grown

@@ -1,7 +1,7 @@
-"""Builds TensorRT plans, in a child process: a builder that crashes does not end the server.
+"""Builds TensorRT plans in a child process, so that a crash of the builder does not end the server.
 
 `tensorrt` and `tensorrt_rtx` have the same interface. RTX builds for GeForce and RTX GPUs (compute capability 7.5, 8.x
-and 12.x), also on machines without one; the other one builds for the GPU of this machine.
+and 12.x), also on machines without one; `tensorrt` builds for the GPU of this machine.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def build_apart(
     within_s: float = BUILD_S,
     python: str = sys.executable,
 ) -> bytes:
-    """Build in a child process, whose lines of output go to `progress`. Raises PlanError with its last lines where it
-    fails or takes longer than `within_s`."""
+    """Builds in a child process and passes its output to `progress`, line by line. Where it fails or takes longer than
+    `within_s`, PlanError has its last lines."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "built.plan"
         arguments = [network, str(path), precision, dotted(capability), str(target)]
@@ -70,7 +70,7 @@ def build_apart(
             watchdog.cancel()
         if code != 0:
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-            raise PlanError(f"{network}: the builder {how}; its last words: {' / '.join(lines):.500}")
+            raise PlanError(f"{network}: the builder {how}; its last lines: {' / '.join(lines):.500}")
         return target.read_bytes()
 
 
@@ -92,7 +92,7 @@ def build(network: str, path: Path, precision: Precision, capability: Capability
             raise PlanError(f"{network}: {trt.__name__} {trt.__version__} cannot read its graph ({reasons:.300})")
     config = builder.create_builder_config()
     config.progress_monitor = _monitor(trt, network, progress)
-    if trt.__name__ == "tensorrt_rtx":  # the other one builds for the GPU of this machine alone
+    if trt.__name__ == "tensorrt_rtx":  # `tensorrt` always builds for the GPU of this machine
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, "SM{}{}".format(*capability)), 0)
     profile = builder.create_optimization_profile()
@@ -108,7 +108,7 @@ def build(network: str, path: Path, precision: Precision, capability: Capability
 
 
 def _listener(trt: ModuleType, complaints: list[str]) -> Any:
-    """A logger of TensorRT that keeps the errors."""
+    """A TensorRT logger that collects errors in `complaints`."""
 
     class Listener(trt.ILogger):  # type: ignore[misc, name-defined]
         def log(self, severity: Any, message: str) -> None:
@@ -119,7 +119,7 @@ def _listener(trt: ModuleType, complaints: list[str]) -> Any:
 
 
 def _monitor(trt: ModuleType, network: str, progress: Progress) -> Any:
-    """A monitor of TensorRT that reports the steps of the outermost phases."""
+    """A TensorRT monitor that reports the steps of the outermost phases."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -142,7 +142,7 @@ def _monitor(trt: ModuleType, network: str, progress: Progress) -> Any:
 
 
 def dotted(capability: Capability) -> str:
-    """8.9 of (8, 9)."""
+    """The usual notation: 8.9 for (8, 9)."""
     return "{}.{}".format(*capability)
 
 

@@ -1,7 +1,7 @@
 """TensorRT plans on disk.
 
-A plan can be built again from the weights at any time. Its key names all that it depends on; a file that is damaged or
-has another key counts as missing.
+A plan can be built again from the weights at any time. Its key has everything that it depends on. A damaged file, or
+one with another key, counts as missing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DIGEST_BYTES = 32
 
 @dataclass(frozen=True, kw_only=True)
 class PlanKey:
-    """All that a plan depends on. `weights` and `code`: fingerprints of the weights file and of our network code."""
+    """Everything that a plan depends on. weights, code: fingerprints of the weights file and of our network code."""
 
     network: str
     weights: str
@@ -62,7 +62,7 @@ class PlanKey:
 
 
 class PlanCache:
-    """Plans in a folder, each with its digest in front. Processes may share the folder."""
+    """Plans in a folder, each file preceded by its digest. Processes may share the folder."""
 
     def __init__(self, folder: Path | None = None):
         """`folder`: by default personastream/plans in the user's cache."""
@@ -79,7 +79,7 @@ class PlanCache:
         digest, plan = stored[:DIGEST_BYTES], stored[DIGEST_BYTES:]
         if hashlib.sha256(plan).digest() == digest:
             return plan
-        log.warning("%s: a damaged plan; it is built again", path)
+        log.warning("%s: a damaged plan; rebuilding it", path)
         return None
 
     def store(self, key: PlanKey, plan: bytes) -> Path:

@@ -1,4 +1,4 @@
-"""The networks through TensorRT on a CUDA device. Where TensorRT does not work, falls back to PyTorch and logs why."""
+"""The networks through TensorRT on a CUDA device. Falls back to PyTorch and logs why."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class PlanRunner:
     def __init__(self, network: str, plan: bytes, capability: Capability):
         trt = library(capability)
         self._network, self._trt = network, trt
-        self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))  # has to live as long as the engine
+        self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))  # must live as long as the engine
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         context = None if self._engine is None else self._engine.create_execution_context()
         if context is None:
-            raise PlanError(f"{network}: {trt.__name__} {trt.__version__} does not load its plan; is the memory full?")
+            raise PlanError(f"{network}: {trt.__name__} {trt.__version__} does not load its plan; free GPU memory")
         self._context = context
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         modes = {name: self._engine.get_tensor_mode(name) for name in names}
@@ -55,7 +55,7 @@ class PlanRunner:
         for name, tensor in zip(self._outputs, outputs, strict=True):
             self._context.set_tensor_address(name, tensor.data_ptr())
         if not self._context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
-            raise PlanError(f"{self._network}: its plan does not run; `personastream doctor` tells about the device")
+            raise PlanError(f"{self._network}: its plan does not run; see `personastream doctor`")
         return tuple(outputs)
 
 
@@ -101,7 +101,7 @@ def open_backend(
 ) -> CudaBackend:
     """The fastest backend for this device: TensorRT, or else PyTorch's CUDA graphs.
 
-    The reason for the latter is logged as an error and stands in the backend's `fallback`. Raises WeightsError,
+    The reason for the latter is logged as an error and is the backend's `fallback`. Raises WeightsError,
     DeviceError.
     """
     try:
@@ -112,15 +112,15 @@ def open_backend(
 
 
 def driver_version() -> str:
-    """Such as 580.65.06. Raises PlanError where nvidia-smi is missing or fails."""
+    """The version of the driver, such as 580.65.06. Raises PlanError where nvidia-smi is missing or fails."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        version = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         raise PlanError(
             f"nvidia-smi does not tell the driver's version ({error}); install the driver's tools"
         ) from error
-    return answer.split("\n")[0].strip()  # one for each GPU, all the same
+    return version.split("\n")[0].strip()  # one for each GPU, all the same
 
 
 @torch.inference_mode()
@@ -132,4 +132,4 @@ def _compare(name: str, runner: Runner, device: torch.device) -> None:
     pairs = zip(outputs, reference(*inputs), strict=True)
     worst = min(psnr_db(output.cpu(), expected) for output, expected in pairs)
     if worst < TRUSTED_DB:
-        raise PlanError(f"{name}: its plan answers {worst:.1f} dB from torch, expected {TRUSTED_DB:g}")
+        raise PlanError(f"{name}: its plan's outputs are {worst:.1f} dB from torch's, expected at least {TRUSTED_DB:g}")

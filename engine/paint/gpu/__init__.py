@@ -1,1 +1,1 @@
-"""The painter's twins on a GPU, for batches of many people."""
+"""GPU counterparts of the painter, for batches of many people."""

@@ -1,6 +1,6 @@
-"""The atlas: references that stay on a device, uploaded once and laid onto any number of targets at a time.
+"""The atlas: references that stay on a device, uploaded once and warped onto batches of targets.
 
-The twin of `align.Aligner.faces` and `lips` for batches, in torch, on any device.
+The counterpart of `align.Aligner.faces` and `lips` for batches, in torch, on any device.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from engine.models.morphable import CROP_PX
 from engine.models.renderer import CELL_PX, References
 from engine.paint.gpu.raster import Rasteriser
 
-COLUMNS = 32  # tiles side by side: an image of few long rows would lose precision in the coordinates of its far end
-RIM_PX = 2  # around a tile, repeating its edge: what a cubic kernel sees beyond it
+COLUMNS = 32  # tiles side by side: in a wider image, the coordinates of its far end would lose precision
+RIM_PX = 2  # around a tile, repeating its edge, for the reach of a cubic kernel
 TILE_PX = CROP_PX + 2 * RIM_PX
-CUBIC_STEP = 32  # OpenCV's reference looks textures up at multiples of 1/32 px
+CUBIC_STEP = 32  # OpenCV, on the CPU, samples textures at multiples of 1/32 px
 ABSENT = 1.0  # a difference (model units, radians) so large that an empty slot gets no weight at all
 
 
 class ReferenceAtlas:
     """Crops as tiles of one image, so that a batch samples any of them with one call, and their shapes.
 
-    vertices: of a shape. All work is queued on the device's current stream.
+    vertices: their number in a shape. All work is queued on the device's current stream.
     """
 
     def __init__(self, device: torch.device, rasteriser: Rasteriser, vertices: int):
@@ -34,7 +34,7 @@ class ReferenceAtlas:
         self._rotation = torch.zeros(0, 3, device=device)
 
     def reserve(self, count: int) -> int:
-        """Make room for `count` more references and return the first one's slot. Moves everything, so it is for the
+        """Make room for `count` more references and return the first one's slot. Copies everything, so call it at the
         start."""
         first = len(self._places)
         slots = first + count
@@ -63,9 +63,9 @@ class ReferenceAtlas:
         coverage: tuple[Tensor, Tensor],
         here: Tensor,
     ) -> References:
-        """References slots [B, N] int64 (-1: none, which gets no weight) laid onto targets with canonical [B, V, 3] and
+        """References slots [B, N] int64 (-1: none, with no weight) warped onto targets with canonical [B, V, 3] and
         rotation [B, 3], over the window of `coverage` (triangle [B, h, w], weights [B, h, w, 3]). A pixel without a
-        triangle is taken from its own place in the crop, `here` [B, 2, h, w], x and y."""
+        triangle keeps its place in the crop, `here` [B, 2, h, w], x and y."""
         present, slots = slots >= 0, slots.clamp(min=0)
         triangle, weights = coverage
         batch, height, width = triangle.shape
@@ -87,7 +87,7 @@ class ReferenceAtlas:
     def _sample(self, slots: Tensor, places: Tensor) -> Tensor:
         """Pixels of the crops slots [M] at places [M, 2, h, w]: [3, M, h, w] in 0 to 255, whole numbers."""
         corner = torch.stack([slots % COLUMNS, slots // COLUMNS], 1) * TILE_PX + RIM_PX
-        # One pixel beyond the crop there is nothing but its edge.
+        # Beyond one pixel outside the crop its edge repeats.
         places = ((places * CUBIC_STEP).round() / CUBIC_STEP).clamp(-1, CROP_PX) + corner[:, :, None, None]
         height, width = self._image.shape[2:]
         across, down = (2 * places[:, 0] + 1) / width - 1, (2 * places[:, 1] + 1) / height - 1

@@ -1,7 +1,7 @@
-"""Batches of pictures of many people, painted on one device: what `engine.paint.painter` does on the CPU, in torch.
+"""Batches of pictures of many people, painted on one device in torch, as `engine.paint.painter` paints them on the CPU.
 
-The references and base frames stay on the device. For each picture a few kilobytes of geometry go up and the changed
-part of the frame comes back; the base frames are copied meanwhile.
+The references and base frames stay on the device. For each picture a few kilobytes of geometry are uploaded and the
+changed part of the frame is downloaded; the CPU copies the base frames meanwhile.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from engine.paint.shape import SHAPE_VERTICES, Shape
 Runner = Callable[..., tuple[Tensor, ...]]  # inputs to outputs of a graph, on the device, queued on the current stream
 
 POOL_THREADS = min(8, os.cpu_count() or 1)
-RING = 4  # base frames that may be on their way up; more wait for the first of them
+RING = 4  # base frames that may be uploading at once; a further one waits for the first of them
 
 
 @dataclass(frozen=True)
 class PictureRow:
-    """One picture's rows of a batch: all that the CPU says about it.
+    """The inputs of one picture, computed on the CPU.
 
     canonical, mesh [V, 3], rotation [3]: the target's shape; lips [n, 2] and outlines [k, n, 2] as in `paint.window`;
     mesh, lips and outlines in pixels of the face window.  window: row and column of the face window in the crop,
     lip_cell: those of the lip window in the face window, in cells.  lip_slots, face_slots: references in the atlas, -1
-    for none.  place: see `composite.blended`.  changed: rows and columns of `image` that change; under: where the
-    pixels of that part begin on the device, and how many there are in a row.
+    for none.  place: see `composite.blended`.  changed: rows and columns of `image` that change; under: index of the
+    first pixel of that part on the device, and the pixels in a row there.
     """
 
     image: np.ndarray
@@ -64,11 +64,11 @@ class PictureRow:
 
 
 class BatchPainter:
-    """The device's side of painting; all avatars of a backend share it. Not thread-safe: it belongs to the inference
-    thread. References and frames of an avatar stay as long as the painter: servers open each avatar once.
+    """The device's side of painting; all avatars of a backend share it. Not thread-safe: only the inference thread
+    uses it. References and frames of an avatar stay as long as the painter: servers open each avatar once.
 
     rasteriser: of `shape.triangles`.  renderer: `graphs.RendererGraph` in any form, on the device.  windows: the sizes
-    that all windows have.  pool: threads for decoding and copying; OpenCV, FFmpeg and numpy release the GIL.
+    of all windows.  pool: threads for decoding and copying; OpenCV, FFmpeg and numpy release the GIL.
     """
 
     def __init__(
@@ -94,15 +94,15 @@ class BatchPainter:
 
     @contextmanager
     def _on_stream(self) -> Iterator[None]:
-        """Within it, work is queued on the painter's own stream."""
+        """Work in the block is queued on the painter's stream."""
         on_device = nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
         with torch.inference_mode(), on_device:
             yield
 
     def reserve(self, references: int, pixels: int, height: int, width: int) -> tuple[int, int]:
-        """Make room for so many references and pixels of frames; [height, width]: the largest part of a frame that
-        changes. Returns the first reference's slot and the first pixel's index. Moves everything, so it is for the
-        start."""
+        """Make room for `references` and `pixels` of frames; height, width: the largest part of a frame that
+        changes. Returns the first reference's slot and the first pixel's index. Copies everything, so call it at
+        the start."""
         with self._on_stream():
             slot, start = self._atlas.reserve(references), len(self._frames)
             self._frames = torch.cat([self._frames, self._frames.new_zeros(pixels, 3)])
@@ -116,7 +116,7 @@ class BatchPainter:
             self._atlas.put(slot, *uploaded)
 
     def put_frame(self, slot: int, crop: np.ndarray, shape: Shape, start: int, pixels: np.ndarray) -> None:
-        """Upload a base frame: the reference that it is, and of its pixels [n, 3] uint8, to begin at `start`."""
+        """Upload a base frame: crop and shape as reference `slot`, and its pixels [n, 3] uint8, to index `start`."""
         with self._on_stream():
             *reference, uploaded = next(self._frame_uploads)(crop, shape.mesh, shape.canonical, shape.rotation, pixels)
             self._atlas.put(slot, *reference)
@@ -126,7 +126,7 @@ class BatchPainter:
         """The pictures of a batch, [H, W, 3] uint8 each."""
         with self._on_stream():
             self._download.start(self._paint(rows))
-            pictures = list(self.pool.map(np.copy, [row.image for row in rows]))  # while the device is at work
+            pictures = list(self.pool.map(np.copy, [row.image for row in rows]))  # while the device computes
             changed = self._download.wait()
         for row, picture, part in zip(rows, pictures, changed, strict=True):
             height, width = row.size
@@ -179,7 +179,7 @@ class BatchPainter:
         last = (size - 1).clamp(min=0)
         row, column = torch.minimum(row, last[:, :1]), torch.minimum(column, last[:, 1:])
         index = under[:, 0, None, None] + row[:, :, None] * under[:, 1, None, None] + column[:, None, :]
-        # An index beyond the end, for a box beside its frame, would end all work on a GPU.
+        # An index beyond the end, for a box outside its frame, would be a fatal error on a GPU.
         return self._frames[index.clamp(0, len(self._frames) - 1)].permute(0, 3, 1, 2).float()
 
 

@@ -1,11 +1,11 @@
 """Masks, light and blending for batches of pictures, in torch, on any device.
 
-Twins of functions on the CPU: `filled` of `window._polygon`, `lip_masks` of `window.lip_mask`, `paste_masks` of
+Counterparts of functions on the CPU: `filled` of `window._polygon`, `lip_masks` of `window.lip_mask`, `paste_masks` of
 `window.paste_mask`, `blended` of `composite.paste`, `_light` of `composite._matched`; `gaussian`, `_taps`, `_means` and
-`_stretch` do what OpenCV's GaussianBlur, warpAffine and resize do there.
+`_stretch` compute OpenCV's GaussianBlur, warpAffine and resize.
 
-A window is neither turned nor sheared in the frame, so every resampling and blur here is a product with one small
-matrix for the rows and one for the columns, with different ones for each picture.
+A window is neither turned nor sheared in the frame, so every resampling and blur here is a product with two small
+matrices of each picture, one for the rows and one for the columns.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from engine.models.renderer import CELL_PX
 from engine.paint.composite import LIGHT_LEVELS, MATCH_BLUR, MATCH_CELLS, MATCH_FADE
 from engine.paint.window import FEATHER_PX
 
-GROWN_PX, SOFT_PX = 0.62, 1.4  # OpenCV's anti-aliased polygons are that much larger, and soft over so much; fitted
-CUBIC = -0.75  # of OpenCV's cubic kernel
+GROWN_PX, SOFT_PX = 0.62, 1.4  # growth and edge width of OpenCV's anti-aliased polygons; fitted
+CUBIC = -0.75  # parameter of OpenCV's cubic kernel
 STEP = 32  # OpenCV resamples at multiples of 1/32 px
 
 
@@ -69,10 +69,10 @@ def paste_masks(outlines: Tensor, height: int, width: int) -> Tensor:
 
 def blended(pixels: Tensor, mask: Tensor, under: Tensor, place: Tensor, size: Tensor) -> Tensor:
     """`composite.paste`: rendered pixels [B, 3, h, w] in 0 to 255 of the windows, blended by mask [B, h, w] into the
-    frames' pixels under them, [B, 3, H, W]; returns those, in whole numbers.
+    frames' pixels under them, [B, 3, H, W]; returns the blend, in whole numbers.
 
-    place [B, 4]: the step in window pixels from one frame pixel to the next, where the first column and the first row
-    lie in the window, and 1 where the kernel is cubic.  size [B, 2] int64: how many rows and columns of `under` count.
+    place [B, 4]: the step in window pixels from one frame pixel to the next, the places of the first column and row in
+    the window, and 1 for a cubic kernel.  size [B, 2] int64: the valid rows and columns of `under`.
     """
     step, x, y, cubic = place.unbind(1)
     rows = _positions(step, y, under.shape[2])
@@ -87,7 +87,7 @@ def blended(pixels: Tensor, mask: Tensor, under: Tensor, place: Tensor, size: Te
 
 def _light(colour: Tensor, under: Tensor, soft: Tensor, size: Tensor) -> Tensor:
     """`composite._matched`: the difference of light between `under` and `colour` [B, 3, H, W] at the edge of soft
-    [B, 1, H, W], and less of it further inside."""
+    [B, 1, H, W], fading inwards."""
     small = (size * MATCH_CELLS // size.amax(1, keepdim=True).clamp(min=1)).clamp(min=1)
     height, width = under.shape[2:]
     down = _means(size[:, 0], small[:, 0], height)[:, None], _means(size[:, 1], small[:, 1], width)[:, None].mT
@@ -109,7 +109,7 @@ def _positions(step: Tensor, first: Tensor, count: int) -> Tensor:
 
 
 def _taps(at: Tensor, count: int, cubic: Tensor) -> Tensor:
-    """[B, n, count] that interpolates `count` samples at [B, n], cubic where that is 1 and linear elsewhere; edges
+    """Matrices [B, n, count] that interpolate `count` samples at [B, n], cubic where `cubic` is 1, else linear; edges
     repeat."""
     low, places = at.floor(), torch.arange(count, device=at.device)
     matrix = torch.zeros(*at.shape, count, device=at.device)
@@ -128,12 +128,12 @@ def _cubic(x: Tensor) -> Tensor:
 
 
 def _hats(at: Tensor, count: int) -> Tensor:
-    """Linear interpolation at [B, n] of `count` samples with zeros beyond them: [B, n, count]."""
+    """Matrices [B, n, count] that interpolate `count` samples linearly at [B, n], with zeros beyond them."""
     return (1 - (at[..., None] - torch.arange(count, device=at.device)).abs()).clamp(min=0)
 
 
 def _means(size: Tensor, small: Tensor, most: int) -> Tensor:
-    """Means over areas, of the first size [B] samples to the first small [B] cells: [B, MATCH_CELLS, most]."""
+    """Matrices [B, MATCH_CELLS, most] of area means: the first size [B] samples to the first small [B] cells."""
     ratio = (size / small)[:, None, None]
     cell = torch.arange(MATCH_CELLS, device=size.device)[:, None]
     sample = torch.arange(most, device=size.device)
@@ -142,7 +142,7 @@ def _means(size: Tensor, small: Tensor, most: int) -> Tensor:
 
 
 def _stretch(size: Tensor, small: Tensor, most: int) -> Tensor:
-    """Linear interpolation of small [B] cells to size [B] samples, edges repeating: [B, most, MATCH_CELLS]."""
+    """Matrices [B, most, MATCH_CELLS] that interpolate small [B] cells linearly to size [B] samples; edges repeat."""
     at = (torch.arange(most, device=size.device) + 0.5) * (small / size.clamp(min=1))[:, None] - 0.5
     return _hats(torch.minimum(at.clamp(min=0), small[:, None] - 1.0), MATCH_CELLS)
 

@@ -1,5 +1,5 @@
-"""One person's pictures on a GPU, as `engine.paint.painter.CpuPainter` paints them on the CPU. From the mesh alone it
-computes the work for each picture; `engine.paint.gpu.batch` does it.
+"""One person's pictures on a GPU, as `engine.paint.painter.CpuPainter` paints them on the CPU. It computes the
+inputs of each picture from the mesh; `engine.paint.gpu.batch` paints.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from engine.paint.window import Window, lip_outline, paste_outlines
 @dataclass(frozen=True)
 class _DeviceFrame:
     """A base frame on the device: its crop is the reference `slot`, and the pixels of its `part` (rows, columns) begin
-    at `start`. outline [n, 2]: its own `window.paste_outlines`; posing [3, 3], origin [1, 3]: its pose as a linear map.
+    at `start`. outline [n, 2]: its `window.paste_outlines`; posing [3, 3], origin [1, 3]: its pose as a linear map.
     """
 
     image: np.ndarray
@@ -51,7 +51,7 @@ class _DeviceFrame:
         return Shape(mesh, canonical, self.shape.rotation)
 
     def under(self, row: int, column: int) -> tuple[int, int]:
-        """Where on the device that pixel of the frame is, and how many pixels a row has there."""
+        """The index on the device of that pixel of the frame, and the pixels in a row there."""
         rows, columns = self.part
         width = columns.stop - columns.start
         return self.start + (row - rows.start) * width + column - columns.start, width
@@ -60,8 +60,8 @@ class _DeviceFrame:
 class GpuPainter:
     """`PicturePainter` that paints through a `BatchPainter`.
 
-    cached_frames: how many base frames stay on the device. Raises SettingError for a bank of 512 px crops, which are
-    painted on the CPU alone.
+    cached_frames: the number of base frames that stay on the device. Raises SettingError for a bank of 512 px crops,
+    which only the CPU paints.
     """
 
     gains_by_batches = True
@@ -92,7 +92,7 @@ class GpuPainter:
         self._frames = FrameCache(video.frames, cached_frames, self._fetch, self._place, batch_painter.pool)
 
     def _reserve(self, cached_frames: int) -> None:
-        """Room on the device for the bank's references and the cached frames, of which the boxes' pixels go up."""
+        """Room on the device for the bank's references and the pixels in the boxes of the cached frames."""
         side, (high, wide, _) = int(self._boxes[:, 2].max()), self._video.read(0).shape
         self._frame_pixels = min(side, high) * min(side, wide)
         windows = self._batch_painter.windows
@@ -109,7 +109,7 @@ class GpuPainter:
         return self.paint_together([(self, index, lower)])[0]
 
     def paint_together(self, batch: Sequence[tuple[GpuPainter, int, Tensor]]) -> list[np.ndarray]:
-        """`PicturePainter.paint_together`; in halves where a painter cannot hold the frames of all of them at once."""
+        """`PicturePainter.paint_together`; in halves where a painter cannot cache the frames of the whole batch."""
         indices: defaultdict[GpuPainter, list[int]] = defaultdict(list)
         for painter, index, _ in batch:
             indices[painter].append(index)
@@ -119,7 +119,7 @@ class GpuPainter:
         return self._batch_painter.paint([painter._row(index, lower) for painter, index, lower in batch])
 
     def _row(self, index: int, lower: Tensor) -> PictureRow:
-        """The picture of base frame `index` with lower [V_low, 3]; uploads those of its frames that are not there."""
+        """The picture of base frame `index` with lower [V_low, 3]; uploads the frames that are not cached."""
         frames = self._frames.faces(index)
         base = frames[0]
         shape = base.with_lower(self._lower, lower.numpy())
@@ -150,7 +150,7 @@ class GpuPainter:
         return image, cut(image, self._boxes[index])
 
     def _place(self, index: int, fetched: tuple[np.ndarray, np.ndarray], place: int) -> _DeviceFrame:
-        """Bring a fetched base frame to that place on the device."""
+        """Upload a fetched base frame to that place on the device."""
         (image, crop), pose = fetched, self._video.pose[index]
         shape = Shape.posed(self._vertices[index], self._neutral[index], pose)
         origin = project(torch.zeros(1, 3), pose).numpy()

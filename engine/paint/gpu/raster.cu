@@ -1,7 +1,7 @@
 // The rasteriser of engine/paint/raster.py for a GPU: the same rules and the same order of operations, so that both cover the
 // same pixels. Compiled without contraction into fused multiply-adds. One thread draws one pixel of one mesh.
 
-// Which triangle of triangles [F, 3] covers each pixel centre of [height, width], and the weights of its corners.
+// The triangle of triangles [F, 3] that covers each pixel centre of [height, width], and the weights of its corners.
 // vertices [B, V, 3] in pixels, smaller z is nearer; triangle [B, height, width], -1 for none; weights [B, height, width, 3].
 extern "C" __global__ void locate(const float* vertices, const int* triangles, int vertex_count, int triangle_count,
                                   int height, int width, int* triangle, float* weights) {
@@ -41,8 +41,8 @@ extern "C" __global__ void locate(const float* vertices, const int* triangles, i
     weights[3 * pixel + 2] = third;
 }
 
-// values [B, V, K] at the corners of triangles [F, 3], interpolated to out [B, K, height, width]; 0 where no triangle
-// is, or one beyond the F given.
+// values [B, V, K] at the corners of triangles [F, 3], interpolated to out [B, K, height, width]; 0 where there is
+// no triangle, or an index of F or more.
 extern "C" __global__ void spread(const int* triangle, const float* weights, const int* triangles, const float* values,
                                   int triangle_count, int vertex_count, int channels, int height, int width,
                                   float* out) {

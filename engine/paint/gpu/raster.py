@@ -1,5 +1,5 @@
-"""The rasteriser on a GPU: `raster.cu`, compiled by NVRTC for the device, on tensors of PyTorch. The twin of
-`engine.paint.raster`, for batches."""
+"""The rasteriser on a GPU: `raster.cu`, compiled by NVRTC for the device, on tensors of PyTorch. The
+counterpart of `engine.paint.raster` for batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.errors import DeviceError
 
 SOURCE = Path(__file__).parent / "raster.cu"
 KERNELS = ("locate", "spread")
-TILE_PX = (32, 4)  # a warp draws a row, so that its stores are one piece
+TILE_PX = (32, 4)  # a warp draws a row, so that its stores coalesce
 
 
 class Rasteriser(Protocol):
@@ -26,7 +26,7 @@ class Rasteriser(Protocol):
         weights [B, H, W, 3]."""
 
     def spread(self, triangle: Tensor, weights: Tensor, values: Tensor) -> Tensor:
-        """`paint.raster.spread`: values [B, V, K] float32 at the vertices to [B, K, H, W], 0 where no triangle is."""
+        """`paint.raster.spread`: values [B, V, K] float32 at the vertices to [B, K, H, W], 0 without a triangle."""
 
     def codes(self, triangle: Tensor, weights: Tensor, codes: Tensor) -> Tensor:
         """`paint.raster.spread_codes`: the PNCC [B, 3, H, W] of the triangles' codes [F, 3, 3]."""
@@ -35,7 +35,7 @@ class Rasteriser(Protocol):
 def compile_kernels(capability: tuple[int, int], source: Path = SOURCE) -> Any:
     """The kernels as a cubin (`cuda.core.ObjectCode`) for GPUs of this compute capability; needs no GPU.
 
-    Raises DeviceError where the extra `cuda` is missing or NVRTC refuses.
+    Raises DeviceError where the extra `cuda` is missing or NVRTC fails.
     """
     try:
         core = importlib.import_module("cuda.core")
@@ -44,7 +44,7 @@ def compile_kernels(capability: tuple[int, int], source: Path = SOURCE) -> Any:
     except ImportError as error:
         remedy = "pip install 'personastream[cuda]'"
         raise DeviceError(f"cuda.core is needed for the GPU's rasteriser ({error}); {remedy}") from error
-    except Exception as error:  # cuda.core keeps the types of its errors to itself
+    except Exception as error:  # cuda.core does not export the types of its errors
         raise DeviceError(
             f"{source.name} cannot be compiled for sm_{capability[0]}{capability[1]} ({error})"
         ) from error
@@ -53,7 +53,7 @@ def compile_kernels(capability: tuple[int, int], source: Path = SOURCE) -> Any:
 class CudaRasteriser:
     """`Rasteriser` of meshes with triangles [F, 3] on a CUDA device; work is queued on PyTorch's current stream.
 
-    Raises DeviceError where the kernels cannot be compiled or the driver does not take them.
+    Raises DeviceError where the kernels cannot be compiled or the driver rejects them.
     """
 
     def __init__(self, triangles: Tensor, device: torch.device):
@@ -101,7 +101,7 @@ class CudaRasteriser:
         """One thread for each of pixels [B, H, W]; whole numbers are passed as C ints."""
         batch, height, width = pixels
         across, down = TILE_PX
-        self._core.Device(self._index).set_current()  # in this thread too, which need not be the one that compiled
+        self._core.Device(self._index).set_current()  # in this thread too, which may not be the one that compiled
         config = self._core.LaunchConfig(grid=(-(-width // across), -(-height // down), batch), block=(across, down, 1))
         stream = self._core.Stream.from_handle(torch.cuda.current_stream(self._triangles.device).cuda_stream)
         passed = [a.data_ptr() if isinstance(a, Tensor) else np.int32(a) for a in arguments]

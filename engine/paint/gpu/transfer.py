@@ -17,14 +17,14 @@ class Pinned:
         self._bytes = torch.empty(0, dtype=torch.uint8)
 
     def room(self, count: int) -> Tensor:
-        """`count` bytes of it."""
+        """The first `count` bytes."""
         if count > len(self._bytes):
             # A power of two, so that a slightly larger request allocates nothing.
             self._bytes = torch.empty(1 << (count - 1).bit_length(), dtype=torch.uint8, pin_memory=True)
         return self._bytes[:count]
 
     def like(self, tensor: Tensor) -> Tensor:
-        """A tensor of the same type and shape in it."""
+        """An uninitialised tensor of the same type and shape in this memory."""
         return self.room(tensor.numel() * tensor.element_size()).view(tensor.dtype).view(tensor.shape)
 
 
@@ -36,7 +36,7 @@ class Upload:
         self._sent = None if device.type == "cpu" else torch.cuda.Event()
 
     def __call__(self, *arrays: np.ndarray) -> list[Tensor]:
-        """The arrays as tensors on the device; the arrays may change at once. Waits for the set before."""
+        """The arrays as tensors on the device; the arrays may change at once. Waits for the previous set."""
         starts = np.cumsum([0, *(-(-array.nbytes // ALIGNED_BYTES) * ALIGNED_BYTES for array in arrays)])
         if self._sent is None:
             packed = torch.empty(int(starts[-1]), dtype=torch.uint8)
@@ -69,7 +69,7 @@ class Download:
             self._arrived.record()
 
     def wait(self) -> np.ndarray:
-        """The copied array; the next `start` overwrites it."""
+        """The downloaded tensor; the next `start` overwrites it."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._result.numpy()

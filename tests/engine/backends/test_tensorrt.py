@@ -95,7 +95,7 @@ def test_plans_are_kept_in_the_users_cache_by_default(monkeypatch, tmp_path):
 def test_builder_that_crashes_is_an_error_here(tmp_path):
     """The builder is another process: its end does not end this one."""
     python, lines = executable(tmp_path / "python", "echo building; kill -SEGV $$"), []
-    with pytest.raises(PlanError, match="renderer: the builder was ended by SIGSEGV; its last words: building"):
+    with pytest.raises(PlanError, match="renderer: the builder was ended by SIGSEGV; its last lines: building"):
         build_apart("renderer", weights.default_path("renderer"), "float16", ADA, lines.append, python=python)
     assert lines == ["building"]
 
