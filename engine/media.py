@@ -29,7 +29,7 @@ class PlaybackStarted:
 
 @dataclass(frozen=True)
 class PlaybackFinished:
-    """The utterance ended after `position_samples` of it were played, counted at its own sample rate."""
+    """The utterance ended after `position_samples` of it were played, counted at its sample rate."""
 
     utterance: str
     position_samples: int

@@ -44,7 +44,7 @@ class Prepare(_Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Morphable(_Command):
-    """Learn the face model from the tracks. Make fits, crops and weights again afterwards."""
+    """Learn the face model from the tracks. Afterwards fits, crops and weights must be computed again."""
 
     shape_components: int = 50
     expression_components: int = 50
@@ -65,7 +65,7 @@ class Morphable(_Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Speech(_Command):
-    """Make the speech encoder: distil a small one from a teacher, or adopt a public HuBERT unchanged."""
+    """Train the speech encoder from a teacher, or adopt a public HuBERT unchanged."""
 
     teacher: Path | None = None
     """ONNX file of a Whisper encoder; the source is in training/speech/teacher.py."""
@@ -89,7 +89,7 @@ class Speech(_Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Speak(_Command):
-    """Synthesise Kokoro's sentences for training and test. (Training makes eSpeak's sentences by itself.)"""
+    """Synthesise Kokoro's sentences for training and test. (Training synthesises eSpeak's sentences itself.)"""
 
     kokoro: Path
     """Folder with kokoro.onnx, config.json and voices; the sources are in training/speech/phonemes.py."""
@@ -139,7 +139,7 @@ class Evaluate(_Command):
     stage: tyro.conf.Positional[Literal["speech", "geometry", "renderer"]]
     out: Path = Path("build/evaluation")
     speech: Path | None = None
-    """Weights to evaluate instead of the embedded ones. Only for the stage geometry, as is `geometry`."""
+    """Weights to evaluate instead of the embedded ones; like `geometry` only for the stage geometry."""
     geometry: Path | None = None
 
     def run(self) -> None:

@@ -1,1 +1,1 @@
-"""The clips of a data folder, and the landmarks, fits and crops made of them."""
+"""The clips of a data folder, and their landmarks, fits and crops."""

@@ -31,7 +31,7 @@ from training.data.clips import (
 )
 
 MIN_FRAMES = 15
-MIN_FACE_PX = 100  # smaller faces teach the renderer to blur
+MIN_FACE_PX = 100  # training on smaller faces makes the renderer blur
 STRETCH_FRAMES = 24
 FRAMES_PER_CLIP = 96
 FRAMES_PER_IDENTITY = 144
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 def _prepare_clip(clip: Clip, target: Path) -> str | None:
-    """Track one clip; returns why it cannot be used, or None."""
+    """Track one clip; returns the reason if it cannot be used, or None."""
     try:
         landmarks = track(read_frames(clip.path))
         sound = None if clip.kind == "real_silent" else read_audio(clip.path, 16_000)
@@ -52,7 +52,7 @@ def _prepare_clip(clip: Clip, target: Path) -> str | None:
 
 
 def _fit_clip(source: Path, target: Path) -> str | None:
-    """Fit the face model to one tracked clip; returns why it cannot be used, or None."""
+    """Fit the face model to one tracked clip; returns the reason if it cannot be used, or None."""
     torch.set_num_threads(1)
     track = load_track(source)
     stretch = longest_run(track.tracked)
@@ -74,7 +74,7 @@ def fit_tracks(data: Path, runs: Path, *, processes: int) -> None:
 
 
 def _crop_frames(count: int, limit: int) -> np.ndarray:
-    """Which of `count` frames to keep: all, or stretches of STRETCH_FRAMES spread evenly, about `limit` frames."""
+    """The frames to keep of `count`: all, or stretches of STRETCH_FRAMES spread evenly, about `limit` frames."""
     if count <= limit:
         return np.arange(count)
     stretches = max(1, limit // STRETCH_FRAMES)

@@ -1,1 +1,1 @@
-"""Figures of each stage on people that training never saw."""
+"""Figures of each stage on people outside the training."""

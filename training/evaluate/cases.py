@@ -19,19 +19,19 @@ LIP_VERTICES = [*LIPS_OUTER, *LIPS_INNER]
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The choice of references: as in the engine by default, or otherwise to measure the effect of a part of it."""
+    """The choice of references: by default that of the engine; other values measure the effect of its parts."""
 
     near: int = 5  # N_f
     bank: int = 25  # N_l
-    laid: int = LIP_REFERENCES  # how many of the bank and the face references are laid onto the lips
+    laid: int = LIP_REFERENCES  # number of references, from bank and face references, warped onto the lips
     spread: bool = True  # the bank spread over all mouth openings, or drawn at random
-    similar: bool = True  # of the bank the most similar, or any
+    similar: bool = True  # the most similar lips, or any
     dual: bool = True  # Lip- and Face-Attention, or the latter alone over the references of both
 
 
 @dataclass(frozen=True)
 class Cast:
-    """The rows of a clip that make a case: `target` is rendered onto the frame `base`, with face references `near` and
+    """The rows of a clip in a case: `target` is rendered onto the frame `base`, with face references `near` and
     lip references `bank`."""
 
     kind: str
@@ -46,7 +46,7 @@ class Case:
     """One frame of an unseen person: crops [256, 256, 3] uint8 of the truth and of the base frame, and the mesh [V, 3]
     of the truth.
 
-    copies: face windows made by copying instead of rendering, first the base frame, then the base frame with the lips
+    copies: face windows copied instead of rendered, first the base frame, then the base frame with the lips
     of each lip reference.  nearest: the index of the copy with the most similar lips.
     """
 
@@ -117,7 +117,7 @@ class CaseMaker:
         )
 
     def _similar(self, target: int, rows: list[int]) -> list[int]:
-        """Of `rows` the `choice.laid` whose lips are the most similar to the target's, these first."""
+        """The `choice.laid` of `rows` with the lips most similar to the target's, the most similar first."""
         faces = self._faces
         offsets = faces.canonical[rows][:, LIP_VERTICES] - faces.canonical[target][LIP_VERTICES]
         order = offsets.square().sum((1, 2)).argsort(stable=True)

@@ -33,7 +33,7 @@ def fine_sheet(rows: list[list[np.ndarray]]) -> np.ndarray:
 @torch.inference_mode()
 def attention_strip(network: DualAttentionRenderer, sample: Sample) -> np.ndarray:
     """The attention of three queries: the middle of the mouth and its left corner over the lip references, the chin
-    over the face references. Each reference is shown as laid onto the target, with its weight as a bar.
+    over the face references. Each reference is shown warped onto the target, with its weight as a bar.
 
     Returns [48, 720, 3] uint8.
     """

@@ -49,7 +49,7 @@ class SyncExpert(nn.Module):
         return nn.functional.normalize(self.see(moving.transpose(1, 2)), dim=1).transpose(1, 2)
 
     def loss(self, features: Tensor, offsets: Tensor, known: Tensor) -> Tensor:
-        """InfoNCE: the sound of each frame chooses its picture among those of the clip, and the other way round.
+        """InfoNCE: the sound of each frame selects its picture among those of the clip, and vice versa.
 
         Neighbouring frames count neither as right nor as wrong.  known [B, T]: 0 or 1.
         """
@@ -106,7 +106,7 @@ class StyleExpert(nn.Module):
         return nn.functional.normalize(self.leave((self.weigh(x).softmax(1) * x).sum(1)), dim=-1)
 
     def loss(self, first: Tensor, second: Tensor) -> Tensor:
-        """InfoNCE on two stretches [B, T, V_low, 3] of each of B people: each chooses the other of its person."""
+        """InfoNCE on two stretches [B, T, V_low, 3] of each of B people: each selects the other of its person."""
         likeness = self(first) @ self(second).T * self.sharpness.exp()
         truth = torch.arange(len(likeness))
         return nn.functional.cross_entropy(likeness, truth) + nn.functional.cross_entropy(likeness.T, truth)

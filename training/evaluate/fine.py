@@ -1,7 +1,7 @@
 """Pictures at 512 px of unseen people: painted at 512 px, and painted at 256 px and enlarged.
 
 The frames are those of `training.evaluate.renderer`: `same` renders a frame from others of its clip, `crossed` its
-mouth on a frame with another one. Both pictures are pasted into the same crop of 512 px, as the engine pastes.
+mouth on a frame with another mouth. Both pictures are pasted into the same crop of 512 px, as the engine pastes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from training.renderer.lpips import Lpips
 from training.renderer.samples import ClipFaces
 
 SIDE_PX = FINE * CROP_PX
-BOX = np.array([0, 0, SIDE_PX])  # a crop is its own frame
+BOX = np.array([0, 0, SIDE_PX])  # the crop is the whole frame
 SIDES_PX = {"fast": CROP_PX, "best": SIDE_PX}
 
 

@@ -1,4 +1,4 @@
-"""Flicker of consecutive rendered frames, compared with the recording that they were rendered onto."""
+"""Flicker of consecutive rendered frames, compared with that of the recorded base frames."""
 
 from __future__ import annotations
 

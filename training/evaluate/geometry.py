@@ -2,20 +2,20 @@
 
 - mouth-opening correlation: Pearson's r of true and predicted height of the inner lips over the frames of one clip, of
   clips of at least two seconds; reported as mean and median over clips, and pooled (all frames of all clips together,
-  each clip less its own mean).
+  each clip minus its mean).
 - LMD: mean distance of the 40 lip landmarks, frontal view (x, y), in percent of the distance of the outer eye corners.
-- gain: 1 - LMD / LMD of a still mouth, the mean of the very clip.
+- gain: 1 - LMD / LMD of a still mouth, the mean of the same clip.
 - lag: the delay of the prediction, in frames, at which the correlation peaks, to a tenth of a frame by a parabola
   through the peak; "best lag" is the lag of the mean curve.
 - jerk: third difference of the lip landmarks, mean length, against the truth's.
 - sync: offset and confidence by `training.evaluate.critics.SyncExpert`, a network trained on the training people: of
   the true lips, of the predicted lips, and of the true lips with the sound of another clip.
-- StyleSim (§4.1): cosine of the style vectors (`training.evaluate.critics.StyleExpert`) of a person's own lips and of
+- StyleSim (§4.1): cosine of the style vectors (`training.evaluate.critics.StyleExpert`) of a person's true lips and of
   lips predicted with this person's style from the next person's speech, as in dubbing. For comparison: no style, the
   next person's style, two halves of the true clip (the maximum) and two people (chance).
 
 The sound of each clip is first moved by its offset in `runs/offsets.csv`, which models of training people estimated;
-the figures "before" leave the sound in place. The style is the clip's own, as in the paper's self-reenactment.
+the figures "before" leave the sound in place. The style is that of the clip, as in the paper's self-reenactment.
 """
 
 from __future__ import annotations
@@ -265,7 +265,7 @@ def evaluate(
     """Evaluate weights (the embedded ones by default) on the real validation people.
 
     Writes `out`/geometry.json with curves in geometry.png, styles in style.png and test sentences in spoken.png, and
-    returns what the JSON holds.
+    returns the contents of the JSON.
     """
     model, speech = load_face_model(), speech or default_path("speech")
     predictor = Predictor(
@@ -320,5 +320,5 @@ def evaluate(
 
 
 def _last_seconds(clip: Prediction) -> Prediction:
-    """The last twelve seconds: a plot of more is not readable."""
+    """The last twelve seconds; a longer plot would not be readable."""
     return replace(clip, true=clip.true[-300:], predicted=clip.predicted[-300:])

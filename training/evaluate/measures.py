@@ -1,4 +1,4 @@
-"""Measures of rendered images: those of the paper's Table 1, and of teeth and sharpness, which they miss."""
+"""Measures of rendered images: those of the paper's Table 1, and of teeth and sharpness, which Table 1 lacks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.errors import WeightsError
 from engine.models.morphable import LIPS_INNER
 
 EYES_AND_NOSE = (263, 362, 33, 133, 2)  # in the order of dlib's five landmarks
-TOOTH_VALUE, TOOTH_SATURATION = 110, 110  # of 255: at least so bright, at most so coloured
+TOOTH_VALUE, TOOTH_SATURATION = 110, 110  # of 255: least brightness, greatest saturation
 
 
 def signed(image: np.ndarray) -> Tensor:
@@ -50,7 +50,7 @@ def mouth_cavity(mesh: np.ndarray, size_px: int) -> np.ndarray:
 
 
 def teeth(image: np.ndarray, cavity: np.ndarray) -> np.ndarray:
-    """The mask of bright pixels of little colour inside the mouth: [H, W] float32, 0 or 1."""
+    """The mask of bright, unsaturated pixels inside the mouth: [H, W] float32, 0 or 1."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     tooth: np.ndarray = cavity * ((hsv[..., 2] > TOOTH_VALUE) & (hsv[..., 1] < TOOTH_SATURATION))
     return tooth

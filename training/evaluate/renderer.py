@@ -41,7 +41,7 @@ FRAMES_PER_CLIP = 3
 PICTURE_EVERY = 11
 MIN_TOOTH_PX = 40
 FRECHET_PX = 128
-BOX = np.array([0, 0, CROP_PX])  # a crop is its own frame
+BOX = np.array([0, 0, CROP_PX])  # the crop is the whole frame
 
 
 class Measures:

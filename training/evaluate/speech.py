@@ -3,7 +3,7 @@
 - latency: the sound that the first frame of a step waits for, step + lookahead.
 - teacher: share of the teacher's variance that the features explain, people of the split `val`.
 - phonemes: share of the frames of Kokoro's test sentences (voices and languages outside the training) whose phoneme
-  the student's own head names.
+  the student's phoneme head predicts.
 - lips: correlation of the mouth's opening with a ridge regression on the features of NEAR frames on each side, fitted
   to the other people of the split; mean over clips of at least two seconds.
 - cost: milliseconds of CPU time for a second of speech, one window at a time, as live.
@@ -44,7 +44,7 @@ MIN_FRAMES = 50
 NEAR = 2
 RIDGE = 300.0  # of features of about unit size, on some thousand frames
 TIMED_S = 4
-CLIPS, SENTENCE_EVERY = 12, 3  # enough to tell the configurations apart
+CLIPS, SENTENCE_EVERY = 12, 3  # enough to distinguish the configurations
 
 
 def evaluate(data: Path, runs: Path, out: Path) -> dict[str, Any]:

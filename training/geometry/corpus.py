@@ -14,8 +14,8 @@ from engine.models.morphable import MorphableModel
 from training.data.clips import Clip, fit_path, load_fit, load_track, read_manifest, track_path
 
 CROP_FRAMES = 64
-STYLE_FRAMES = 40  # drawn anew each time: a style has to survive the sampling
-IDENTITY_FRAMES = 1000  # no person counts for more than 40 s
+STYLE_FRAMES = 40  # drawn anew each time, so that the style does not depend on the sample
+IDENTITY_FRAMES = 1000  # a person's weight is that of at most 40 s
 GENERATED_WEIGHT = 0.6
 SPOKEN_SHARE = 0.3
 

@@ -118,7 +118,7 @@ def _mean_face(people: dict[str, np.ndarray]) -> np.ndarray:
     for _ in range(5):
         mean = np.mean([_align(frames, mean, RIGID).mean(0) for frames in people.values()], axis=0)
         eyes = mean[263] - mean[33]
-        yaw = np.arctan2(eyes[2], eyes[0])  # the mean of many heads need not face the camera
+        yaw = np.arctan2(eyes[2], eyes[0])  # the mean of many heads may not face the camera
         turn = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
         mean = (mean - mean[list(RIGID)].mean(0)) @ turn.T / np.linalg.norm(eyes)
     return mean

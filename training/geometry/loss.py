@@ -7,7 +7,7 @@ from torch import Tensor
 
 from engine.models.morphable import LIPS_INNER, LIPS_OUTER, MorphableModel
 
-TOUCHING = 0.012  # model units: an opening that the renderer draws closed
+TOUCHING = 0.012  # model units: the renderer draws this opening closed
 APART = 0.06  # the median opening of the training people
 CONTACT_WEIGHT = 1.5
 # Pairs of the inner lips from corner to corner, and their gaps relative to the middle one: means of the training
@@ -53,7 +53,7 @@ class GeometryLoss:
         opening = ((self.opening(predicted) - wanted) * 100).square()
         opening = opening * (1 + 2 * (wanted < 0.02))  # viewers notice a mouth that does not close
         still = (change.sum((-1, -2)) * both).sum() / both.sum()
-        gaps = self._gaps(predicted)  # all of them: the middle ones alone would pinch the lips there
+        gaps = self._gaps(predicted)  # all of them: a loss on the middle ones alone would pinch the lips there
         ajar = ((gaps - TOUCHING * self._profile) * 100).clamp_min(0).square().mean(-1)
         shut = ((APART * self._profile - gaps) * 100).clamp_min(0).square().mean(-1)
         wrong = ajar * (contact > 0) + shut * (contact < 0)

@@ -1,4 +1,4 @@
-"""Estimate by how many frames the picture of each clip lags its sound.
+"""Estimate the lag, in frames, of the picture of each clip behind its sound.
 
 In videos from the web sound and picture are up to three frames apart, which harms training more than a small data set
 does. Two generators are trained on the teacher's features, each on half of the people. Each measures the offsets of
@@ -67,7 +67,7 @@ def peak(curve: Tensor) -> tuple[float, float]:
 
 
 def _pooled_offsets(examples: list[Example], curves: list[Tensor]) -> list[float]:
-    """One lag per clip: of its own curve plus those of its person and of its source, each worth at most 4 s."""
+    """One lag per clip, from its curve plus those of its person and of its source, which weigh at most 4 s each."""
     frames = [float(len(example.beta)) for example in examples]
     lags = []
     for i, example in enumerate(examples):
@@ -88,7 +88,7 @@ def _pooled_offsets(examples: list[Example], curves: list[Tensor]) -> list[float
 
 
 def _high_pass(rows: Tensor) -> Tensor:
-    """rows [T, C] less their mean over the surrounding second: smiles and drift carry no timing."""
+    """rows [T, C] less their mean over the surrounding second: smiles and drift have no timing."""
     window = min(25, len(rows) // 2 * 2 - 1)
     padded = torch.nn.functional.pad(rows.T[None], (window // 2, window // 2), mode="replicate")
     return rows - torch.nn.functional.avg_pool1d(padded, window, stride=1)[0].T
@@ -110,7 +110,7 @@ def _curve(
 
 
 def _half(example: Example) -> int:
-    """The half of the people, 0 or 1, that the person of the example belongs to."""
+    """The half of the people, 0 or 1, of the person of the example."""
     return zlib.crc32(example.clip.identity.encode()) % 2
 
 
@@ -205,7 +205,7 @@ def _with_future(features: Tensor) -> Tensor:
 
 
 def estimate_offsets(data: Path, runs: Path, *, rounds: int = 3, steps: int = 400) -> dict[str, Offset]:
-    """The offset of every clip by its name; kept in `runs/offsets.csv`, resumes where it was stopped."""
+    """The offset of every clip by its name; stored in `runs/offsets.csv`; resumes where it was stopped."""
     final = runs / "offsets.csv"
     if final.exists():
         return _read_offsets(final)

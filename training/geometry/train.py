@@ -27,11 +27,11 @@ from training.speech.phonemes import BILABIALS, OPEN_VOWELS, load_spoken, speak_
 log = logging.getLogger(__name__)
 
 LEAD_FRAMES, RELEASE_FRAMES = 10, 24  # silence put before and after each clip
-CLOSING_FRAMES = 6  # after the last sound the mouth has this long to reach its rest
+CLOSING_FRAMES = 6  # time for the mouth to reach its rest after the last sound
 
 
 def _room_tone(pcm: np.ndarray, frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Silence of the microphone: noise at the level of the quietest tenth of its frames, weaker, or digital zero."""
+    """Silence: noise at the level of the quietest tenth of the frames, weaker noise, or digital zero."""
     whole = pcm[: len(pcm) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES)
     level = float(np.quantile(np.sqrt((whole**2).mean(1)), 0.1)) if len(whole) else 0.0
     level = min(level, 0.01) * rng.choice([0.0, 0.3, 1.0])

@@ -8,7 +8,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 WIDTH = 32
-DETAIL_PX, DETAIL_GAIN = 5, 8.0  # detail finer than a box of 5 px is amplified; the rest is copied anyway
+DETAIL_PX, DETAIL_GAIN = 5, 8.0  # detail finer than a box of 5 px is amplified; coarser detail is copied anyway
 
 
 class PatchJudge(nn.Module):

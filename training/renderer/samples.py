@@ -79,7 +79,7 @@ class Augmentation:
         self._table = levels.clip(0, 255).astype(np.uint8)[None]
         angle_deg, size = rng.uniform(-8, 8), rng.uniform(0.85, 1.1)
         middle = CROP_PX / 2
-        moves = rng.random() < 0.4  # moving costs sharpness, so most samples stay in place
+        moves = rng.random() < 0.4  # resampling costs sharpness, so most samples stay in place
         self._move = cv2.getRotationMatrix2D((middle, middle), angle_deg, size) if moves else None
         self._jpeg_quality = int(rng.integers(50, 95)) if rng.random() < 0.3 else None
 
@@ -123,7 +123,7 @@ class SampleMaker:
     ) -> list[Sample]:
         """Samples of the rows `targets` of `faces`, in the windows of the first target.
 
-        near: rows of the face references, the base frame first.  lips: rows of which the `count` nearest to the first
+        near: rows of the face references, the base frame first.  lips: rows; the `count` nearest to the first
         target become lip references.
         """
 

