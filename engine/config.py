@@ -34,5 +34,5 @@ class SessionConfig:
     attack_frames: int = 3  # idle -> speech, in geometry: short, or the first syllable is lost
     crossfade_frames: int = 5  # speech -> idle, in geometry
     release_frames: int = 8  # silence through the networks after the last word, which closes the mouth
-    lead_frames: int = 8  # pictures made ahead of the frame that is due; bounds memory and the cost of a barge-in
+    lead_frames: int = 8  # pictures painted ahead of the frame that is due; bounds memory and the cost of a barge-in
     buffered_speech_ms: int = 30_000  # push_audio waits while this much is buffered

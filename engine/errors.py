@@ -38,7 +38,7 @@ class PersonaStreamError(Exception):
 
 
 class MediaError(PersonaStreamError):
-    """A video or sound file cannot be used. `at_s`: the time of the fault in the file, if there is one."""
+    """A video or sound file cannot be used. `at_s`: the time of the fault in the file, None where it has none."""
 
     code = "media"
 

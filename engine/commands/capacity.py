@@ -1,4 +1,4 @@
-"""The number of sessions that one device carries: it grows until their pictures are late."""
+"""The number of sessions that one device carries, measured by adding sessions until pictures are late."""
 
 from __future__ import annotations
 

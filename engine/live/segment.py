@@ -16,7 +16,7 @@ from engine.models.speech import SpeechState
 
 @dataclass(eq=False)
 class Utterance:
-    """Speech under one id, counted at its sample rate, and its sound at 48 kHz that is not yet in a segment."""
+    """Speech under one id: counts of its samples, and the sound at 48 kHz that is not yet in a segment."""
 
     name: str
     sample_rate_hz: int

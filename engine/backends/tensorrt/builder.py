@@ -78,8 +78,8 @@ def build(network: str, path: Path, precision: Precision, capability: Capability
     """Build the plan in this process. Raises PlanError, ExportError, WeightsError."""
     trt = library(capability)
     graph = graphs.load(network, precision, path)
-    complaints: list[str] = []
-    log = _listener(trt, complaints)
+    errors: list[str] = []
+    log = _listener(trt, errors)
     builder = trt.Builder(log)
     definition = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(definition, log)
@@ -103,17 +103,17 @@ def build(network: str, path: Path, precision: Precision, capability: Capability
     config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(definition, config)
     if plan is None:
-        raise PlanError(f"{network}: {trt.__name__} {trt.__version__} builds no plan ({'; '.join(complaints):.300})")
+        raise PlanError(f"{network}: {trt.__name__} {trt.__version__} builds no plan ({'; '.join(errors):.300})")
     return bytes(plan)
 
 
-def _listener(trt: ModuleType, complaints: list[str]) -> Any:
-    """A TensorRT logger that collects errors in `complaints`."""
+def _listener(trt: ModuleType, errors: list[str]) -> Any:
+    """A TensorRT logger that collects errors in `errors`."""
 
     class Listener(trt.ILogger):  # type: ignore[misc, name-defined]
         def log(self, severity: Any, message: str) -> None:
             if severity <= trt.ILogger.ERROR:
-                complaints.append(message)
+                errors.append(message)
 
     return Listener()
 
