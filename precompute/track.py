@@ -110,11 +110,11 @@ class FaceTracker:
         )
 
 
-def track(frames: Iterable[np.ndarray], *, max_faces: int = 1) -> Landmarks:
+def track(frames: Iterable[np.ndarray]) -> Landmarks:
     """Landmarks of the largest face in each frame [H, W, 3] uint8 RGB."""
     points: list[np.ndarray] = []
     counts: list[int] = []
-    with FaceTracker(max_faces=max_faces) as tracker:
+    with FaceTracker() as tracker:
         for image in frames:
             faces = tracker.detect(image)
             counts.append(len(faces))
