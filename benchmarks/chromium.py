@@ -109,6 +109,6 @@ async def until(page: Page, condition: str, timeout_s: float = 120.0) -> None:
 
 
 async def console(page: Page) -> list[str]:
-    """The errors and warnings in the page's console, with failed requests, but without the icon, which no page names."""
+    """The errors, warnings and failed requests in the page's console, without the icon, which no page names."""
     lines = [(line.text, line.location["url"]) for line in await page.console_messages() if line.type in LOGGED]
     return [f"{text} ({url})" for text, url in lines if not url.endswith("/favicon.ico")]
