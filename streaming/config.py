@@ -59,15 +59,15 @@ class ServerConfig:
     cors_origins: tuple[str, ...] = ()  # other sites whose pages may use the API: https://app.example, or * for all
     max_body_bytes: int = 256 * 1024  # of an HTTP request; the largest body is an SDP offer
     max_sessions: int = 4  # open at the same time
-    max_load: float = MAX_LOAD  # of the device's time, if all sessions talk at once; above 1: they never do
+    max_load: float = MAX_LOAD  # share of the device's time, if all sessions talk; above 1: they never all talk
     sessions_per_minute: int = 60  # opened from one address; 0: no limit
     max_session_s: float | None = None  # a session is closed after this time, even if it is in use
     idle_session_s: float = 60.0  # a session without viewers, sockets and destinations is closed after this time
-    max_viewers: int = 64  # of all sessions
+    max_viewers: int = 64  # of all sessions together
     max_session_viewers: int = 20  # of one session: they share an encode, but Python encrypts for each of them
     token_ttl_s: float = 3600.0  # a session's token opens nothing new after this time; POST .../token issues another
     drain_s: float = 20.0  # when the server is asked to stop, speech that has begun may take this long to end
-    publish_api: bool = False  # clients may have this server publish their session to any URL
+    publish_api: bool = False  # clients may publish their session through this server to any URL
     ice: IceConfig = field(default_factory=IceConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     timeouts: Annotated[TimeoutConfig, tyro.conf.Suppress] = field(default_factory=TimeoutConfig)

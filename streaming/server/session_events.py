@@ -21,7 +21,7 @@ class Ending:
 
 CLOSED = Ending("closed", "a client closed it")
 IDLE = Ending("idle", "it had no viewer, websocket or destination")
-LIFETIME = Ending("lifetime", "it reached the longest time that this server keeps a session open")
+LIFETIME = Ending("lifetime", "it was open as long as this server allows")
 DRAINING = Ending("draining", "the server shuts down", 1001)
 FAILED = Ending("failed", "it failed; the server's log has the reason", 1011)
 
