@@ -38,13 +38,13 @@ class Benchmark:
     device: Literal["cpu", "cuda"] = "cpu"
     batch: tuple[int, ...] = (1, 8)
     seconds: float = 3.0
-    """For every network and batch size."""
+    """Duration for each network and batch size."""
     threads: int = 1
-    """Of the CPU."""
+    """Threads of the CPU."""
     small: bool = False
-    """Rivals with narrow channels: a quick trial, whose figures mean nothing."""
+    """Rivals with narrow channels: a quick trial without meaningful figures."""
     json: Path | None = None
-    """Where to write the figures."""
+    """File for the figures."""
 
     def run(self) -> None:
         torch.set_num_threads(self.threads)

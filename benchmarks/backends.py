@@ -45,8 +45,8 @@ MATMUL_SIZE = {"cuda": 8192, "cpu": 1024}
 
 @dataclass(frozen=True)
 class Speed:
-    """Of one mode at one batch size. The network alone, from inputs on the device: ms, frames a second, TFLOP/s and
-    their share of the ceiling. Whole pictures, from lips to frames on the CPU: frames a second."""
+    """One mode at one batch size. The network alone, from inputs on the device: ms, frames a second, TFLOP/s and their
+    share of the ceiling. Whole pictures, from lips to frames on the CPU: frames a second."""
 
     batch: int
     ms_per_batch: float
@@ -58,7 +58,8 @@ class Speed:
 
 @dataclass(frozen=True)
 class Report:
-    """Of one mode. `failure`: why it is not available here; `sessions`: so many have a p99 lateness below a frame."""
+    """One mode. `failure`: why it is not available here; `sessions`: the largest number with a p99 lateness below a
+    frame."""
 
     mode: Mode
     speeds: tuple[Speed, ...] = ()
@@ -75,16 +76,16 @@ class Backends:
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     modes: tuple[Mode, ...] = MODES
-    """A CPU has `eager` alone."""
+    """Modes to measure; a CPU has only `eager`."""
     precision: Precision | None = None
-    """Of the renderer; by default float16 on a GPU and float32 on a CPU."""
+    """Precision of the renderer; by default float16 on a GPU and float32 on a CPU."""
     batch: tuple[int, ...] = (1, 8, 32)
     seconds: float = 3.0
-    """For every figure."""
+    """Duration of each measurement."""
     speech_s: float = 5.0
     """Length of each session's speech; 0: the number of sessions is not measured."""
     json: Path | None = None
-    """Where to write the figures."""
+    """File for the figures."""
 
     def run(self) -> None:
         device = choose(self.device).device

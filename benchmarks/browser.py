@@ -1,7 +1,7 @@
 """Measure an avatar in Chromium: frame rate, latency, and the skew between sound and picture.
 
-Chromium runs on the same machine and takes its share of the cores. Two parts: `talk` has the avatar speak through the
-page and interrupts it; `marks` has a corner of the picture flash while the sound beeps, and fits a trend to the skew.
+Chromium runs on the same machine and uses a part of its cores. Two parts: in `talk` the avatar speaks through the page
+and is interrupted; in `marks` a corner of the picture flashes while the sound beeps, and a trend is fitted to the skew.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from engine.errors import SettingError
 
 SAMPLE_S = 30.0
 LEAST_S = 2.0
-SPEECH_S = 3.0  # of speech before an interruption
-SILENCE_S = 2.0  # the last sound is looked for so long after an interruption
-FIRST_MS = 300  # of speech that are sent before the clock for the first synced frame starts
+SPEECH_S = 3.0  # before an interruption
+SILENCE_S = 2.0  # the last sound is searched for this long after an interruption
+FIRST_MS = 300  # of speech, sent before the clock for the first synced frame starts
 TAKE_S = 20.0  # interval at which the probe's records are moved out of the page
 # WebAudio hears a remote track this much later than the loudspeaker plays it: its buffer, and the sink of a machine
 # without a sound card. Measured against the browser's own estimate of both playout times.
@@ -49,18 +49,18 @@ class Watch:
 
     avatar: Annotated[Path, tyro.conf.Positional]
     seconds: float = 60.0
-    """Of uninterrupted speech in `talk`, and of flashes in `marks`."""
+    """Duration of uninterrupted speech in `talk`, and of flashes in `marks`."""
     parts: tuple[Literal["talk", "marks"], ...] = ("talk", "marks")
     rounds: int = 3
-    """Times that speech is begun and interrupted, for the first synced frame and the barge-in."""
+    """How often speech is begun and interrupted, to measure the first synced frame and the barge-in."""
     settle_s: float = 12.0
-    """Of flashes that do not count: a browser that starts on a busy machine buffers sound before its loudspeaker runs,
-    and plays the excess off over seconds."""
+    """Duration of the first flashes, which do not count: a browser that starts on a busy machine buffers sound before
+    its loudspeaker runs, and needs seconds to play the excess."""
     quality: Quality | None = None
     """`--quality` of `personastream serve`."""
     speech: Path = ROOT / "demo" / "speech_a.wav"
     json: Path | None = None
-    """Where to write the figures."""
+    """File for the figures."""
 
     def run(self) -> Figures:
         """The figures, printed and written. Raises SettingError, PageError, ServerEndError."""
@@ -111,7 +111,7 @@ async def talk(avatar: Path, options: tuple[str, ...], speech: Path, seconds: fl
 
 
 def receiver_figures(before: Figures, after: Figures) -> Figures:
-    """Of two results of `probe.stats()`."""
+    """Figures from two results of `probe.stats()`."""
     video, audio = after["video"], after["audio"]
     watched_s = (video["timestamp"] - before["video"]["timestamp"]) / 1_000
     concealed = audio.get("concealedSamples", 0) / max(1, audio.get("totalSamplesReceived", 1))
@@ -126,7 +126,7 @@ def receiver_figures(before: Figures, after: Figures) -> Figures:
 
 
 def speech_figures(frames: np.ndarray, increase: dict[tuple[str, ...], float]) -> Figures:
-    """Of `probe.frames` in speech, and of the increase of the server's counters meanwhile."""
+    """Figures from `probe.frames` in speech, and from the increase of the server's counters meanwhile."""
     spoken_s = (frames[-1, 0] - frames[0, 0]) / 1_000
     fresh, repeated = (
         increase.get(("personastream_viewer_units_total", kind, "speaking"), 0.0) for kind in ("fresh", "repeated")
@@ -142,7 +142,7 @@ def speech_figures(frames: np.ndarray, increase: dict[tuple[str, ...], float]) -
 
 
 def skew_figures(skews_ms: np.ndarray) -> Figures:
-    """Of Chromium's own estimates; None where it gave none."""
+    """Figures from Chromium's own estimates; None if it gave none."""
     return {
         "picture_ahead_median_ms": float(np.median(skews_ms)) if len(skews_ms) else None,
         "picture_ahead_p99_abs_ms": float(np.percentile(np.abs(skews_ms), 99)) if len(skews_ms) else None,

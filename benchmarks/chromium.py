@@ -22,7 +22,7 @@ LOGGED = ("error", "warning")
 
 
 class PageError(PersonaStreamError):
-    """Chromium is missing or does not start, the page threw an error, or a condition did not come true in it."""
+    """Chromium is missing or does not start, the page threw an error, or a condition in it did not become true."""
 
     code = "page"
 
@@ -57,7 +57,7 @@ async def launch(*flags: str) -> AsyncIterator[Browser]:
 async def open_page(
     browser: Browser, url: str, script: str = "", *, microphone: bool = True, **context_options: Any
 ) -> AsyncIterator[Page]:
-    """Open `url` in a context of its own: pages share no cookies, storage or permissions.
+    """Open `url` in a new context: pages share no cookies, storage or permissions.
 
     `script` runs before the page's own scripts; the page's Content-Security-Policy is bypassed only then, since the
     script may load code. `microphone`: whether the page may use it. `context_options` go to playwright's `new_context`.
@@ -109,6 +109,6 @@ async def until(page: Page, condition: str, timeout_s: float = 120.0) -> None:
 
 
 async def console(page: Page) -> list[str]:
-    """The errors and warnings in the page's console, failed requests included, but for the icon that no page names."""
+    """The errors, warnings and failed requests in the page's console, without the icon, which no page names."""
     lines = [(line.text, line.location["url"]) for line in await page.console_messages() if line.type in LOGGED]
     return [f"{text} ({url})" for text, url in lines if not url.endswith("/favicon.ico")]

@@ -15,7 +15,7 @@ class Command(Protocol):
 
 
 def run(command: type[Command], prog: str) -> None:
-    """Parse the arguments and run the command. A PersonaStreamError prints one line and exits with code 2."""
+    """Parse the arguments and run the command. A PersonaStreamError is printed as one line, with exit code 2."""
     try:
         tyro.cli(command, prog=prog).run()
     except PersonaStreamError as error:

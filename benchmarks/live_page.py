@@ -21,15 +21,15 @@ MOUTH = (0.35, 0.5, 0.3, 0.25)  # left, top, width, height of a portrait's mouth
 LOUD = 0.01  # RMS of full scale: silence is below 0.001, speech around 0.1
 BEEP = 0.05
 WHITE = 128
-# Mean grey levels by which the mouth of a new picture differs; a repeated one comes out of H.264 below 0.1.
+# The mouth of a new picture differs by more mean grey levels; in a repeated one H.264 leaves less than 0.1.
 CHANGED = 0.25
-PAUSE_MS = 500  # at least so much is between two beeps; closer ones are one
+PAUSE_MS = 500  # the shortest time between two beeps; closer ones are one beep
 
 
 @contextlib.asynccontextmanager
 async def live_page(url: str) -> AsyncIterator[Page]:
-    """The page in a Chromium of its own, when it shows a picture. Raises PageError, also at the end of the block where
-    the page ran into errors."""
+    """The page in a new Chromium, as soon as it shows a picture. Raises PageError; at the end of the block, for
+    errors in the page."""
     async with (
         chromium.launch(chromium.SOUND_AT_ONCE) as browser,
         chromium.open_page(browser, url, PROBE.read_text()) as page,
@@ -43,7 +43,7 @@ async def live_page(url: str) -> AsyncIterator[Page]:
 
 
 def write_sample(speech: Path, folder: Path, seconds: float) -> None:
-    """Write the WAV file `speech` without the silence at its ends, repeated for so many seconds, as the only sample of
+    """Write the WAV file `speech` without the silence at its ends, repeated for `seconds`, as the only sample of
     `folder`."""
     with wave.open(str(speech)) as sound:
         parameters = sound.getparams()

@@ -1,7 +1,7 @@
 """Networks of two rival classes of talking-face renderers, to measure their speed.
 
-They are our own, with the block structure, tensor sizes and amount of arithmetic that the public descriptions of those
-classes give, and with random weights: their pictures mean nothing.
+They are written from the public descriptions of those classes: block structure, tensor sizes and amount of arithmetic
+agree. Their weights are random, their pictures mean nothing.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class _Larger(nn.Module):
 
 
 class LatentDecoder(nn.Module):
-    """What a latent painter needs behind its UNet: the decoder of Stable Diffusion's autoencoder, 32 x 32 latents to
+    """The part of a latent painter after its UNet: the decoder of Stable Diffusion's autoencoder, 32 x 32 latents to
     256 x 256 pixels. `width`: 128 at full size."""
 
     def __init__(self, width: int = 128):

@@ -1,4 +1,4 @@
-"""`personastream serve` as a process of its own: the load and the memory of the measuring end do not count."""
+"""`personastream serve` in a separate process: load and memory of the measuring process do not count."""
 
 from __future__ import annotations
 

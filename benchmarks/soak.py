@@ -1,7 +1,7 @@
 """Threads, file handles and memory of a server over many sessions that are opened and closed.
 
-Each cycle opens a session, watches it over WebRTC, has it speak, and closes it. The server is a process of its own, so
-the memory of this end does not count.
+Each cycle opens a session, watches it over WebRTC, makes it speak, and closes it. The server runs in a separate
+process: the memory of this one does not count.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ READ_EVERY_CYCLES = 8
 
 @dataclass(frozen=True)
 class Usage:
-    """Of a process, as Linux counts it in /proc."""
+    """Usage of a process, as Linux counts it in /proc."""
 
     threads: int
     handles: int
@@ -50,7 +50,7 @@ class Soak:
     avatar: Annotated[Path, tyro.conf.Positional]
     cycles: int = 200
     warm_up: int = 40
-    """Cycles before the first reading: pools fill, caches and encoders settle."""
+    """Cycles before the first reading, in which pools and caches fill."""
 
     def run(self) -> None:
         readings, seconds = asyncio.run(soak(self.avatar, self.warm_up, self.cycles))
@@ -84,7 +84,7 @@ async def soak(avatar: Path, warm_up: int, cycles: int) -> tuple[list[Usage], fl
 
 
 async def converse(http: aiohttp.ClientSession, avatar: str) -> None:
-    """Open one session, watch it, have it speak, and close it."""
+    """Open one session, watch it, make it speak, and close it."""
     peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     tracks: dict[str, object] = {}
     peer.on("track", lambda track: tracks.setdefault(track.kind, track))

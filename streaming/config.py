@@ -1,4 +1,4 @@
-"""Every default of the server, in one place. The command line and its help are made from these dataclasses."""
+"""All defaults of the server. The command line and its help are made from these dataclasses."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from engine.config import MAX_LOAD
 class EncoderConfig:
     """The one encode of a session that all its viewers and broadcasts share."""
 
-    codec: Literal["auto", "h264_nvenc", "libx264"] = "auto"  # for H.264; auto: the GPU's encoder if it has one
+    codec: Literal["auto", "h264_nvenc", "libx264"] = "auto"  # for H.264; auto: NVENC if the GPU has it, else x264
     height_px: int | None = None  # of the encoded picture; its width follows. None: the avatar's own
     bitrate_bps: int = 2_500_000  # of the picture: the rate of broadcasts, the maximum for viewers
     min_bitrate_bps: int = 300_000  # the lowest rate to which one viewer's poor link may bring all viewers of a session
     keyframe_interval_s: float = 2.0  # the interval that broadcasters expect
     keyframe_gap_s: float = 0.5  # requests for key frames within this time share one
-    opus_bitrate_bps: int = 64_000  # one channel of full-band speech, transparent in Opus
-    aac_bitrate_bps: int = 128_000
+    opus_bitrate_bps: int = 64_000  # sound of viewers and WHIP: transparent for one channel of speech
+    aac_bitrate_bps: int = 128_000  # sound of RTMP, SRT and files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class IceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TimeoutConfig:
-    """When the server gives up a client that does not answer. No options of the command line."""
+    """How long the server waits for a client. These are not options of the command line."""
 
     # A speech socket without a message for this long is pinged, and closed if no pong comes in half that time. Longer
     # than back-pressure can keep the server from reading: one message of 8 kHz sound lasts 65 s.
@@ -52,22 +52,22 @@ class TimeoutConfig:
 class ServerConfig:
     """The HTTP, WebRTC and websocket interface."""
 
-    host: str = "127.0.0.1"
+    host: str = "127.0.0.1"  # the address to listen at; 0.0.0.0: all, which needs a key or --open
     port: int = 8080  # 0: any free port
-    open: bool = False  # let everybody in: listen beyond localhost although no key is set
+    open: bool = False  # admit everybody: listen beyond localhost without a key
     proxies: int = 0  # your reverse proxies before this server; the client's address then comes from X-Forwarded-For
     cors_origins: tuple[str, ...] = ()  # other sites whose pages may use the API: https://app.example, or * for all
-    max_body_bytes: int = 256 * 1024  # the largest body is an SDP offer; speech comes through the websocket
-    max_sessions: int = 4
-    max_load: float = MAX_LOAD  # of the device's time, if all sessions talk at once; above 1 assumes that they never do
+    max_body_bytes: int = 256 * 1024  # of an HTTP request; the largest body is an SDP offer
+    max_sessions: int = 4  # open at the same time
+    max_load: float = MAX_LOAD  # share of the device's time, if all sessions talk; above 1: they never all talk
     sessions_per_minute: int = 60  # opened from one address; 0: no limit
     max_session_s: float | None = None  # a session is closed after this time, even if it is in use
     idle_session_s: float = 60.0  # a session without viewers, sockets and destinations is closed after this time
-    max_viewers: int = 64  # of all sessions
+    max_viewers: int = 64  # of all sessions together
     max_session_viewers: int = 20  # of one session: they share an encode, but Python encrypts for each of them
-    token_ttl_s: float = 3600.0  # a session's token opens nothing new after this time; POST .../token gives a new one
+    token_ttl_s: float = 3600.0  # a session's token opens nothing new after this time; POST .../token issues another
     drain_s: float = 20.0  # when the server is asked to stop, speech that has begun may take this long to end
-    publish_api: bool = False  # clients may have this server publish their session to any URL
+    publish_api: bool = False  # clients may publish their session through this server to any URL
     ice: IceConfig = field(default_factory=IceConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     timeouts: Annotated[TimeoutConfig, tyro.conf.Suppress] = field(default_factory=TimeoutConfig)
@@ -77,8 +77,8 @@ class ServerConfig:
 class BroadcastConfig:
     """A session that is published for as long as the server runs, without any viewer."""
 
-    publish: tuple[str, ...] = ()  # whip(s)://, rtmp(s)://, srt:// or a file (.mp4 .mkv .flv .ts); may be repeated
-    publish_avatar: str | None = None  # by default the first avatar
+    publish: tuple[str, ...] = ()  # whip(s)://, rtmp(s)://, srt:// or a file (.mp4 .mkv .flv .ts)
+    publish_avatar: str | None = None  # the avatar of the published session; by default the first
     publish_session: str = "broadcast"  # the session's id; its token comes from PERSONASTREAM_BROADCAST_TOKEN
 
 
@@ -90,14 +90,14 @@ class VoicesConfig:
     kokoro_voices: Path | None = None  # the voices file that kokoro-onnx reads; or PERSONASTREAM_KOKORO_VOICES
     piper_models: tuple[Path, ...] = ()  # NAME.onnx, with NAME.onnx.json beside it
     api_url: str = ""  # an API with POST {url}/audio/speech, such as https://api.openai.com/v1
-    api_model: str = "gpt-4o-mini-tts"
-    api_voices: tuple[str, ...] = ("alloy",)
-    api_key_env: str = "OPENAI_API_KEY"
-    api_rate_hz: int = 24_000  # of its `pcm` format
-    socket_service: Literal["cartesia", "deepgram", "elevenlabs"] | None = None
-    socket_url: str = ""  # by default the service's own
-    socket_model: str = ""
-    socket_voices: tuple[str, ...] = ()
-    socket_key_env: str = ""  # by default the service's name and _API_KEY
-    socket_rate_hz: int = 24_000
-    stall_s: float = 8.0  # a remote voice that sends nothing for this long has failed
+    api_model: str = "gpt-4o-mini-tts"  # the model that the API is asked for
+    api_voices: tuple[str, ...] = ("alloy",)  # their names in the API; here they are called api/NAME
+    api_key_env: str = "OPENAI_API_KEY"  # the environment variable with the API's key
+    api_rate_hz: int = 24_000  # sample rate of the API's `pcm` format
+    socket_service: Literal["cartesia", "deepgram", "elevenlabs"] | None = None  # a service with a websocket
+    socket_url: str = ""  # by default the service's own address
+    socket_model: str = ""  # the model that the service is asked for
+    socket_voices: tuple[str, ...] = ()  # their ids at the service; here they are called SERVICE/ID
+    socket_key_env: str = ""  # the environment variable with the key; by default the service's name and _API_KEY
+    socket_rate_hz: int = 24_000  # sample rate that the service is asked for
+    stall_s: float = 8.0  # after this time without data a remote voice has failed

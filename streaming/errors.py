@@ -17,7 +17,7 @@ from engine.errors import CapacityError, PersonaStreamError
 
 
 class QuotaError(CapacityError):
-    """The client has used its share, whatever capacity the machine has left."""
+    """The client has reached a limit of its own; the machine may have capacity left."""
 
     code = "quota"
 
@@ -45,7 +45,7 @@ class VoiceAuthError(VoiceError):
 
 
 class VoiceQuotaError(VoiceError):
-    """A remote voice refuses more requests for now."""
+    """A remote voice refuses more requests at present."""
 
     code = "voice-quota"
     retryable = True

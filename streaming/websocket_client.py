@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-MAX_WAITING_FRAMES = 4  # received and not read, each up to `max_message_bytes`; beyond them TCP holds the sender up
+MAX_WAITING_FRAMES = 4  # received and not read, each up to `max_message_bytes`; beyond them TCP stops the sender
 
 
 async def open_websocket(
@@ -24,11 +24,11 @@ async def open_websocket(
         re.sub("^http", "ws", url),
         additional_headers=headers,
         compression=None,  # sound and pictures hardly shrink, and on one machine it only costs time
-        proxy=None,  # as HTTP requests go: a proxy in the environment is seldom meant for localhost
+        proxy=None,  # as for our HTTP requests: a proxy in the environment is seldom meant for localhost
         open_timeout=timeout_s,
-        # No keepalive: a server that holds the sender up does not read pings either, and a session that is full holds
-        # it up for as long as the speech lasts. The default of 20 s would end such a connection. Vanished peers are
-        # detected elsewhere: our server sends pings, and a remote voice has a limit on its silence.
+        # No keepalive: a server that stops reading reads no pings either, and a full session stops it for as long as
+        # its speech lasts. The default of 20 s would end such a connection. Vanished peers are detected elsewhere: our
+        # server sends pings, and a remote voice has a limit on its silence.
         ping_interval=None,
         max_size=max_message_bytes,
         max_queue=MAX_WAITING_FRAMES,
@@ -36,9 +36,9 @@ async def open_websocket(
 
 
 async def close_websocket(socket: ClientConnection, timeout_s: float) -> None:
-    """Perform the closing handshake; end the connection without it after `timeout_s`.
+    """Perform the closing handshake; end the connection without it after `timeout_s`, or if the caller is cancelled.
 
-    Messages not read are dropped, because the other end's answer stands behind them.
+    Messages not read are dropped, because the answer of the other end comes after them.
     """
     try:
         async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as tasks:
@@ -47,4 +47,6 @@ async def close_websocket(socket: ClientConnection, timeout_s: float) -> None:
                 async for _ in socket:
                     pass
     except TimeoutError:  # `close` itself waits without a limit while the other end takes no data
+        pass
+    finally:
         socket.transport.abort()

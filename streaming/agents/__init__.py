@@ -1,1 +1,1 @@
-"""The avatar in agent frameworks: a client of our server, LiveKit, Pipecat."""
+"""Agent frameworks: a client of our server, LiveKit and Pipecat."""

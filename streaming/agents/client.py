@@ -1,7 +1,7 @@
-"""A client of a personastream server for programs in Python: speech in, units and playback events out.
+"""A client of a personastream server: speech in, units and playback events out.
 
-It needs aiohttp, msgpack, msgspec and websockets, and of the engine only `errors` and `queues`: agents can use it in an
-environment that has nothing else.
+It needs aiohttp, msgpack, msgspec and websockets, and of the engine only `errors` and `queues`. Agents can use it in an
+environment without the engine's libraries.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from engine.errors import CapacityError, PersonaStreamError, ProtocolError, SessionClosedError, UnknownAvatarError
-from engine.queues import MediaQueue, Policy
+from engine.queues import MediaQueue, Policy, QueueClosed
 from streaming.speech.protocol import (
     MAX_SERVER_MESSAGE_BYTES,
     ClientMessage,
@@ -104,26 +104,29 @@ class AvatarClient:
             raise SessionClosedError(f"the avatar's session is closed ({error}); open another one") from error
 
     async def read(self, socket: ClientConnection) -> None:
-        """Read one of the two websockets until it closes. Playback events are on both; those of the units are kept."""
-        with contextlib.suppress(ConnectionClosed):
-            async for data in socket:
-                message = decode_server(data)
-                if isinstance(message, Failure) or (
-                    socket is self._units and isinstance(message, Unit | Started | Finished)
-                ):
-                    await self._messages.put(message)
-        await self._messages.close()
+        """Read one of the two websockets until either closes. Playback events come from the units websocket."""
+        try:
+            with contextlib.suppress(ConnectionClosed, QueueClosed):  # the end of the other websocket closes the queue
+                async for data in socket:
+                    message = decode_server(data)
+                    if isinstance(message, Failure) or (
+                        socket is self._units and isinstance(message, Unit | Started | Finished)
+                    ):
+                        await self._messages.put(message)
+        finally:
+            await self._messages.close()
 
 
 @contextlib.asynccontextmanager
 async def open_avatar(url: str, avatar: str, key: str | None = None) -> AsyncIterator[AvatarClient]:
-    """A session of `avatar` on the server at `url` for the time of the block; `key` is a server key where it needs one.
+    """A session of `avatar` on the server at `url` during the block; `key`: a server key, if the server requires one.
 
-    Raises UnknownAvatarError, CapacityError, PersonaStreamError for other refusals, SessionClosedError for no server.
+    Raises UnknownAvatarError, CapacityError, PersonaStreamError for other refusals, SessionClosedError if no server
+    answers within CONNECT_S.
     """
     url = url.rstrip("/")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
+    timeout = aiohttp.ClientTimeout(total=CONNECT_S)
     async with contextlib.AsyncExitStack() as stack:
         http = await stack.enter_async_context(aiohttp.ClientSession(url, timeout=timeout))
         try:
@@ -134,10 +137,10 @@ async def open_avatar(url: str, avatar: str, key: str | None = None) -> AsyncIte
             units = await stack.enter_async_context(_websocket(f"{url}{path}/units", bearer))
             speech = await stack.enter_async_context(_websocket(f"{url}{path}/speech", bearer))
             async with asyncio.timeout(CONNECT_S):
-                ready = decode_server(await speech.recv())  # that of the units names no voices
+                ready = decode_server(await speech.recv())  # the one of the units websocket names no voices
         except (aiohttp.ClientError, WebSocketException, OSError) as error:
             raise SessionClosedError(
-                f"{url} cannot be spoken to ({error}); is `personastream serve` running?"
+                f"{url} cannot be reached ({error or type(error).__name__}); is `personastream serve` running?"
             ) from error
         if not isinstance(ready, SessionReady):
             raise ProtocolError(f"{url} began with {type(ready).__name__}, expected session.ready; is it up to date?")

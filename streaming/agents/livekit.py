@@ -1,9 +1,9 @@
-"""The avatar as a LiveKit avatar worker: livekit-agents' VideoGenerator on a session of a personastream server.
+"""A LiveKit avatar worker: livekit-agents' VideoGenerator on a session of a personastream server.
 
     python -m streaming.agents.livekit --server http://127.0.0.1:8080 --avatar speaker --livekit-url wss://… --token …
 
-livekit-agents cannot be installed beside the engine (it needs protobuf 5 or later, the engine's face tracker one before
-5), so the worker runs in an environment of its own and connects to the server: see docs/agents.md.
+livekit-agents needs protobuf 5 or later, the engine's face tracker needs an older one. The worker therefore runs in a
+separate environment and connects to the server: see docs/agents.md.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ class AvatarVideo(VideoGenerator):  # type: ignore[misc]  # not installed where 
         )
 
     async def push_audio(self, frame: rtc.AudioFrame | AudioSegmentEnd) -> None:
-        """Take speech of the present segment, or its end."""
+        """Send speech of the present segment, or its end, to the avatar."""
         if isinstance(frame, AudioSegmentEnd):
             await self._client.finish()
         else:
             await self._client.speak(bytes(frame.data), frame.sample_rate, frame.num_channels)
 
     async def clear_buffer(self) -> None:
-        """Interruption: drop all speech pushed before."""
+        """Barge-in: drop all speech that was pushed."""
         await self._client.interrupt()
 
     async def __aiter__(self) -> AsyncIterator[rtc.VideoFrame | rtc.AudioFrame | AudioSegmentEnd]:

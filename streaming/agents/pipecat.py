@@ -1,10 +1,10 @@
-"""The avatar as a Pipecat service: speech of the TTS service goes in, pictures and the same speech come out in step.
+"""A Pipecat service: speech of the TTS service goes in, pictures and the same speech come out in sync.
 
     async with open_avatar("http://127.0.0.1:8080", "speaker") as avatar:
         pipeline = Pipeline([…, tts, AvatarService(avatar), transport.output(), …])
 
-pipecat-ai cannot be installed beside the engine (it needs protobuf 5 or later, the engine's face tracker one before 5),
-so the service connects to a personastream server: see docs/agents.md.
+pipecat-ai needs protobuf 5 or later, the engine's face tracker needs an older one. The service therefore runs in a
+separate environment and connects to a personastream server: see docs/agents.md.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class AvatarService(FrameProcessor):  # type: ignore[misc]  # not installed wher
         await self._stop()
 
     async def _take(self, frame: Frame) -> bool:
-        """Pass the frame on to the avatar; True for frames that are not pushed on, or later."""
+        """Send the frame to the avatar; True for frames that are not pushed on now."""
         if isinstance(frame, TTSAudioRawFrame):
             self._played.clear()
             await self._client.speak(frame.audio, frame.sample_rate, frame.num_channels)

@@ -19,23 +19,25 @@ from streaming.local.sound_devices import Microphone, RawSource, SoundSource, pl
 from streaming.race import race
 from streaming.server.app import Server
 
-UTTERANCE = "microphone"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Mic:
     """Speak as an avatar: speech from this machine's microphone, the avatar on a page in your browser."""
 
     avatar: tyro.conf.Positional[Path]
+    """The .avatar file."""
     device: str | None = None
     """The microphone: its number or a part of its name, as `personastream doctor` lists them."""
     source: str | None = None
     """Raw s16le sound from a file, a named pipe or - (the standard input), instead of a microphone."""
     rate_hz: int = 16_000
+    """Sample rate of the microphone or the raw sound."""
     channels: int = 1
+    """Channels of the microphone or the raw sound: 1 or 2."""
     loudspeaker: str | None = None
     """Play the sound on this device too, a number or a part of its name. Use headphones: a microphone would hear it."""
     port: int = 8080
+    """Port of the page, on localhost alone."""
 
     def run(self) -> int:
         """Speak until the source ends or a signal stops it; returns the exit code."""
@@ -68,15 +70,23 @@ class Mic:
 
 
 async def speak_from(source: SoundSource, session: Session) -> None:
-    """Speak the sound of `source` until it ends and all of it is played. Raises SoundDeviceError."""
+    """Speak the sound of `source` until it ends and all of it is played. Raises SoundDeviceError.
+
+    Each barge-in, from the page or another client, ends the present utterance; the sound after it is a new one.
+    """
     units = session.subscribe(events_only=True)
+    utterance = None
     try:
-        session.start_utterance(UTTERANCE, source.sample_rate_hz, source.channels)
         async for pcm in source.blocks():
-            await session.push_audio(UTTERANCE, pcm)
-        session.end_utterance(UTTERANCE)
+            if utterance != (current := f"microphone {session.epoch}"):
+                session.start_utterance(current, source.sample_rate_hz, source.channels)
+                utterance = current
+            await session.push_audio(utterance, pcm)
+        if utterance is None:
+            return
+        session.end_utterance(utterance)
         async for unit in units:
-            if any(isinstance(event, PlaybackFinished) for event in unit.events):
+            if any(isinstance(event, PlaybackFinished) and event.utterance == utterance for event in unit.events):
                 return
     finally:
         session.unsubscribe(units)

@@ -88,14 +88,14 @@ def announce(server: Server, engine: Engine, live_session: LiveSession | None, s
     if live_session is not None:
         speech = f"{server.url}/v1/sessions/{live_session.session.id}/speech"
         token = f"${BROADCAST_VARIABLE}" if secrets.broadcast else live_session.token
-        console.print(f"{live_session.avatar} is on air; speech: {speech}?token={token}", highlight=False)
+        console.print(f"{live_session.avatar} is published; speech: {speech}?token={token}", highlight=False)
 
 
 def freeze_garbage() -> None:
     """Exempt the objects that live as long as the process from garbage collection.
 
-    There are some 300,000 of them, torch's and others'. A full collection would look at all of them, which stops the
-    pictures for a tenth of a second and more; it is therefore rare, and hundreds of closed peers wait for it.
+    They are about 300,000, most of them torch's. A full collection that visits all of them stops the pictures for a
+    tenth of a second or more. Python therefore runs it rarely, and hundreds of closed peers stay in memory until then.
     """
     gc.collect()
     gc.freeze()

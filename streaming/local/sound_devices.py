@@ -23,7 +23,7 @@ from streaming.errors import SoundDeviceError
 
 BLOCK_MS = 20
 BACKLOG_BLOCKS = 50  # one second: an event loop that is blocked for longer loses the oldest sound
-LEAD_UNITS = 3  # the loudspeaker is this far behind the session, so that a late unit leaves no gap
+LEAD_UNITS = 3  # the loudspeaker is this far behind the session: a late unit leaves no gap
 
 
 class SoundSource(Protocol):

@@ -24,7 +24,7 @@ from streaming.publish.encoders import (
     to_planes,
 )
 
-# Half a second: the encoder or a reader catches up with this much after the process got no CPU time for a while. A unit
+# Half a second: the encoder or a reader can be this far behind after the process got no CPU time. A unit
 # lost between encoder and reader costs all pictures up to the next key frame.
 CATCH_UP_UNITS = 12
 
@@ -49,7 +49,7 @@ class EncodedStream:
     """The encoded units of one viewer or destination, in a bounded queue that no other reader waits for.
 
     A reader that is too slow loses the oldest units. Its pictures then pause until the next key frame, which the stream
-    requests at once; its sound goes on. A new reader begins in the same way.
+    requests at once; its sound continues. A new reader begins in the same way.
 
     steady: hold the full bitrate.  estimate_bps: capacity of the reader's link, None if unknown.
     """
@@ -72,7 +72,7 @@ class EncodedStream:
             yield self._decodable(unit)
 
     async def skip_waiting(self) -> None:
-        """Drop the units in the queue; go on with the next new one."""
+        """Drop the units in the queue; the next one read is new."""
         while len(self.units):
             await self.units.get()
 
@@ -171,7 +171,7 @@ class Broadcast:
                     return True
                 self._set_codecs({stream.video for stream in self._streams}, {stream.sound for stream in self._streams})
                 for video, encoder in self._pictures.items():
-                    encoder.bitrate_bps = shared_rate(self._config, [o for o in self._streams if o.video is video])
+                    encoder.bitrate_bps = shared_rate(self._config, [s for s in self._streams if s.video is video])
                 pictures, sounds = await loop.run_in_executor(thread, self._encode, unit)
                 await self._hand_out(unit, pictures, sounds)
             return False

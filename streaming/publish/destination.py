@@ -1,4 +1,4 @@
-"""Destination: one place that a session is published to. It reconnects by itself; its failures touch nothing else."""
+"""Destination: one place that a session is published to. It reconnects by itself; its failures affect nothing else."""
 
 from __future__ import annotations
 

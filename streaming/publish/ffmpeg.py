@@ -1,7 +1,7 @@
 """FfmpegSink: a broadcast to an RTMP or SRT server, through the system's ffmpeg.
 
-PyAV's wheel has no SRT, and PyAV holds the interpreter's lock while it connects and writes the header: one RTMP server
-that does not answer would stop the pictures of every session. A child process can be killed.
+PyAV's wheel has no SRT, and PyAV holds the interpreter's lock while it connects and writes the header: an RTMP
+server that does not answer would stop the pictures of every session. A child process can be killed.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ PROGRESS_S = 1.0
 class FfmpegSink:
     """Muxes to NUT into a pipe; ffmpeg copies the packets into the protocol's container and sends them.
 
-    Media time goes on over reconnects: time stamps only grow.
+    Media time continues over reconnects: time stamps only grow.
     """
 
     sound = SoundCodec.AAC
 
     def __init__(self, url: str, size: tuple[int, int], config: EncoderConfig, stall_s: float = STALL_S):
-        """size: width and height of the encoded picture, px.  stall_s: a server that takes nothing for this long has
-        failed. Raises PublishError if this machine's ffmpeg cannot send the protocol."""
+        """size: width and height of the encoded picture, px.  stall_s: the longest time in which a server may accept
+        nothing. Raises PublishError if this machine's ffmpeg cannot send the protocol."""
         self._url = url
         self._scheme = url.partition("://")[0].lower()
         if self._scheme not in ffmpeg_outputs():
@@ -58,11 +58,11 @@ class FfmpegSink:
                 tasks.create_task(_follow_progress(process, status))
                 await self._feed(process, file, stream)
         finally:
-            if process.returncode is None:  # cancelled, or a fault of ours
+            if process.returncode is None:  # cancelled, or an error in our code
                 process.kill()
         if process.returncode:
             stalled = process.returncode < 0  # killed by `_feed`
-            reason = f"it took nothing for {self._stall_s:.0f} s" if stalled else "ffmpeg failed without a message"
+            reason = f"it accepted nothing for {self._stall_s:.0f} s" if stalled else "ffmpeg failed without a message"
             raise PublishError(messages[-1] if messages else f"{without_secrets(self._url)}: {reason}")
 
     async def _start(self) -> tuple[asyncio.subprocess.Process, IO[bytes]]:
@@ -126,9 +126,9 @@ async def _follow_progress(process: asyncio.subprocess.Process, status: Status) 
 def ffmpeg_outputs() -> frozenset[str]:
     """The protocols that the system's ffmpeg can send; empty without ffmpeg."""
     try:
-        listing = subprocess.run(
+        protocols = subprocess.run(
             ["ffmpeg", "-hide_banner", "-protocols"], capture_output=True, text=True, timeout=10, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return frozenset()
-    return frozenset(listing.stdout.partition("Output:")[2].split())
+    return frozenset(protocols.stdout.partition("Output:")[2].split())

@@ -23,7 +23,7 @@ OPTIONS = {
     "mp4": {"movflags": "frag_keyframe+empty_moov+default_base_moof"},
     "flv": {"flvflags": "no_duration_filesize"},
 }
-STALL_S = 10.0  # a destination that takes nothing for this long has failed
+STALL_S = 10.0  # a destination that accepts nothing for this time has failed
 CLOSE_S = 5.0
 
 
@@ -31,7 +31,7 @@ class Muxer:
     """Writes H.264 and AAC units as one file or stream. Blocks: run it in its own thread.
 
     Begins at the first key frame. Time stamps are media time minus `origin_pts`, by default the pts of the first
-    picture. With the same origin they go on over a new connection.
+    picture. With the same origin they continue over a new connection.
 
     size: width and height of the picture, px.
     """
@@ -98,7 +98,7 @@ async def mux_all(
 ) -> None:
     """Write all units in a separate thread, call `on_written` after each, and close the muxer.
 
-    Raises OSError if the destination fails, TimeoutError if it takes nothing for `stall_s`; `abort` then has to end the
+    Raises OSError if the destination fails, TimeoutError if it accepts nothing for `stall_s`; `abort` must then end the
     write that blocks.
     """
     loop = asyncio.get_running_loop()
@@ -120,4 +120,4 @@ async def mux_all(
         except TimeoutError:
             abort()
         except OSError:
-            pass  # the destination failed: it takes no trailer
+            pass  # the destination failed: it accepts no trailer

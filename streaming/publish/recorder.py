@@ -1,4 +1,4 @@
-"""Recorder: a broadcast into a file that players open at any moment, also after a crash."""
+"""Recorder: a broadcast into a file that players can open at any time, also after a crash."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Sinks: the kinds of destinations, and which one a `--publish URL` means."""
+"""Sinks: the kinds of destinations, and the choice of one for a URL."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from engine.avatar.avatar import Avatar
 from streaming.config import EncoderConfig
@@ -41,6 +42,7 @@ def make_sink(url: str, size: tuple[int, int], config: EncoderConfig) -> Sink:
     size: width and height of the encoded picture, px. Raises PublishError for any other URL, and if this machine lacks
     a program or folder that the sink needs.
     """
+    _check_form(url)
     scheme, separator, rest = url.partition("://")
     scheme = scheme.lower()
     if not separator:
@@ -55,3 +57,13 @@ def make_sink(url: str, size: tuple[int, int], config: EncoderConfig) -> Sink:
         f"{without_secrets(url)}: cannot publish to {scheme}://; "
         f"expected {', '.join(f'{name}://' for name in SCHEMES)} or a file ({', '.join(recorder.CONTAINERS)})"
     )
+
+
+def _check_form(url: str) -> None:
+    """Refuse text that no library here takes, without showing it: it may hold a key. Raises PublishError."""
+    try:
+        urlsplit(url)
+    except ValueError as error:
+        raise PublishError(f"the destination does not parse as a URL ({error}); expected scheme://HOST/PATH") from None
+    if not url.isprintable():
+        raise PublishError("the destination holds control characters; expected scheme://HOST/PATH or a file")

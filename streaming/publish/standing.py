@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from engine.avatar.avatar import Avatar
-from engine.errors import DrainingError, UnknownAvatarError
+from engine.errors import CapacityError, DrainingError, SessionClosedError, UnknownAvatarError
 from streaming.config import BroadcastConfig, EncoderConfig
 from streaming.publish.sinks import open_sink
 from streaming.server.auth import Secrets
@@ -17,7 +17,7 @@ from streaming.server.live_sessions import LiveSessions
 
 log = logging.getLogger(__name__)
 
-REOPEN_S = 1.0  # after a session that failed
+REOPEN_S = 1.0  # between the end of the session, or an attempt to open it, and the next attempt
 
 
 @asynccontextmanager
@@ -46,7 +46,7 @@ async def standing_broadcast(
 class StandingBroadcast:
     """Opens a session, publishes it to every `--publish`, and opens another one if it ends before the server does.
 
-    Speech comes through the session's websocket, as for any session: its id and token are known beforehand.
+    Speech comes through the session's websocket, as for any session. The next session has the same id and token.
     """
 
     def __init__(
@@ -75,14 +75,15 @@ class StandingBroadcast:
         return live_session
 
     async def reopen_after(self, live_session: LiveSession) -> None:
-        """Open the session again whenever it ends, until the server stops."""
+        """Open the session again whenever it ends, until the server stops; a full machine is tried every REOPEN_S."""
         while True:
             await live_session.ended()
             await asyncio.sleep(REOPEN_S)
+            ended = live_session.ending.detail
+            log.warning("session %s ended: %s; opening it again", self._config.publish_session, ended)
             try:
-                log.warning(
-                    "session %s ended: %s; opening it again", self._config.publish_session, live_session.ending.detail
-                )
                 live_session = await self.open()
             except DrainingError:
                 return
+            except (CapacityError, SessionClosedError) as error:
+                log.warning("session %s cannot be opened yet: %s", self._config.publish_session, error)

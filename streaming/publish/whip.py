@@ -102,7 +102,7 @@ class WhipSink:
     async def _forward(self, stream: EncodedStream, tracks: TrackPair, status: Status, lost: asyncio.Event) -> None:
         sent = 0
         tracks.stream = stream
-        await stream.skip_waiting()  # those from before the connection
+        await stream.skip_waiting()  # they are older than the connection
         status.live(sent)
 
         async def feed() -> None:

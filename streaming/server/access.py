@@ -42,10 +42,10 @@ class Access:
             token = token_of(request)
             if not self.admits(token, live_session):
                 if self._live_sessions.owns(token):
-                    raise web.HTTPForbidden(text="the token of another session; expected the one of this session")
+                    raise web.HTTPForbidden(text="the token of another session; expected the token of this session")
                 raise unauthorized(
-                    "expected the session's token, as `Authorization: Bearer TOKEN` or `?token=TOKEN`; one that has "
-                    "expired is replaced by POST /v1/sessions/{id}/token with a server key"
+                    "expected the session's token, as `Authorization: Bearer TOKEN` or `?token=TOKEN`; if it has "
+                    "expired, POST /v1/sessions/{id}/token with a server key issues another one"
                 )
             return await route(request, live_session)
 

@@ -1,4 +1,4 @@
-"""The HTTP server: its routes together, and its life from listening to draining."""
+"""The HTTP server: all its routes, and its life from listening to draining."""
 
 from __future__ import annotations
 
@@ -30,7 +30,15 @@ from streaming.webrtc.ice import Ice
 
 SHUTDOWN_S = 2.0
 MAX_PORT = 65_535
-METHODS = ("GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS", "PUT")  # clients must not invent labels of metrics
+METHODS = (
+    "GET",
+    "HEAD",
+    "POST",
+    "PATCH",
+    "DELETE",
+    "OPTIONS",
+    "PUT",
+)  # labels of metrics
 
 
 class Server:
@@ -78,7 +86,7 @@ class Server:
             await self._runner.setup()
             stack.push_async_callback(self._runner.cleanup)
             await self._listen()
-            await stack.enter_async_context(self.live_sessions)  # without a pause: no request comes between
+            await stack.enter_async_context(self.live_sessions)  # no await in between: no request can arrive before
             self._stack = stack.pop_all()
         return self
 
@@ -94,8 +102,8 @@ class Server:
         await self._stack.__aexit__(kind, error, trace)
 
     async def drain(self) -> None:
-        """Stop being ready, open no more sessions, and return when the open ones have ended: each when the speech that
-        has begun is played, or after `drain_s`. All other requests are answered meanwhile."""
+        """Report not ready, open no more sessions, and wait until the open ones have ended: each when the speech that
+        has begun is played, or after `drain_s`. All other requests are still answered."""
         await self.live_sessions.drain()
 
     async def _listen(self) -> None:

@@ -21,7 +21,7 @@ BROADCAST_VARIABLE = "PERSONASTREAM_BROADCAST_TOKEN"
 class Secrets:
     """Secrets, which must not be on a command line: every user of the machine can read it."""
 
-    keys: tuple[str, ...] = field(default=(), repr=False)  # server keys; several allow to replace one without a pause
+    keys: tuple[str, ...] = field(default=(), repr=False)  # server keys; several while one is being replaced
     turn: str | None = field(default=None, repr=False)  # shared with the TURN server
     broadcast: str | None = field(default=None, repr=False)  # the token of the standing broadcast's session
 

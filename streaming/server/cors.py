@@ -24,8 +24,8 @@ class Cors:
     across sites without a preflight. Programs send no Origin and pass.
 
     others: origins (`https://app.example`) whose pages are allowed, or `*` for all.  own_names_only: answer only to
-    names of this machine, so that no page can use a name of its own that resolves to 127.0.0.1 (DNS rebinding); for a
-    server without keys. Raises SettingError.
+    names of this machine; for a server without keys. A page could otherwise reach it through a name that resolves to
+    127.0.0.1 (DNS rebinding). Raises SettingError.
     """
 
     def __init__(self, others: tuple[str, ...], *, own_names_only: bool):
@@ -78,7 +78,7 @@ def same_site(origin: str, host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether this name or address can only mean this machine. Does not look names up."""
+    """Whether this name or address can only mean this machine. Makes no DNS query."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""The events of a session as server-sent events, for viewers, who have no websocket."""
+"""The events of a session as server-sent events, for viewers, which have no websocket."""
 
 from __future__ import annotations
 

@@ -64,4 +64,4 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
         return problem(status_of(error), error.code, str(error), headers)
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
-        return problem(500, "internal", "the server failed at this request; its log has the reason")
+        return problem(500, "internal", "the server failed while it answered; its log has the reason")

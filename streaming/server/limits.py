@@ -6,7 +6,7 @@ from aiohttp import web
 
 from streaming.errors import QuotaError
 
-MAX_ADDRESSES = 4096  # remembered; above it, those with a full bucket are forgotten first
+MAX_ADDRESSES = 4096  # in memory; beyond it, addresses with a full bucket are removed first
 
 
 class SessionRate:
@@ -27,19 +27,19 @@ class SessionRate:
                 f"{address} opened more than {self._per_minute} sessions in a minute; try again in {wait_s} s", wait_s
             )
         if len(self._levels) >= MAX_ADDRESSES:
-            full = [known for known in self._levels if self._left(known, now) >= self._per_minute]
-            for known in full or list(self._levels)[: MAX_ADDRESSES // 2]:
-                del self._levels[known]
+            full = [other for other in self._levels if self._left(other, now) >= self._per_minute]
+            for other in full or list(self._levels)[: MAX_ADDRESSES // 2]:
+                del self._levels[other]
         self._levels[address] = (left - 1, now)
 
     def _left(self, address: str, now: float) -> float:
-        left, when = self._levels.get(address, (float(self._per_minute), now))
-        return min(self._per_minute, left + (now - when) * self._per_minute / 60)
+        left, at_s = self._levels.get(address, (float(self._per_minute), now))
+        return min(self._per_minute, left + (now - at_s) * self._per_minute / 60)
 
 
 def client_address(request: web.Request, proxies: int) -> str:
-    """The client's address, behind this many proxies of ours. Each appends its caller's address to X-Forwarded-For; the
-    entries before those come from the client and are not trusted."""
+    """The client's address, behind this number of our proxies. Each appends its caller's address to X-Forwarded-For;
+    earlier entries come from the client and are not trusted."""
     hops = [hop.strip() for line in request.headers.getall("X-Forwarded-For", []) for hop in line.split(",")]
     if proxies and len(hops) >= proxies:
         return hops[-proxies][:64]

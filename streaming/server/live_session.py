@@ -43,7 +43,7 @@ MAX_DESTINATIONS = 8  # of one session
 class LiveSession:
     """One session with its token, viewers, destinations and sockets.
 
-    standing: the session's token for good; neither age nor want of users then ends the session.
+    standing: a token that stays valid; neither age nor a lack of users then ends the session.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class LiveSession:
 
     @property
     def ending(self) -> Ending:
-        """Why the session ended; one that nobody closed has failed."""
+        """Why the session ended; `FAILED` if no ending was set."""
         return self._ending or FAILED
 
     # ---- its token
@@ -90,7 +90,7 @@ class LiveSession:
         return self._token.text
 
     def renew_token(self) -> str:
-        """Replace the token: the last one opens nothing any more. What it has opened stays open."""
+        """Replace the token: the previous one opens nothing more. Connections that it opened stay open."""
         self._token = self._standing or self._new_token()
         return self._token.text
 
@@ -100,14 +100,16 @@ class LiveSession:
     # ---- its life
 
     async def run(self) -> None:
-        """Run the session's tasks until it ends: by itself, by `close`, of age or for want of users."""
+        """Run the session's tasks until it ends: by a failure, `close`, its age or a lack of users."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 limits = () if self._standing else (self._close_when_unused(), self._close_when_old())
                 keeping = [self._tasks.create_task(work) for work in (*limits, self.broadcast.run())]
                 self._running.set()
-                await self.session.ended()
-                self._tasks = None
+                try:
+                    await self.session.ended()
+                finally:
+                    self._tasks = None  # also if the broadcast failed: nothing may be added any more
                 for task in keeping:
                     task.cancel()
                 await self._listeners.send(Closed(self.ending.reason, self.ending.detail))
@@ -135,8 +137,8 @@ class LiveSession:
         await self._closed.wait()
 
     async def drain(self) -> None:
-        """Announce the end, let speech that has begun be played, and end the session: after `drain_s` at the latest,
-        and at once when it has no users."""
+        """Announce the end, wait until speech that has begun is played, and end the session: after `drain_s` at the
+        latest, and as soon as it has no users."""
         await self._listeners.send(Closing(DRAINING.reason, self._config.drain_s))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._config.drain_s):

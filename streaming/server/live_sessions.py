@@ -67,7 +67,7 @@ class LiveSessions:
         return self._ended.get(session_id)
 
     def owns(self, token: str) -> bool:
-        """Whether it is the token of any session."""
+        """Whether `token` is the token of any session."""
         return any([live_session.admits(token) for live_session in self])  # a list: takes the same time for all
 
     async def open(self, avatar: str, address: str) -> LiveSession:
@@ -105,7 +105,7 @@ class LiveSessions:
         self._metrics.sessions_opened.inc()
 
     async def add_viewer(self, live_session: LiveSession, offer: str) -> tuple[Viewer, str]:
-        """Add a viewer to one of the sessions, within the limit of them all. Returns it and its SDP answer.
+        """Add a viewer to one of the sessions, within the server's limit. Returns it and its SDP answer.
 
         Raises CapacityError, QuotaError, ProtocolError, SessionClosedError.
         """

@@ -14,7 +14,7 @@ class Metrics:
     """The metrics of one server; `render` makes its /metrics page."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # one more series for each counter, of no use here
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they would double the series of each counter
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.requests = Counter(

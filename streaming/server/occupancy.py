@@ -1,4 +1,4 @@
-"""Occupancy: how many users a session has, for those that wait until it has one or none."""
+"""Occupancy: the number of users of a session; tasks can wait until it has one or none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What clients learn about the life of a session: why it ends, and events for its sockets and event streams."""
+"""The end of a session, with its reason, and the events for its sockets and event streams."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Ending:
 
 
 CLOSED = Ending("closed", "a client closed it")
-IDLE = Ending("idle", "nobody watched it or spoke through it")
-LIFETIME = Ending("lifetime", "it was open for as long as a session may be on this server")
+IDLE = Ending("idle", "it had no viewer, websocket or destination")
+LIFETIME = Ending("lifetime", "it was open as long as this server allows")
 DRAINING = Ending("draining", "the server shuts down", 1001)
 FAILED = Ending("failed", "it failed; the server's log has the reason", 1011)
 

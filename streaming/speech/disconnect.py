@@ -1,8 +1,8 @@
 """Detects that a client has disconnected while nothing is read from it.
 
-Back-pressure means not reading, and asyncio reports the end of a connection only to its readers. The kernel knows: an
-epoll registered for the hang-up alone becomes readable when the peer closes or resets the connection or, by TCP's
-keep-alive, stops answering.
+Under back-pressure the server does not read, and asyncio reports the end of a connection only to a reader. The kernel
+reports it anyway: an epoll registered for EPOLLRDHUP alone becomes readable when the peer closes or resets the
+connection, or stops answering TCP's keep-alive.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def on_disconnect(transport: asyncio.Transport, gone: Callable[[], None]) -> Ite
     with select.epoll() as watch:
         watch.register(connection.fileno(), select.EPOLLRDHUP)  # and always EPOLLHUP and EPOLLERR
 
-        def hung_up() -> None:
+        def disconnected() -> None:
             loop.remove_reader(watch.fileno())
             gone()
 
-        loop.add_reader(watch.fileno(), hung_up)
+        loop.add_reader(watch.fileno(), disconnected)
         try:
             yield
         finally:

@@ -72,7 +72,7 @@ class SessionReady(Struct, frozen=True, tag="session.ready"):
 
 
 class SessionClosing(Struct, frozen=True, tag="session.closing"):
-    """The session takes no new utterance. It ends when those begun are played, at the latest in `within_ms`."""
+    """The session accepts no new utterance. It ends when the open ones are played, at the latest in `within_ms`."""
 
     reason: str
     within_ms: Count
@@ -111,7 +111,7 @@ class Unit(Struct, frozen=True, tag="unit"):
 
 
 class Failure(Struct, frozen=True, tag="error"):
-    """A message was refused, or its speech failed. The connection goes on."""
+    """A message was refused, or its speech failed. The connection continues."""
 
     code: str
     message: str
@@ -141,20 +141,20 @@ EXPECTED: dict[Any, str] = {
 def message_of(fields: dict[str, Any], text: bool) -> ClientMessage:
     """The client's message in a parsed map; `text`: it came as JSON, where bytes are base64.
 
-    ProtocolError states the value found and the one expected.
+    Raises ProtocolError, with the value found and the value expected.
     """
     return _checked_message(fields, text, CLIENT_TYPES)
 
 
 def decode_server(data: bytes | str) -> ServerMessage:
-    """One websocket message from the server, for clients written in Python. ProtocolError as above."""
+    """One websocket message from the server, for clients in Python. Raises ProtocolError as `message_of`."""
     return _checked_message(parse(data, MAX_SERVER_MESSAGE_BYTES), isinstance(data, str), SERVER_TYPES)
 
 
 def encode(message: ClientMessage | ServerMessage, encoding: Encoding) -> bytes | str:
     """The websocket message: bytes for msgpack, str for JSON. Fields that are None are left out."""
     binary = encoding is Encoding.MSGPACK
-    values = to_builtins(message, builtin_types=(bytes,) if binary else ())  # other types than those become text
+    values = to_builtins(message, builtin_types=(bytes,) if binary else ())  # bytes become base64 if not listed
     fields = {name: value for name, value in values.items() if value is not None}
     return bytes(msgpack.packb(fields)) if binary else json.dumps(fields, ensure_ascii=False)
 
@@ -164,7 +164,7 @@ def encoding_of(data: bytes | str) -> Encoding:
 
 
 def parse(data: bytes | str, limit: int = MAX_MESSAGE_BYTES) -> dict[str, Any]:
-    """The map in a websocket message, with any fields. ProtocolError for other data and above `limit` bytes."""
+    """The map in a websocket message, with any fields. Raises ProtocolError for other data and above `limit` bytes."""
     size = len(data)
     if size > limit:
         raise ProtocolError(f"a message of {size} bytes; expected at most {limit}: send smaller pieces")
@@ -185,7 +185,7 @@ def _checked_message(fields: dict[str, Any], text: bool, types: Mapping[str, typ
     if not isinstance(name, str) or name not in types:
         raise ProtocolError(f"message type {_shown(name)}; expected one of {_listed(types)}")
     kind = types[name]
-    for key, value in fields.items():  # JSON can spell lone surrogates, which no other program can read
+    for key, value in fields.items():  # JSON can hold lone surrogates, which UTF-8 cannot
         if not _is_unicode(key) or (isinstance(value, str) and not _is_unicode(value)):
             raise ProtocolError(f"{name}: {ascii(key[:40])[1:-1]} holds half a surrogate pair; expected Unicode text")
     unknown = sorted(fields.keys() - {"type", *kind.__struct_fields__})
@@ -203,7 +203,7 @@ def _checked_message(fields: dict[str, Any], text: bool, types: Mapping[str, typ
 
 
 def _explained(kind: type[Struct], fields: dict[str, Any], problem: str) -> str:
-    """An error of msgspec, which ends with the name of the field, in the words of this protocol."""
+    """msgspec's error, which ends with the name of the field, in the terms of this protocol."""
     name = re.findall(r"`(?:\$\.)?(\w+)", problem)[-1]
     if "base64" in problem:
         return f"{name} is not base64; text messages carry bytes as base64"

@@ -1,4 +1,4 @@
-"""OpenAI Realtime events on the speech websocket, forwarded unchanged from the model's server. Pure, no I/O.
+"""OpenAI Realtime events on the speech websocket, as the model's server sends them. Pure, no I/O.
 
 A program with a Realtime connection forwards every event of the model to this socket, and every
 `conversation.item.truncate` of this socket to the model. An audio item of the model is one utterance with the item's
@@ -26,7 +26,7 @@ SPEECH_TYPES = {
     "response.cancel": "cancel",
     "output_audio_buffer.clear": "cancel",
     "output_audio_buffer.cleared": "cancel",
-    "input_audio_buffer.speech_started": "cancel",  # the user speaks: the model's server cancels its response, too
+    "input_audio_buffer.speech_started": "cancel",  # the user speaks: the model's server cancels its response too
     "response.done": "response",
     "session.created": "format",
     "session.updated": "format",
@@ -53,7 +53,7 @@ class RealtimeReader:
         self._begun: deque[str] = deque(maxlen=REMEMBERED_ITEMS)
 
     def read(self, event: dict[str, Any]) -> list[RealtimeMessage]:
-        """The messages for `event`, which are none for most events. Raises ProtocolError, SpeechFormatError."""
+        """The messages for `event`; most events give none. Raises ProtocolError, SpeechFormatError."""
         kind = str(event["type"])
         match SPEECH_TYPES.get(kind):
             case "delta":
@@ -98,7 +98,7 @@ class RealtimeReader:
 
 
 def truncation(utterance: str, position_samples: int) -> Truncate:
-    """The event for the model: how much of an interrupted item was played, of samples at SAMPLE_RATE_HZ."""
+    """The event for the model: the part of an interrupted item that was played, in samples at SAMPLE_RATE_HZ."""
     item, _, index = utterance.partition("#")
     return Truncate(item, int(index or 0), position_samples * 1000 // SAMPLE_RATE_HZ)
 

@@ -1,6 +1,6 @@
-"""The TTS bridge: one websocket through which a client makes a session speak and learns what was played.
+"""The speech websocket: a client makes a session speak, and receives its playback events.
 
-Messages are read ahead of the session's buffer, so that a cancel is obeyed at once, not behind the speech before it.
+Messages are read ahead of the session's buffer: a cancel is obeyed when it is read, before the speech that waits.
 """
 
 from __future__ import annotations
@@ -111,11 +111,11 @@ class SpeechSocket:
         await self._inbox.close()
 
     def _read(self, data: bytes | str) -> Sequence[ClientMessage]:
-        found = parse(data)
-        kind = found.get("type")
+        fields = parse(data)
+        kind = fields.get("type")
         if isinstance(kind, str) and is_realtime(kind):
-            return self._realtime.read(found)
-        return [message_of(found, isinstance(data, str))]
+            return self._realtime.read(fields)
+        return [message_of(fields, isinstance(data, str))]
 
     async def _obey_all(self) -> None:
         """Obey the messages in their order until the inbox is closed and empty, or the session has ended."""
@@ -185,7 +185,8 @@ class SpeechSocket:
     def _stop_voice(self) -> None:
         """Cancel the voice of a text that was interrupted; the connection to a remote voice is closed."""
         if self._voice is not None and self._voice[1] != self._session.epoch:
-            self._voice[0].cancel()
+            speaking, self._voice = self._voice[0], None  # cancelled once: a second time would cut its closing short
+            speaking.cancel()
 
     async def _speak(self, message: SpeechText, voice: Voice, epoch: int) -> None:
         try:
@@ -202,8 +203,8 @@ class SpeechSocket:
                     self._end(message.id)
 
     async def _report(self, units: MediaQueue[MediaUnit]) -> None:
-        """Send the playback events until the session ends. No variable keeps a unit while its client is slow or the
-        session silent, so that no picture stays in memory for this connection."""
+        """Send the playback events until the session ends. No variable keeps a unit between two events: this
+        connection would keep its picture in memory."""
         with contextlib.suppress(QueueClosed):
             while True:
                 for event in (await units.get()).events:

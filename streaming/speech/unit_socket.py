@@ -1,7 +1,7 @@
-"""Units for programs beside the server: one websocket with a session's frames, their sound and its playback events.
+"""The units websocket, for programs beside the server: a session's frames, their sound and its playback events.
 
-The units are those that a browser gets through WebRTC, without a codec: for agents that publish them themselves, and
-for programs that need each picture with its sound. 25 units a second; a slow reader loses the oldest, sound and picture
+A browser gets the same units through WebRTC; here they have no codec. They serve agents that publish them elsewhere and
+programs that need each picture with its sound. 25 units a second; a slow reader loses the oldest, sound and picture
 together, but no event.
 """
 
@@ -22,7 +22,7 @@ BACKLOG_UNITS = 10
 
 
 class UnitSocket:
-    """Sends units. Messages of the client are ignored; its leaving ends the connection."""
+    """Sends units until the client leaves; its messages are ignored."""
 
     def __init__(self, socket: web.WebSocketResponse, live_session: LiveSession):
         self._socket = socket
@@ -63,7 +63,7 @@ class UnitSocket:
 
 
 def messages_of(unit: MediaUnit, *, whole: bool) -> Iterator[ServerMessage]:
-    """The unit between its playback events: starts before it, ends behind it. `whole`: with its picture."""
+    """The unit between its playback events: starts before it, ends after it. `whole`: with its picture."""
     for event in unit.events:
         if isinstance(event, PlaybackStarted):
             yield Started(event.utterance, event.pts)

@@ -31,7 +31,7 @@ async def open_voices(config: VoicesConfig) -> AsyncIterator[dict[str, Voice]]:
     async with contextlib.AsyncExitStack() as stack:
         voices: dict[str, Voice] = {}
         if config.api_url:
-            # No limit on the whole: the length of speech is unknown, and each wait in the client has its own limit.
+            # No total limit: the length of speech is unknown, and each wait in the client has a limit.
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=config.stall_s)
             http = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
             voices |= _http_voices(config, config.api_url.rstrip("/"), http)
@@ -47,7 +47,7 @@ async def open_voices(config: VoicesConfig) -> AsyncIterator[dict[str, Voice]]:
 
 
 def _kokoro_files(config: VoicesConfig) -> tuple[Path | None, Path | None]:
-    """Model and voices, as configured or named in the environment; both or neither."""
+    """Model and voices, from the settings or the environment; both or neither."""
     files = [
         path or (Path(os.environ[name]) if os.environ.get(name) else None)
         for path, name in ((config.kokoro_model, KOKORO_MODEL_ENV), (config.kokoro_voices, KOKORO_VOICES_ENV))

@@ -1,4 +1,4 @@
-"""eSpeak NG: the embedded voices, one for each language. They sound robotic, start at once and cost next to nothing."""
+"""eSpeak NG: the embedded voices, one for each language. They sound robotic, start at once and need little CPU time."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from streaming.voices.voice import Voice
 log = logging.getLogger(__name__)
 
 WAV_HEADER_BYTES = 44
-LANGUAGES = (*("en-us", "en-gb", "de", "es", "fr-fr", "it", "pt-br", "nl", "pl", "ru", "tr", "hi", "cmn", "sv"),)
+LANGUAGES = ("en-us", "en-gb", "de", "es", "fr-fr", "it", "pt-br", "nl", "pl", "ru", "tr", "hi", "cmn", "sv")
 
 
 @dataclass(frozen=True)
 class EspeakVoice:
-    """One language of eSpeak NG. It is under the GPL, so it runs as a child process behind pipes."""
+    """One language of eSpeak NG, which is under the GPL: it runs as a child process behind pipes."""
 
     language: str
     sample_rate_hz: int = 22_050  # of every eSpeak NG voice without MBROLA; checked against the header

@@ -3,8 +3,8 @@
     python -m streaming.voices.espeak_child VOICE [--phonemes] < TEXT > SOUND.wav
 
 It writes what `espeak-ng --stdout --stdin -v VOICE` writes: a WAV header, then s16le mono as it is made. With
-`--phonemes`, a newline and one line of JSON follow the sound: [[symbol, first sample], ...]. `training.phonemes` starts
-it so: training does not import streaming, but runs this program. eSpeak NG is under the GPL; it stays in a process of
+`--phonemes`, a newline and one line of JSON follow the sound: [[symbol, first sample], ...]. `training.speech.phonemes`
+runs it so, without an import from streaming. eSpeak NG is under the GPL; it stays in a process of
 its own, and only pipes join it to ours.
 """
 
@@ -23,7 +23,7 @@ PHONEME_EVENTS_IPA = 3
 CHARS_UTF8 = 1
 POSITION_CHARACTER = 1
 EVENT_PHONEME = 7
-BUFFER_MS = 60  # one callback, one write: how coarsely the sound streams
+BUFFER_MS = 60  # of sound in one callback and one write
 
 
 class Event(ctypes.Structure):
@@ -43,14 +43,14 @@ SynthCallback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), c
 
 
 def wav_header(sample_rate_hz: int) -> bytes:
-    """A WAV header of unknown length, as programs write that stream."""
+    """A WAV header of unknown length, as streaming programs write it."""
     unknown = 0x7FFFF000
     fmt = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate_hz, 2 * sample_rate_hz, 2, 16)
     return struct.pack("<4sI4s", b"RIFF", unknown, b"WAVE") + fmt + struct.pack("<4sI", b"data", unknown)
 
 
 def open_library(voice: str, options: int) -> tuple[ctypes.CDLL, int]:
-    """eSpeak NG, ready to speak in `voice`, and its sample rate in Hz. ValueError says why not."""
+    """eSpeak NG, ready to speak in `voice`, and its sample rate in Hz. ValueError if it does not start."""
     espeakng_loader = importlib.import_module("espeakng_loader")  # this process alone loads it
     library = ctypes.CDLL(espeakng_loader.get_library_path())
     data = espeakng_loader.get_data_path().encode()

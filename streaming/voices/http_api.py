@@ -22,17 +22,17 @@ from streaming.voices.voice import SampleCutter
 SOUND_TYPES = frozenset(
     ["audio/pcm", "audio/l16", "audio/wav", "audio/x-wav", "audio/wave", "audio/vnd.wave", "application/octet-stream"]
 )
-# Formats that some servers send for any `response_format`, by their first bytes.
+# Some servers send these formats for any `response_format`; by their first bytes.
 OTHER_FORMATS = {b"ID3": "MP3", b"OggS": "Ogg", b"fLaC": "FLAC", b"\xff\xfb": "MP3", b"\xff\xf3": "MP3", b"{": "JSON"}
 ATTEMPTS = 3
-MAX_RETRY_AFTER_S = 3.0  # a longer pause is an error: users do not wait so long for an answer
+MAX_RETRY_AFTER_S = 3.0  # a longer pause is an error: the user waits for an answer
 TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 MAX_HEADER_BYTES = 4_096
 
 
 @dataclass(frozen=True, kw_only=True)
 class HttpVoice:
-    """One voice of one service. `key` is sent as a bearer token; `stall_s`: how long the service may send nothing;
+    """One voice of one service. `key` is sent as a bearer token; `stall_s`: the longest time without data;
     `backoff_s`: the pause before the second attempt, twice that before the third."""
 
     http: aiohttp.ClientSession
@@ -61,12 +61,12 @@ class HttpVoice:
                     yield pcm
                 first = b""
         finally:
-            reply.close()  # and the connection: the service must not go on with an answer that is no longer read
+            reply.close()  # and the connection: the service must stop an answer that is no longer read
         if not cutter.seconds:
             raise VoiceFormatError(f"voice {self.voice!r} of {self.url} sent no sound; try another text or voice")
 
     async def _request(self, text: str) -> aiohttp.ClientResponse:
-        """The answer, before any of its body. A failure that may pass is tried ATTEMPTS times."""
+        """The answer, before any of its body. A temporary failure is tried ATTEMPTS times."""
         for attempt in range(ATTEMPTS):
             pause_s = self.backoff_s * 2**attempt
             try:

@@ -1,4 +1,4 @@
-"""Kokoro voices: natural, local, about as fast as they speak on two cores. One child process serves all of them."""
+"""Kokoro voices: natural, local, about real time on two cores. One child process serves all of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class KokoroProcess:
         self.names = names
         self._requests, self._records = requests, records
         self._turn = asyncio.Lock()
-        self._unread = False  # records of a text left before its end are still to come
+        self._unread = False  # the records of an abandoned text are not all read
 
     async def speak(self, text: str, voice: str) -> AsyncGenerator[bytes, None]:
         """The sound of one sentence, s16le in pieces."""

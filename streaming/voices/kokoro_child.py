@@ -2,8 +2,8 @@
 
     python -m streaming.voices.kokoro_child MODEL VOICES
 
-kokoro-onnx turns text into phonemes with libraries under the GPL and computes whole sentences at once, so it runs
-outside the server's process. It reads requests, one JSON object {"text", "voice", "lang"} a line, and answers each with
+kokoro-onnx uses phoneme libraries under the GPL and computes whole sentences at once, so it runs outside the server's
+process. It reads requests, one JSON object {"text", "voice", "lang"} a line, and answers each with
 records: a kind (one byte), a length (uint32, little endian) and that many bytes. The server's side is `kokoro`.
 """
 
@@ -22,7 +22,7 @@ SOUND = b"S"  # s16le mono at 24 kHz
 DONE = b"D"
 FAILED = b"F"  # why, as text
 RECORD = struct.Struct("<cI")
-NICENESS = 5  # frames are due every 40 ms, the next sentence is not
+NICENESS = 5  # frames are due every 40 ms, the next sentence can wait
 
 
 def write_record(out: BinaryIO, kind: bytes, data: bytes = b"") -> None:

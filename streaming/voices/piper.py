@@ -1,4 +1,4 @@
-"""Piper: natural voices that run locally. Its program is under the GPL, so each text is spoken by a child process."""
+"""Piper: natural voices that run locally. It is under the GPL: a child process speaks each text."""
 
 from __future__ import annotations
 

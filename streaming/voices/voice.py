@@ -1,4 +1,4 @@
-"""The interface of a voice, how voices are found by name, and the check of the sound that they send."""
+"""The interface of a voice, the choice of one by name, and the check of its sound."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Remote voices over a websocket: Cartesia, Deepgram and ElevenLabs, each described by a few lines.
+"""Remote voices over a websocket: Cartesia, Deepgram and ElevenLabs, each one a `Service`.
 
-Each text has a connection of its own: its sentences go out at once, sound comes back while it is made. Leaving the
-generator closes the connection, which ends the service's work.
+Each text has a separate connection: all its sentences are sent at once, and the sound streams back. Leaving the
+generator closes the connection, and the service stops.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class WebsocketVoice:
     async def _send(self, socket: ClientConnection, request: dict[str, Any]) -> None:
         try:
             async with asyncio.timeout(self.stall_s):
-                with contextlib.suppress(ConnectionClosed):  # `_receive` reports it, after the sound that came before
+                with contextlib.suppress(ConnectionClosed):  # `_receive` reports it, after the sound before it
                     await socket.send(json.dumps(request))
         except TimeoutError:
             raise VoiceStalledError(f"{self.service} took no text for {self.stall_s:g} s; try again") from None

@@ -1,6 +1,6 @@
 """The private attributes of aiortc and aioice that this package reads or replaces: one function for each.
 
-Neither library has a public way to do the same. `check` tells at the server's start if a new version lacks one of them.
+Neither library has a public API for this. At the server's start `check` fails if a new version lacks one of them.
 """
 
 from __future__ import annotations

@@ -127,9 +127,9 @@ class _Gathering:
         if public is not None:
             if ipaddress.ip_address(public).version != version or public == local.host:
                 return []
-            seen = _candidate(local.component, "srflx", public, local.port)
-            seen.related_address, seen.related_port = local.host, local.port
-            return [seen]
+            candidate = _candidate(local.component, "srflx", public, local.port)
+            candidate.related_address, candidate.related_port = local.host, local.port
+            return [candidate]
         if self._connection.stun_server is None or version != 4:
             return []
         try:

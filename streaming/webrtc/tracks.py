@@ -1,9 +1,9 @@
 """One EncodedStream as the two tracks of a WebRTC peer: encoded pictures at 25 fps and sound in 20 ms packets.
 
 The peer's senders packetize the tracks' packets and encode nothing. A receiver aligns sound and picture by the pairs of
-time stamp and wall clock in the senders' reports (RFC 3550, 6.4.1). One line maps media time to wall clock for both
-tracks, so that a packet which left late shifts neither. Until the first report, after about a second, a receiver has
-only the packets' arrival times. Packets therefore leave at the times of their stamps: a unit's first sound packet when
+time stamp and wall clock in the senders' reports (RFC 3550, 6.4.1). One linear map from media time to wall clock serves
+both tracks: a packet that left late shifts neither. Until the first report, after about a second, a receiver has only
+the packets' arrival times. Packets therefore leave at the times of their stamps: a unit's first sound packet when
 the unit is encoded, the second 20 ms later, and the picture 6.5 ms after the first, because Opus looks ahead that far
 and stamps its packets accordingly.
 """
@@ -51,12 +51,12 @@ class Skew:
         if other_s is not None:
             self._observe(abs(at_s - other_s))
         else:
-            self._left_s = {known: when for known, when in self._left_s.items() if known > pts - SKEW_WINDOW_SAMPLES}
+            self._left_s = {p: left_s for p, left_s in self._left_s.items() if p > pts - SKEW_WINDOW_SAMPLES}
             self._left_s[pts] = at_s
 
 
 class WallClock:
-    """Maps media time to wall clock: one line for both tracks, through the first packet of either."""
+    """Maps media time to wall clock, the same for both tracks; the first packet of either sets the offset."""
 
     def __init__(self) -> None:
         self._origin_ntp: int | None = None
@@ -220,7 +220,7 @@ class Vp8Packetizer(Feedback, Vp8Encoder):
 
 
 class OpusPacketizer(OpusEncoder):
-    """RFC 7587; never encodes, so the codec that its base would open is not opened."""
+    """RFC 7587; never encodes, so it does not open the codec of its base class."""
 
     def __init__(self) -> None:
         pass

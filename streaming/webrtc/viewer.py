@@ -12,6 +12,7 @@ from aiortc.rtcrtpsender import RTCRtpSender
 from aiortc.sdp import SessionDescription, candidate_from_sdp
 
 from engine.errors import ProtocolError, SessionClosedError
+from engine.queues import QueueClosed
 from streaming.publish.broadcast import Broadcast
 from streaming.publish.encoders import SoundCodec, VideoCodec
 from streaming.race import race
@@ -23,7 +24,7 @@ from streaming.webrtc.tracks import TrackPair
 log = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT_S = 5.0
-# The exceptions of aiortc at a description that it cannot read or accept; its parser indexes and asserts freely.
+# The exceptions of aiortc at a description that it cannot read or accept; its parser checks little.
 BAD_DESCRIPTION = (
     ValueError,
     StopIteration,
@@ -43,7 +44,7 @@ class Viewer:
     """Answers one offer, then forwards encoded units from its own stream until either side leaves."""
 
     def __init__(self, broadcast: Broadcast, metrics: Metrics, ice: Ice, connect_timeout_s: float):
-        """connect_timeout_s: `run` gives a peer up that has not connected by then."""
+        """connect_timeout_s: `run` ends if the peer has not connected by then."""
         self.id = secrets.token_urlsafe(9)
         self.etag = f'"{secrets.token_hex(8)}"'
         self._broadcast = broadcast
@@ -132,7 +133,10 @@ class Viewer:
         self._tracks.stream = stream
         try:
             async for unit in stream:
-                await self._tracks.put(unit, picture="video" in self._kinds, sound="audio" in self._kinds)
+                try:
+                    await self._tracks.put(unit, picture="video" in self._kinds, sound="audio" in self._kinds)
+                except QueueClosed:  # by `close`, which DELETE calls during `run`
+                    return
                 picture, state = "fresh" if unit.fresh else "repeated", "speaking" if unit.speaking else "idle"
                 self._metrics.units.labels(picture, state).inc()
         finally:

@@ -81,3 +81,20 @@ async def test_a_proxy_in_the_environment_is_not_used(connected, monkeypatch):
     async with asyncio.timeout(60), connected(talk) as socket:
         assert await socket.recv() == "direct"
         await close_websocket(socket, timeout_s=60)
+
+
+async def test_a_cancelled_closing_ends_the_connection_at_once(connected):
+    leave = asyncio.Event()
+
+    async def talk(socket):
+        await leave.wait()
+
+    async with asyncio.timeout(60), connected(talk) as socket:
+        closing = asyncio.ensure_future(close_websocket(socket, timeout_s=600))
+        await asyncio.sleep(0.05)
+        assert not closing.done()
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert socket.transport.is_closing()
+        leave.set()

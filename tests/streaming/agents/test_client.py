@@ -9,6 +9,7 @@ import pytest
 
 from engine.errors import CapacityError, SessionClosedError, UnknownAvatarError
 from streaming.agents.client import open_avatar
+from streaming.server.session_events import CLOSED
 from streaming.speech.protocol import Failure, Finished, Started, Unit
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -106,3 +107,15 @@ async def test_a_session_that_ends_ends_the_iteration_and_refuses_speech(serving
                 pass
         with pytest.raises(SessionClosedError):
             await avatar.speak(tone(0.1), 24_000, 1)
+
+
+async def test_a_session_that_ends_while_units_wait_for_their_reader_ends_the_iteration(serving):
+    async with serving() as client, open_avatar(client.server.url, "speaker") as avatar, asyncio.timeout(60):
+        async for _ in avatar:
+            break
+        await asyncio.sleep(1.5)  # more units than the client keeps
+        (live_session,) = client.server.live_sessions
+        await live_session.close(CLOSED)
+        await asyncio.sleep(0.5)  # the speech websocket closes, which closes the client's full queue
+        async for _ in avatar:
+            pass

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.chromium import PROGRAM, console, open_page, until
+from engine.media import PlaybackFinished
 from streaming.__main__ import main
 from streaming.commands.mic import speak_from
 from streaming.errors import SoundDeviceError
@@ -42,6 +43,34 @@ async def test_a_source_is_spoken_to_its_last_sample(engine, raw_speech):
     await session.close()
     ends = [event async for unit in units for event in unit.events]
     assert ends[-1].position_samples == len(path.read_bytes()) // 2 and not ends[-1].interrupted
+    while engine.sessions:
+        await asyncio.sleep(0.01)
+
+
+class InterruptedSource:
+    """Half a second of sound, with a barge-in in its middle and time for it to be reported."""
+
+    sample_rate_hz, channels = 16_000, 1
+
+    def __init__(self, session):
+        self._session = session
+
+    async def blocks(self):
+        yield bytes(2 * 4_000)
+        self._session.cancel()
+        await asyncio.sleep(0.2)
+        yield bytes(2 * 4_000)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_sound_after_a_barge_in_is_spoken_to_its_end(engine):
+    session = engine.open_session("speaker")
+    units = session.subscribe(events_only=True)
+    async with asyncio.timeout(60):
+        await speak_from(InterruptedSource(session), session)
+    await session.close()
+    ends = [event async for unit in units for event in unit.events if isinstance(event, PlaybackFinished)]
+    assert [end.interrupted for end in ends] == [True, False] and ends[1].position_samples == 4_000
     while engine.sessions:
         await asyncio.sleep(0.01)
 

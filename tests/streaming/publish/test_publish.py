@@ -185,7 +185,7 @@ async def test_dead_destinations_slow_nobody(engine, tmp_path):
             await until(lambda: refused.status.failures >= 2)
             assert "refused" in refused.status.last_error
             await until(lambda: stuck.status.failures >= 1)
-            assert re.search("timed out|took nothing for 1 s", stuck.status.last_error) and stuck.status.bytes == 0
+            assert re.search("timed out|accepted nothing for 1 s", stuck.status.last_error) and stuck.status.bytes == 0
             assert good.status.state is State.LIVE and good.status.failures == 0
     assert len(read(str(tmp_path / "good.mkv")).video_s) >= 70
 

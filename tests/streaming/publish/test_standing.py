@@ -68,6 +68,20 @@ async def test_a_published_session_that_ends_is_opened_again(serving, engine, tm
             assert live_sessions.find("broadcast").token == token, "what speaks for it can connect again"
 
 
+async def test_a_published_session_that_finds_the_server_full_is_opened_when_there_is_room(
+    serving, engine, tmp_path, max_sessions, caplog
+):
+    config = BroadcastConfig(publish=(str(tmp_path / "talk.mkv"),))
+    async with serving() as client:
+        live_sessions = client.server.live_sessions
+        async with standing_broadcast(live_sessions, engine.avatars, config, ENCODER, Secrets()) as first:
+            await first.close(CLOSED)
+            others = [await client.open_session() for _ in range(max_sessions)]
+            await until(lambda: "cannot be opened yet" in caplog.text)
+            await live_sessions.find(others[0]["id"]).close(CLOSED)
+            await until(lambda: live_sessions.find("broadcast") is not None)
+
+
 @pytest.mark.parametrize(
     ("config", "error"),
     [
@@ -109,7 +123,13 @@ async def test_a_session_is_published_to_urls_alone_and_where_the_server_allows_
     async with serving(publish_api=True) as client:
         session = await client.open_session()
         place, auth = f"/v1/sessions/{session['id']}/publish", bearer(session)
-        for url in (str(tmp_path / "mine.mp4"), f"file://{tmp_path}/mine.mp4", "gopher://x/y"):
+        for url in (
+            str(tmp_path / "mine.mp4"),
+            f"file://{tmp_path}/mine.mp4",
+            "gopher://x/y",
+            "whip://[h/p",
+            "rtmp://h/\0",
+        ):
             async with client.http.post(place, json={"url": url}, headers=auth) as reply:
                 await problem(reply, 422, "publish")
         async with client.http.post(place, json={"uri": "x"}, headers=auth) as reply:

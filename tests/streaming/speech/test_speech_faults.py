@@ -224,3 +224,37 @@ async def test_a_voice_that_fails_is_a_typed_error_and_what_it_said_is_played_to
         assert (received[Failure].code, received[Failure].retryable) == (code, retryable)
         sound = 12_000 if fault in ("stalls", "dies") else 0
         assert received[Finished] == Finished("t", sound, False)
+
+
+class SlowlyLeftVoice:
+    """Speaks without an end; leaving it takes longer than the report of the barge-in."""
+
+    sample_rate_hz = 16_000
+
+    def __init__(self):
+        self.left = []
+
+    async def speak(self, text):
+        try:
+            while True:
+                yield buzz(1_600)
+                await asyncio.sleep(0.05)
+        finally:
+            await asyncio.sleep(0.5)
+            self.left.append(text)
+
+
+async def test_a_voice_that_is_cancelled_completes_its_closing(serving):
+    voice = SlowlyLeftVoice()
+    async with (
+        serving(voices={"slow": voice}) as client,
+        client.speech(await client.open_session()) as speech,
+        asyncio.timeout(60),
+    ):
+        await speech.send(SpeechText("one", "One."))
+        await speech.receive_until(Started)
+        await speech.send(SpeechCancel())
+        assert (await speech.receive_until(Finished)).interrupted
+        await speech.send(SpeechText("two", "Two."))
+        await speech.receive_until(Started)
+        assert voice.left == ["One."]
