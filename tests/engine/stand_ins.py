@@ -32,7 +32,8 @@ class QuickBackend:
 
     def __init__(self) -> None:
         self.failure: Exception | None = None
-        self.lip_vertices = len(load_face_model().lower)
+        model = load_face_model()
+        self.lip_vertices = len(model.mean[model.lower])
 
     def encode_speech(self, windows: Tensor) -> Tensor:
         if self.failure is not None:
