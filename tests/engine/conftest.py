@@ -13,29 +13,35 @@ import pytest
 import torch
 
 from engine.avatar.loop import Loop
-from engine.live.job import Lips, LipsJob, PaintJob
-from engine.live.pipeline import AvatarPipeline
+from engine.config import SessionConfig
+from engine.live.job import Job, Lips, LipsJob, Outcome, PaintJob
 from engine.live.segment import SpeechSegment
-from engine.metrics import StageTimes
+from engine.live.timeline import Timeline
 from engine.models.geometry import GeometryState
 from engine.models.speech import FRAME_SAMPLES, SpeechConfig, cut, init_state
 
-sys.path.insert(0, str(Path(__file__).parent))  # for player.py and talk.py, which stand beside their tests
+sys.path.insert(0, str(Path(__file__).parent))  # for the helpers beside this file
 
 
-class Puppet(AvatarPipeline):
-    """Stands in for the networks and the videos: lips [1, 3] are loudness, a picture is (base, lips, serial)."""
+class Puppet:
+    """What sessions and timelines need of an `AvatarPipeline`, without networks and videos: lips [1, 3] are loudness, a
+    picture is (base, lips, serial).
+
+    watch: called with every job and its outcome.
+    """
 
     config = SpeechConfig()
 
-    def __init__(self, *, lips_s: float = 0.0, paint_s: float = 0.0) -> None:
+    def __init__(
+        self, *, lips_s: float = 0.0, paint_s: float = 0.0, watch: Callable[[Job, Outcome], object] = lambda *_: None
+    ) -> None:
         self.avatar = SimpleNamespace(name="puppet", loop=Loop("wrap", 0, 50))
         self.rest = torch.zeros(1, 3)
         self.first = np.zeros((1, 1, 3), np.float32)
-        self.times = StageTimes()
         self.lips_s, self.paint_s = lips_s, paint_s
         self.idle_s = 0.0
-        self.painted: list[PaintJob] = []
+        self.watch = watch
+        self.pictures = 0
         self.level: float | None = None  # lips that do not depend on the sound
         self.failure: Exception | None = None
         self.clock: Any = None  # of a virtual loop
@@ -46,11 +52,13 @@ class Puppet(AvatarPipeline):
             init_state(self.config), GeometryState(empty, empty), self.config.step_frames, self.config.lookahead_frames
         )
 
-    def perform_all(self, batch: Any) -> list[Any]:
-        return [work.pipeline.outcome_of(work.job) for work in batch]
+    def new_timeline(self, config: SessionConfig) -> Timeline:
+        return Timeline(config, self.avatar.loop, self.rest, self.new_segment, self.first)
 
-    def outcome_of(self, job: Any) -> Any:
-        return self._lips(job) if isinstance(job, LipsJob) else self._picture(job)
+    def perform(self, job: Job) -> Outcome:
+        outcome = self._lips(job) if isinstance(job, LipsJob) else self._picture(job)
+        self.watch(job, outcome)
+        return outcome
 
     def _lips(self, job: LipsJob) -> Lips:
         self._spend(self.lips_s)
@@ -65,10 +73,10 @@ class Puppet(AvatarPipeline):
         return Lips(speech, GeometryState(total, total), lips)
 
     def _picture(self, job: PaintJob) -> np.ndarray:
-        self.painted.append(job)
+        self.pictures += 1
         self._spend(self.idle_s if job.lips is None else self.paint_s)
         level = -1.0 if job.lips is None else float(job.lips[0, 0])
-        return np.array([[[job.base, level, len(self.painted)]]], np.float32)
+        return np.array([[[job.base, level, self.pictures]]], np.float32)
 
     def _spend(self, seconds: float) -> None:
         if self.failure is not None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from engine.audio import PcmResampler, float_to_pcm, pcm_to_float
 from engine.config import SessionConfig
-from engine.live.job import LipsJob
+from engine.live.job import LipsJob, PaintJob
 from engine.media import SAMPLES_PER_FRAME
 
 CONFIG = SessionConfig()
@@ -31,7 +31,7 @@ class Player:
     def __init__(self, puppet, config=CONFIG, jobs_a_frame=1000, first_paint=0, lead=LEAD):
         self.puppet, self.timeline = puppet, puppet.new_timeline(config)
         self.jobs_a_frame, self.first_paint, self.lead = jobs_a_frame, first_paint, lead
-        self.units, self.events = [], []
+        self.units, self.events, self.painted = [], [], []
 
     def work(self, jobs=None):
         for _ in range(self.jobs_a_frame if jobs is None else jobs):
@@ -49,7 +49,9 @@ class Player:
         return None
 
     def finish(self, job):
-        """Do a job that was taken."""
+        """Do a job that was taken; `painted` notes the frames of pictures."""
+        if isinstance(job, PaintJob):
+            self.painted.append(job.due)
         self.timeline.finish(job, self.puppet.perform(job), self.lead)
 
     def until_late(self):

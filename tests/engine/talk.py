@@ -25,19 +25,26 @@ def speech(seconds, seed=0):
 
 
 def scheduler_of(costs=None):
-    """A scheduler that runs the batches of puppets, or of real pipelines."""
-    return Scheduler(lambda batch: batch[0].pipeline.perform_all(batch), costs)
+    """A scheduler for puppets, whose work is done piece by piece."""
+    return Scheduler(lambda batch: [work.pipeline.perform(work.job) for work in batch], costs)
 
 
 @contextlib.asynccontextmanager
-async def running(loop, *puppets, config=None, costs=None):
+async def running(loop, *puppets, config=None):
     """Sessions of these puppets on one scheduler, closed at the end."""
-    scheduler = scheduler_of(costs)
+    for puppet in puppets:
+        puppet.clock = loop
+    async with conversing(scheduler_of(), puppets, config) as sessions:
+        yield sessions
+
+
+@contextlib.asynccontextmanager
+async def conversing(scheduler, pipelines, config=None):
+    """Sessions of these pipelines, closed at the end with the scheduler."""
     async with asyncio.TaskGroup() as tasks:
         sessions = []
-        for i, puppet in enumerate(puppets):
-            puppet.clock = loop
-            sessions.append(Session(str(i), puppet, scheduler, config or SessionConfig()))
+        for i, pipeline in enumerate(pipelines):
+            sessions.append(Session(str(i), pipeline, scheduler, config or SessionConfig()))
             tasks.create_task(sessions[-1].run())
         await asyncio.sleep(0)
         yield sessions

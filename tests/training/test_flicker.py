@@ -11,7 +11,7 @@ from engine.models.weights import load_face_model
 from engine.paint.shape import Shape
 from training.evaluate.contact_sheet import attention_strip, sheet_row
 from training.evaluate.flicker import Flicker, Sequence, driven_sequence
-from training.renderer.samples import ClipFaces, SampleMaker
+from training.renderer.samples import SampleMaker
 
 POSE = torch.tensor([0.0, 0.0, 0.0, 0.38, 0.5, 0.25])
 
@@ -21,8 +21,8 @@ def model():
     return load_face_model()
 
 
-class Talking(ClipFaces):
-    """A clip in memory: smooth noise that stays where it is, and a mouth that opens and closes."""
+class Talking:
+    """What `ClipFaces` offers, in memory: smooth noise that stays where it is, and a mouth that opens and closes."""
 
     def __init__(self, model, frames=24):
         phase = torch.arange(frames) / 2.5
@@ -35,6 +35,9 @@ class Talking(ClipFaces):
         self.neutral = model.mean.expand(frames, -1, -1)
         self.opening = phase.sin().numpy()
         self._image = np.random.default_rng(0).integers(90, 160, (256, 256, 3), dtype=np.uint8)
+
+    def __len__(self):
+        return len(self.index)
 
     def crop(self, row):
         return self._image

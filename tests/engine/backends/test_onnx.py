@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from engine.backends import graphs
 from engine.backends import onnx as exporter
@@ -97,15 +99,23 @@ def test_unwritable_folder_and_missing_weights_are_said(tmp_path):
         graphs.load("geometry", "float32", tmp_path / "none.safetensors")
 
 
-class Undecided(graphs.GeometryGraph):
+class Undecided(graphs.Graph):
     """Looks into its input to know what to do: nothing that a graph can hold."""
 
-    def forward(self, features, style, template, keys, values):
-        return super().forward(features if features.sum() > 0 else -features, style, template, keys, values)
+    name, outputs = "undecided", ("y",)
+
+    def __init__(self):
+        super().__init__(nn.Identity(), "float32")
+        self.inputs = {"x": ("batch", 4)}
+
+    def forward(self, x):
+        return (x if x.sum() > 0 else -x,)
+
+    def example(self, free):
+        return (torch.ones(graphs.sizes(self.inputs["x"], free)),)
 
 
 def test_network_that_cannot_be_a_graph_is_a_typed_error(tmp_path):
-    graph = Undecided(graphs.load("geometry", "float32").network, 4)
-    with pytest.raises(ExportError, match="geometry: not exportable by torch"):
-        exporter.write(graph, tmp_path / "geometry.onnx")
+    with pytest.raises(ExportError, match="undecided: not exportable by torch"):
+        exporter.write(Undecided(), tmp_path / "undecided.onnx")
     assert not list(tmp_path.iterdir())

@@ -128,15 +128,14 @@ def test_a_batch_gives_way_to_a_deadline_that_it_would_miss():
         (lambda n: 3 * LONGEST_S, [1]),
     ],
 )
-def test_sizes_that_pay_are_measured(monkeypatch, seconds, sizes):
+def test_sizes_that_pay_are_measured(seconds, sizes):
     now = [0.0]
-    monkeypatch.setattr("engine.live.batching.time.perf_counter", lambda: now[0])
 
     def run(size):
         now[0] += seconds(size)
 
-    found = measure(run)
-    assert list(found) == sizes and found[1] == pytest.approx(seconds(1))
+    times = measure(run, clock=lambda: now[0])
+    assert list(times) == sizes and times[1] == pytest.approx(seconds(1))
 
 
 def test_the_load_counts_what_sessions_need_at_the_batches_that_they_fill():

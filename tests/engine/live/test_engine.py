@@ -3,54 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
+import math
 
 import numpy as np
 import pytest
-from talk import Events, say, speech
+from stand_ins import NotingBackend, QuickBackend
+from talk import RATE_HZ, Events, say, speech
 
 from engine.audio import read_speech
 from engine.backends.cpu import CpuBackend
+from engine.config import MAX_LOAD
 from engine.errors import AvatarFileError, CapacityError, SessionClosedError, UnknownAvatarError
 from engine.live.batching import BatchTimes
 from engine.live.engine import Engine
 from engine.media import PlaybackFinished, PlaybackStarted
 
 
-async def opened(loop, puppet, **settings):
-    """An engine whose only avatar is this puppet."""
-    engine = await Engine({}, backend=object(), **settings).__aenter__()
-    puppet.clock = loop
-    engine.pipelines["puppet"] = puppet
-    return engine
+def opened(path, backend=None, max_load=math.inf, **settings):
+    """An engine without networks, with the same avatar under two names."""
+    avatars = {"speaker": path, "twin": path}
+    return Engine(avatars, backend=backend or QuickBackend(), max_load=max_load, **settings)
 
 
-def test_a_session_runs_until_it_is_closed_and_frees_its_place(virtual, make_puppet):
+def test_a_session_runs_until_it_is_closed_and_frees_its_place(virtual, avatar_path):
     async def main(loop):
-        engine = await opened(loop, make_puppet(), max_sessions=1)
-        session = engine.open_session("puppet")
-        units = session.subscribe()
-        assert engine.sessions == {session.id: session} and (await units.get()).index == 0
-        with pytest.raises(CapacityError, match="1 sessions are open"):
-            engine.open_session("puppet")
-        await session.close()
-        await asyncio.sleep(0.1)
-        assert not engine.sessions
-        again = engine.open_session("puppet")
-        assert again.id != session.id
-        await engine.__aexit__(None, None, None)
+        async with opened(avatar_path, max_sessions=1) as engine:
+            session = engine.open_session("speaker")
+            units = session.subscribe()
+            assert engine.sessions == {session.id: session} and (await units.get()).index == 0
+            with pytest.raises(CapacityError, match="1 sessions are open"):
+                engine.open_session("speaker")
+            await session.close()
+            await asyncio.sleep(0.1)
+            assert not engine.sessions
+            again = engine.open_session("speaker")
+            assert again.id != session.id
         with pytest.raises(SessionClosedError):
             again.subscribe()
 
     virtual(main)
 
 
-def test_leaving_the_engine_ends_its_sessions_and_queues(virtual, make_puppet):
+def test_leaving_the_engine_ends_its_sessions_and_queues(virtual, avatar_path):
     async def main(loop):
-        engine = await opened(loop, make_puppet())
-        queues = [engine.open_session("puppet").subscribe() for _ in range(3)]
-        await asyncio.sleep(0.1)
-        await engine.__aexit__(None, None, None)
+        async with opened(avatar_path) as engine:
+            queues = [engine.open_session("speaker").subscribe() for _ in range(3)]
+            await asyncio.sleep(0.1)
         assert not engine.sessions
         for queue in queues:
             assert len([unit async for unit in queue]) == 2
@@ -58,40 +56,38 @@ def test_leaving_the_engine_ends_its_sessions_and_queues(virtual, make_puppet):
     virtual(main)
 
 
-def test_a_failed_session_is_closed_and_the_engine_goes_on(virtual, make_puppet, caplog):
+def test_a_failed_session_is_closed_and_the_engine_goes_on(virtual, avatar_path, caplog):
     async def main(loop):
-        bad, good = make_puppet(), make_puppet()
-        engine = await opened(loop, bad)
-        engine.pipelines["good"] = good
-        good.clock = loop
-        failing, living = engine.open_session("puppet"), engine.open_session("good")
-        events, units = failing.subscribe(events_only=True), living.subscribe(capacity=1000)
-        await asyncio.sleep(0.5)
-        bad.failure = RuntimeError("no more paint")
-        assert [event async for event in events] == []
-        assert list(engine.sessions.values()) == [living]
-        await asyncio.sleep(1)
-        assert abs(len(units) - loop.time() * 25) <= 1
-        await engine.__aexit__(None, None, None)
+        backend = QuickBackend()
+        async with opened(avatar_path, backend) as engine:
+            failing, living = engine.open_session("speaker"), engine.open_session("twin")
+            events, units = failing.subscribe(events_only=True), living.subscribe(capacity=1000)
+            await asyncio.sleep(0.5)
+            backend.failure = RuntimeError("no more lips")
+            failing.start_utterance("a", RATE_HZ, 1)
+            await failing.push_audio("a", speech(1.0).tobytes())
+            assert [event async for event in events] == []
+            assert list(engine.sessions.values()) == [living]
+            await asyncio.sleep(1)
+            assert abs(len(units) - loop.time() * 25) <= 1
 
     virtual(main)
-    assert "failed" in caplog.text and "no more paint" in caplog.text
+    assert "failed" in caplog.text and "no more lips" in caplog.text
 
 
-def test_an_unknown_avatar_is_refused_with_the_names_there_are(virtual, make_puppet):
+def test_an_unknown_avatar_is_refused_with_the_names_there_are(virtual, avatar_path):
     async def main(loop):
-        engine = await opened(loop, make_puppet())
-        with pytest.raises(UnknownAvatarError, match="no avatar 'mona'; this server has puppet"):
-            engine.open_session("mona")
-        assert not engine.sessions
-        await engine.__aexit__(None, None, None)
+        async with opened(avatar_path) as engine:
+            with pytest.raises(UnknownAvatarError, match="no avatar 'mona'; this server has speaker, twin"):
+                engine.open_session("mona")
+            assert not engine.sessions
 
     virtual(main)
 
 
 async def test_a_missing_avatar_file_is_told_at_the_start(tmp_path):
     with pytest.raises(AvatarFileError, match="precompute"):
-        async with Engine({"a": tmp_path / "nobody.avatar"}, backend=SimpleNamespace(quality="best")):
+        async with Engine({"a": tmp_path / "nobody.avatar"}, backend=QuickBackend()):
             raise AssertionError("opened")
     assert len(asyncio.all_tasks()) == 1
 
@@ -123,94 +119,78 @@ async def test_a_real_avatar_speaks_and_is_interrupted(avatar_path, speech_wav):
     assert not engine.sessions
 
 
-def test_counters_outlive_their_sessions(virtual, make_puppet):
+def test_counters_outlive_their_sessions(virtual, avatar_path):
     async def main(loop):
-        engine = await opened(loop, make_puppet())
-        first = engine.open_session("puppet")
-        await asyncio.sleep(1.0)
-        await first.close()
-        await asyncio.sleep(0.1)
-        assert engine.counters == first.counters and first.counters.units >= 24
-        second = engine.open_session("puppet")
-        await asyncio.sleep(1.0)
-        assert engine.counters.units == first.counters.units + second.counters.units
-        await engine.__aexit__(None, None, None)
+        async with opened(avatar_path) as engine:
+            first = engine.open_session("speaker")
+            await asyncio.sleep(1.0)
+            await first.close()
+            await asyncio.sleep(0.1)
+            assert engine.counters == first.counters and first.counters.units >= 24
+            second = engine.open_session("speaker")
+            await asyncio.sleep(1.0)
+            assert engine.counters.units == first.counters.units + second.counters.units
 
     virtual(main)
 
 
 def test_an_engine_is_there_when_every_network_has_run(avatar_path):
-    ran = []
-
-    class Watched(CpuBackend):
-        def encode_speech(self, windows):
-            ran.append("speech")
-            return super().encode_speech(windows)
-
-        def step_geometry(self, features, style, template, state):
-            ran.append("geometry")
-            return super().step_geometry(features, style, template, state)
-
-        def render(self, *parts):
-            ran.append("renderer")
-            return super().render(*parts)
+    backend = NotingBackend(CpuBackend.embedded())
 
     async def main():
-        async with Engine({"speaker": avatar_path}, backend=Watched.embedded()) as engine:
-            assert set(ran) == {"speech", "geometry", "renderer"}
+        async with Engine({"speaker": avatar_path}, backend=backend) as engine:
+            assert backend.rows.keys() == {"speech", "geometry", "renderer"}
             assert engine.pipelines["speaker"].times.stages == [], "compiling is no stage's time"
 
     asyncio.run(main())
 
 
-def admitting(engine, picture_s=0.010):
-    """The engine on a device where a picture takes so long, and nothing else takes any time."""
-    engine.costs, engine.talking_hz = BatchTimes({"picture": {1: picture_s}}), {"picture": 25}
-    return engine
+def set_costs(engine, picture_s):
+    """Let batches of pictures take so long on the engine's device, by size, and nothing else take any time."""
+    engine.costs, engine.talking_hz = BatchTimes({"picture": picture_s}), {"picture": 25}
 
 
-def test_a_session_that_would_make_others_miss_is_refused(virtual, make_puppet):
+def test_a_session_that_would_make_others_miss_is_refused(virtual, avatar_path):
     async def main(loop):
-        engine = admitting(await opened(loop, make_puppet(), max_sessions=10))
-        assert engine.room == 3 and engine.load() == 0
-        for left in (2, 1, 0):
-            engine.open_session("puppet")
-            assert engine.room == left
-        with pytest.raises(CapacityError, match="3 sessions are open and one more would need 100% of the device"):
-            engine.open_session("puppet")
-        await asyncio.sleep(11)
-        assert engine.room == 3, "who does not speak for long leaves room"
-        session = next(iter(engine.sessions.values()))
-        await say(session, "a", speech(1.0))
-        assert engine.room == 2
-        await asyncio.sleep(5)
-        assert engine.room == 2, "who spoke a moment ago will go on"
-        await session.close()
-        await asyncio.sleep(0.1)
-        assert engine.room == 3
-        await engine.__aexit__(None, None, None)
+        async with opened(avatar_path, max_sessions=10, max_load=MAX_LOAD) as engine:
+            set_costs(engine, {1: 0.010})
+            assert engine.room == 3 and engine.load() == 0
+            for left in (2, 1, 0):
+                engine.open_session("speaker")
+                assert engine.room == left
+            with pytest.raises(CapacityError, match="3 sessions are open and one more would need 100% of the device"):
+                engine.open_session("speaker")
+            await asyncio.sleep(11)
+            assert engine.room == 3, "who does not speak for long leaves room"
+            session = next(iter(engine.sessions.values()))
+            await say(session, "a", speech(1.0))
+            assert engine.room == 2
+            await asyncio.sleep(5)
+            assert engine.room == 2, "who spoke a moment ago will go on"
+            await session.close()
+            await asyncio.sleep(0.1)
+            assert engine.room == 3
 
     virtual(main)
 
 
-def test_batches_make_room_and_the_limit_of_sessions_holds_beside_them(virtual, make_puppet):
+def test_batches_make_room_and_the_limit_of_sessions_holds_beside_them(virtual, avatar_path):
     async def main(loop):
-        engine = admitting(await opened(loop, make_puppet(), max_sessions=6))
-        engine.costs = BatchTimes({"picture": {1: 0.010, 4: 0.020}})
-        assert engine.room == 6
-        await engine.__aexit__(None, None, None)
+        async with opened(avatar_path, max_sessions=6, max_load=MAX_LOAD) as engine:
+            set_costs(engine, {1: 0.010, 4: 0.020})
+            assert engine.room == 6
 
     virtual(main)
 
 
-def test_one_session_is_admitted_however_slow_the_machine(virtual, make_puppet):
+def test_one_session_is_admitted_however_slow_the_machine(virtual, avatar_path):
     async def main(loop):
-        engine = admitting(await opened(loop, make_puppet()), picture_s=0.2)
-        assert engine.room == 1
-        engine.open_session("puppet")
-        with pytest.raises(CapacityError, match="would need 1000% of the device, the limit is 90%"):
-            engine.open_session("puppet")
-        await engine.__aexit__(None, None, None)
+        async with opened(avatar_path, max_load=MAX_LOAD) as engine:
+            set_costs(engine, {1: 0.2})
+            assert engine.room == 1
+            engine.open_session("speaker")
+            with pytest.raises(CapacityError, match="would need 1000% of the device, the limit is 90%"):
+                engine.open_session("speaker")
 
     virtual(main)
 

@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from talk import running, say, watch
+from stand_ins import NotingBackend
+from talk import conversing, say, watch
 
 from engine.audio import PcmResampler, read_speech
 from engine.avatar.avatar import Avatar
@@ -15,6 +16,7 @@ from engine.backends.cpu import CpuBackend
 from engine.live.batching import BatchTimes
 from engine.live.job import LipsJob, PaintJob
 from engine.live.pipeline import AvatarPipeline, Work
+from engine.live.scheduler import Scheduler
 from engine.live.segment import Utterance
 from engine.models.renderer import RendererConfig
 from engine.models.weights import load_face_model
@@ -23,23 +25,6 @@ FREE = {1: 0.0, 2: -1.0, 4: -2.0}  # the more the better, whatever the machine m
 COSTS = BatchTimes({"lips": FREE, "picture": FREE})
 EXCERPT_FRAMES = 75
 EQUAL_DB = 60.0
-
-
-class Watched(CpuBackend):
-    """Notes how many rows its batches have, each of which takes 4 ms."""
-
-    encoded = painted = ()
-    spend = staticmethod(lambda seconds: None)
-
-    def encode_speech(self, windows):
-        self.encoded = [*self.encoded, len(windows)]
-        self.spend(0.004)
-        return super().encode_speech(windows)
-
-    def render(self, pncc, *parts):
-        self.painted = [*self.painted, len(pncc)]
-        self.spend(0.004)
-        return super().render(pncc, *parts)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +46,7 @@ def mirrored_path(speaker_video, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def backend():
-    return Watched.embedded(windows=RendererConfig())
+    return NotingBackend(CpuBackend.embedded(), windows=RendererConfig())
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +76,7 @@ def lips_job(pipeline, pcm):
 def test_lips_in_one_batch_are_those_of_each_alone(people, voices, backend):
     work = [Work(person, lips_job(person, pcm)) for person in people for pcm in voices]
     together = people[0].perform_all(work)
-    assert backend.encoded[-1] == 4
+    assert backend.rows["speech"][-1] == 4
     for one, outcome in zip(work, together, strict=True):
         alone = one.pipeline.perform(one.job)
         for field in ("keys", "values"):
@@ -108,7 +93,7 @@ def test_lips_in_one_batch_are_those_of_each_alone(people, voices, backend):
 def test_pictures_in_one_batch_are_those_of_each_alone(people, backend):
     work = [Work(person, PaintJob(base, person.rest, 0, 0)) for base in (5, 30) for person in people]
     together = people[1].perform_all(work)
-    assert backend.painted[-1] == 4
+    assert backend.rows["renderer"][-1] == 4
     for one, outcome in zip(work, together, strict=True):
         assert psnr_db(outcome, one.pipeline.perform(one.job)) >= EQUAL_DB
     assert psnr_db(together[0], together[1]) < 30
@@ -117,8 +102,9 @@ def test_pictures_in_one_batch_are_those_of_each_alone(people, backend):
 def test_sessions_in_the_same_batches_show_and_say_what_they_would_alone(virtual, people, voices, backend):
     def conversations(*who):
         async def main(loop):
-            backend.spend = loop.spend
-            async with running(loop, *(people[i] for i in who), costs=COSTS) as sessions:
+            backend.note = lambda network: network == "geometry" or loop.spend(0.004)
+            scheduler = Scheduler(lambda batch: batch[0].pipeline.perform_all(batch), COSTS)
+            async with conversing(scheduler, [people[i] for i in who]) as sessions:
                 tasks = [loop.create_task(watch(session, 2.6, loop)) for session in sessions]
                 for i, session in zip(who, sessions, strict=True):
                     await say(session, "a", voices[i])
@@ -127,9 +113,9 @@ def test_sessions_in_the_same_batches_show_and_say_what_they_would_alone(virtual
         return virtual(main)
 
     (first,), (second,) = conversations(0), conversations(1)
-    backend.encoded, backend.painted = [], []
+    backend.rows.clear()
     together = conversations(0, 1)
-    assert backend.encoded.count(2) >= 2 and backend.painted.count(2) >= 10, (backend.encoded, backend.painted)
+    assert backend.rows["speech"].count(2) >= 2 and backend.rows["renderer"].count(2) >= 10, backend.rows
     for alone, beside in zip((first, second), together, strict=True):
         assert len(alone) == len(beside) >= 60
         speaking = [unit for unit in beside if unit.speaking]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+
 import numpy as np
 import pytest
 from player import LEAD, Player, at_48k, openings, speech
@@ -247,29 +250,38 @@ def test_the_start_is_exact_to_the_sample(player):
     assert player.sound[started[0]] and not player.sound[: started[0]].any()
 
 
-def test_speech_that_waited_is_resampled_step_by_step_when_its_turn_comes(player, monkeypatch):
+@contextlib.contextmanager
+def resampling():
+    """How many samples each call of a resampler gets, by the interpreter's profiler."""
+    counts = []
+
+    def look(frame, event, _):
+        if event == "call" and frame.f_code is PcmResampler.push.__code__:
+            counts.append(len(frame.f_locals["samples"]))
+
+    sys.setprofile(look)
+    try:
+        yield counts
+    finally:
+        sys.setprofile(None)
+
+
+def test_speech_that_waited_is_resampled_step_by_step_when_its_turn_comes(player):
     """Counted, not timed: whatever one call resamples holds up the frames of all sessions."""
-    resampled = []
-    push = PcmResampler.push
-
-    def counted(self, samples, *, last=False):
-        resampled.append(len(samples))
-        return push(self, samples, last=last)
-
     player.timeline.start_utterance("open", 48_000, 1)
     player.push("open", speech(0.5))
     player.say("waiting", speech(29.0), chunk=24_000)
-    monkeypatch.setattr(PcmResampler, "push", counted)
-    player.timeline.end_utterance("open")
-    assert sum(resampled) <= SAMPLES_PER_FRAME, "nothing yet: the networks have not asked for it"
-    most = 0
-    while not player.timeline.idle:
-        resampled.clear()
-        while job := player.timeline.take(player.timeline.next_frame, player.lead):
-            most = max(most, sum(resampled))
-            player.finish(job)
-            resampled.clear()
-        player.timeline.emit()
-        most = max(most, sum(resampled))
+    with resampling() as counts:
+        player.timeline.end_utterance("open")
+        assert sum(counts) <= SAMPLES_PER_FRAME, "nothing yet: the networks have not asked for it"
+        most = 0
+        while not player.timeline.idle:
+            counts.clear()
+            while job := player.timeline.take(player.timeline.next_frame, player.lead):
+                most = max(most, sum(counts))
+                player.finish(job)
+                counts.clear()
+            player.timeline.emit()
+            most = max(most, sum(counts))
     steps_at_most = 9  # frames: one step and its lookahead, and what the filter holds back
     assert 0 < most <= steps_at_most * SAMPLES_PER_FRAME

@@ -180,7 +180,7 @@ def test_a_skipped_frame_repeats_the_last_picture_and_says_so(make_puppet):
     player.work(50)
     for _ in range(12):
         unit = player.emit()
-        assert unit.fresh is (unit.index in {job.due for job in player.puppet.painted})
+        assert unit.fresh is (unit.index in player.painted)
         if not unit.fresh and unit.index:
             assert unit.image is player.units[-2].image
 
@@ -238,17 +238,10 @@ def test_the_avatar_idles_through_its_loop_before_and_after_speech(player):
 def test_memory_stays_bounded_over_a_long_utterance(make_puppet):
     pictures, segments = [], set()
 
-    class Watched(make_puppet):
-        def outcome_of(self, job):
-            outcome = super().outcome_of(job)
-            if isinstance(job, LipsJob):
-                segments.add(job.segment)
-            else:
-                pictures.append(weakref.ref(outcome))
-            self.painted.clear()
-            return outcome
+    def watch(job, outcome):
+        segments.add(job.segment) if isinstance(job, LipsJob) else pictures.append(weakref.ref(outcome))
 
-    player = Player(Watched())
+    player = Player(make_puppet(watch=watch))
     player.timeline.start_utterance("a", 16_000, 1)
     packet = speech(0.04, 16_000)
     for _ in range(1500):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,7 +12,7 @@ from whep_client import SDP, a_good_offer, bearer, frames, gone, viewer
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 OFFERS = 150
-ANSWER_S = 30.0  # of one offer, on a busy machine
+HUNG_S = 60.0
 NOISE = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NUMBERS = st.sampled_from(["-1", "0", "65536", "4294967296", "99999999999999999999", "1e9", "NaN", "０", ""])
 
@@ -64,14 +63,17 @@ async def offers(strategy, count):
     return list(dict.fromkeys(examples))
 
 
-async def test_damaged_offers_are_answered_or_refused_in_bounded_time_and_leave_nothing(serving, problem):
+async def test_damaged_offers_are_answered_or_refused_and_leave_nothing(serving, problem):
     good = await a_good_offer()
     async with serving() as client:
         session = await client.open_session()
         answered = refused = 0
         for offer in await offers(damaged(good), OFFERS):
-            began_s = time.monotonic()
-            async with client.http.post(session["whep"], data=offer.encode(), headers=SDP | bearer(session)) as reply:
+            headers = SDP | bearer(session)
+            async with (
+                asyncio.timeout(HUNG_S),
+                client.http.post(session["whep"], data=offer.encode(), headers=headers) as reply,
+            ):
                 if reply.status == 201:
                     answered += 1
                     async with client.http.delete(reply.headers["Location"], headers=bearer(session)) as left:
@@ -79,7 +81,6 @@ async def test_damaged_offers_are_answered_or_refused_in_bounded_time_and_leave_
                 else:
                     refused += 1
                     assert await problem(reply, 400, "protocol"), offer
-            assert time.monotonic() - began_s < ANSWER_S, offer
         assert answered > 10 and refused > 10, (answered, refused)
         await gone(client.server)
         async with viewer(client, session) as whep:

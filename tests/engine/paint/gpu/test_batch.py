@@ -32,11 +32,17 @@ from engine.paint.shape import triangles
 WINDOWS = RendererConfig()
 
 
-class OnTensors(CpuBackend):
-    """A backend that paints as a GPU's does, on the CPU."""
+class OnTensors:
+    """`Backend` that paints as a GPU's does, on the CPU, with the other networks of a `CpuBackend`."""
 
-    def __init__(self, *networks, **settings):
-        super().__init__(*networks, **settings)
+    def __init__(self, networks):
+        self.device, self.fallback, self.quality = networks.device, networks.fallback, networks.quality
+        self.speech_config, self.initial_state, self.style = (
+            networks.speech_config,
+            networks.initial_state,
+            networks.style,
+        )
+        self.encode_speech, self.step_geometry = networks.encode_speech, networks.step_geometry
         model, renderer = load_face_model(), graphs.load("renderer", "float32")
         self.batch_painter = BatchPainter(self.device, CpuRasteriser(triangles(model)), renderer, model, WINDOWS)
 
@@ -51,7 +57,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def backend():
-    return OnTensors.embedded()
+    return OnTensors(CpuBackend.embedded())
 
 
 @pytest.fixture(scope="module")
