@@ -18,8 +18,6 @@ class StageTimes:
     def __init__(self) -> None:
         self.observers: list[Callable[[str, float], None]] = []
         self._recent: dict[str, deque[float]] = {}
-        self._count: dict[str, int] = {}
-        self._total_s: dict[str, float] = {}
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
@@ -30,8 +28,6 @@ class StageTimes:
 
     def observe(self, stage: str, seconds: float) -> None:
         self._recent.setdefault(stage, deque(maxlen=RECENT)).append(seconds)
-        self._count[stage] = self._count.get(stage, 0) + 1
-        self._total_s[stage] = self._total_s.get(stage, 0.0) + seconds
         for observer in self.observers:
             observer(stage, seconds)
 
@@ -43,9 +39,3 @@ class StageTimes:
         """A percentile of the recent durations; 0 for a stage that has not run."""
         recent = list(self._recent[stage].copy()) if stage in self._recent else []
         return float(np.percentile(recent, percent)) * 1000 if recent else 0.0
-
-    def count(self, stage: str) -> int:
-        return self._count.get(stage, 0)
-
-    def total_s(self, stage: str) -> float:
-        return self._total_s.get(stage, 0.0)

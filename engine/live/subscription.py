@@ -7,6 +7,8 @@ from dataclasses import replace
 from engine.media import MediaUnit
 from engine.queues import MediaQueue, Policy, QueueClosed
 
+MAX_EVENTS = 1_000  # on one unit: a reader that never reads keeps no more, the newest
+
 
 class Subscriptions:
     """The queues into which a session puts its units.
@@ -51,5 +53,5 @@ class Subscriptions:
 def _inherit(dropped: MediaUnit, following: MediaUnit) -> MediaUnit:
     """`following` for a reader that did not get `dropped`: with the events of both, and fresh where its picture first
     went out with `dropped`."""
-    events, fresh = dropped.events + following.events, dropped.fresh or following.fresh
-    return replace(following, events=events, fresh=fresh)
+    events = (dropped.events + following.events)[-MAX_EVENTS:]
+    return replace(following, events=events, fresh=dropped.fresh or following.fresh)
