@@ -47,6 +47,7 @@ def test_importing_the_package_loads_neither_torch_nor_numpy():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_the_page_runs_as_it_stands(folder, capsys, block):
     exec(compile(block, "docs/python.md", "exec"), {})
@@ -72,6 +73,7 @@ def test_the_example_writes_the_pictures(folder, monkeypatch, capsys):
     assert len(example.read_text().splitlines()) <= 20
 
 
+@pytest.mark.slow
 def test_samples_and_files_and_opened_avatars_give_the_same_units(folder):
     pcm = read_speech(folder / "speech.wav")
     expected = list(engine.speak("anna.avatar", "speech.wav"))

@@ -223,6 +223,7 @@ def test_progress_reaches_the_end_of_every_stage_in_order(enrolled):
     assert all(done == total for done, total in last.values())
 
 
+@pytest.mark.slow
 def test_an_interruption_leaves_the_old_file_and_nothing_else(tmp_path, write_video, face_frames, backend, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     monkeypatch.setattr("tempfile.tempdir", None)
@@ -253,6 +254,7 @@ def test_the_command_prints_one_line_for_an_unusable_video_and_exits_with_2(tmp_
     assert not list(tmp_path.glob("*.avatar"))
 
 
+@pytest.mark.slow
 def test_the_command_starts_and_ends_without_a_traceback(tmp_path):
     command = [sys.executable, "-m", "precompute", str(tmp_path / "missing.mp4")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

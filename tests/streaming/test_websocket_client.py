@@ -55,6 +55,7 @@ async def test_closing_drops_the_messages_that_were_not_read_and_completes_the_h
     assert codes == [1000]
 
 
+@pytest.mark.slow
 async def test_a_server_that_reads_nothing_delays_closing_by_the_timeout_only(connected):
     leave = asyncio.Event()
 

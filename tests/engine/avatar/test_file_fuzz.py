@@ -61,6 +61,7 @@ def test_changed_and_missing_bytes_of_the_file(members, scratch, data):
     opens_or_refuses(scratch)
 
 
+@pytest.mark.slow
 @QUICK
 @given(data=st.data())
 def test_any_manifest(members, scratch, data):
@@ -76,6 +77,7 @@ def test_any_manifest(members, scratch, data):
     opens_or_refuses(scratch)
 
 
+@pytest.mark.slow
 @QUICK
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_bytes_as_the_manifest(members, scratch, manifest):
@@ -83,6 +85,7 @@ def test_any_bytes_as_the_manifest(members, scratch, manifest):
     opens_or_refuses(scratch)
 
 
+@pytest.mark.slow
 @QUICK
 @given(data=st.data())
 def test_changed_tensors(members, scratch, data):

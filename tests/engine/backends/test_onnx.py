@@ -16,6 +16,8 @@ from engine.backends import onnx as exporter
 from engine.commands import export
 from engine.errors import ExportError, OutputError, WeightsError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 pytest.importorskip("onnxscript", reason="the extra `export` is not installed")

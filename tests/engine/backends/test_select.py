@@ -147,6 +147,7 @@ def test_a_fallback_is_logged_as_a_warning_and_kept(machine, caplog):
     assert [(r.levelname, backend.fallback in r.getMessage()) for r in caplog.records] == [("WARNING", True)]
 
 
+@pytest.mark.slow
 def test_a_machine_without_a_gpu_loads_nothing_for_one():
     code = (
         "import sys, engine.backends.select\n"

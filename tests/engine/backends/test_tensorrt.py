@@ -106,6 +106,7 @@ def test_builder_that_hangs_is_ended(tmp_path):
         build_apart("renderer", path, "float16", ADA, print, within_s=0.2, python=python)
 
 
+@pytest.mark.slow
 def test_error_names_the_file_that_the_builder_could_not_read(tmp_path):
     pytest.importorskip("tensorrt_rtx", reason="the extra `tensorrt` is not installed")
     with pytest.raises(PlanError, match=r"ended with 1; .*none\.safetensors: no such weights"):

@@ -20,6 +20,7 @@ from engine.errors import OutputError, SettingError
 ON_THE_CPU = ComputeConfig(device="cpu")
 
 
+@pytest.mark.slow
 def test_the_command_prints_figures_that_are_complete_and_consistent(avatar_path, capsys):
     assert Bench(avatar=avatar_path, seconds=2.0, json=True, compute=ON_THE_CPU).run() == 0
     figures = json.loads(capsys.readouterr().out)
@@ -44,6 +45,7 @@ def test_speech_shorter_than_asked_for_is_repeated(speech_wav, tmp_path):
     assert len(pcm) == 120_000 and np.array_equal(pcm, np.resize(once, 120_000)) and len(once) < 60_000
 
 
+@pytest.mark.slow
 def test_tables_show_all_stages_and_sessions(avatar_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     assert Bench(avatar=avatar_path, seconds=2.0, sessions=True, compute=ON_THE_CPU).run() == 0
@@ -91,6 +93,7 @@ def test_what_a_drawing_lacks_is_said_before_anything_is_measured(monkeypatch, t
         check_chart(tmp_path / "ramp.png")
 
 
+@pytest.mark.slow
 def test_the_ramp_ends_where_pictures_come_too_late(avatar_path):
     capacity = asyncio.run(ramp(avatar_path, speech_of(None, 2.0)))
     steps = {step.sessions: step for step in capacity["steps"]}

@@ -192,6 +192,7 @@ def test_an_output_that_cannot_be_is_refused_before_the_work(avatar_path, speech
         dub(avatar_path, speech_wav, tmp_path / name)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_else(avatar_path, pcm, tmp_path):
     wav, out = write_wav(tmp_path / "speech.wav", pcm[:48_000]), tmp_path / "out.mp4"
     out.write_bytes(b"the old one")

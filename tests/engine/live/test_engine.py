@@ -92,6 +92,7 @@ async def test_a_missing_avatar_file_is_told_at_the_start(tmp_path):
     assert len(asyncio.all_tasks()) == 1
 
 
+@pytest.mark.slow
 async def test_a_real_avatar_speaks_and_is_interrupted(avatar_path, speech_wav):
     pcm = np.tile(read_speech(speech_wav), 3)
     async with Engine({"speaker": avatar_path}) as engine:

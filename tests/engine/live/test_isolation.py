@@ -21,6 +21,8 @@ from engine.live.segment import Utterance
 from engine.models.renderer import RendererConfig
 from engine.models.weights import load_face_model
 
+pytestmark = pytest.mark.slow
+
 FREE = {1: 0.0, 2: -1.0, 4: -2.0}  # the more the better, whatever the machine makes of it
 COSTS = BatchTimes({"lips": FREE, "picture": FREE})
 EXCERPT_FRAMES = 75

@@ -46,6 +46,7 @@ async def test_speech_comes_back_between_its_events_with_a_picture_for_every_sou
         assert 5_000 < np.sqrt(np.mean(sound[4_800:-4_800] ** 2)) < 6_500  # the tone, at its own loudness
 
 
+@pytest.mark.slow
 async def test_no_unit_with_speech_from_before_an_interruption_comes_after_it(serving):
     async with serving() as client, open_avatar(client.server.url, "speaker") as avatar:
         await avatar.speak(tone(5), 24_000, 1)
@@ -109,6 +110,7 @@ async def test_a_session_that_ends_ends_the_iteration_and_refuses_speech(serving
             await avatar.speak(tone(0.1), 24_000, 1)
 
 
+@pytest.mark.slow
 async def test_a_session_that_ends_while_units_wait_for_their_reader_ends_the_iteration(serving):
     async with serving() as client, open_avatar(client.server.url, "speaker") as avatar, asyncio.timeout(60):
         async for _ in avatar:

@@ -33,6 +33,7 @@ needs_silence = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.asyncio(loop_scope="session")
 async def test_a_source_is_spoken_to_its_last_sample(engine, raw_speech):
     path, rate = raw_speech
@@ -75,6 +76,7 @@ async def test_sound_after_a_barge_in_is_spoken_to_its_end(engine):
         await asyncio.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_the_command_speaks_from_a_pipe_and_shows_the_avatar_on_a_page(avatar_path, raw_speech):
     path, rate = raw_speech
     command = [sys.executable, "-m", "streaming", "mic", str(avatar_path), "--source", "-", "--rate-hz", str(rate)]

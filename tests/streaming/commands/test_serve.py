@@ -53,6 +53,7 @@ def test_two_avatars_of_the_same_name_are_refused():
         avatars_by_name((Path("a/anna.avatar"), Path("b/anna.avatar")))
 
 
+@pytest.mark.slow
 def test_the_process_serves_and_a_signal_ends_it_with_0(avatar_path):
     command = [sys.executable, "-m", "streaming", "serve", str(avatar_path), "--port", "0"]
     pipe = subprocess.PIPE
@@ -103,6 +104,7 @@ async def endless_speech(http):
         yield socket
 
 
+@pytest.mark.slow
 async def test_the_first_signal_drains_and_the_second_ends_at_once(avatar_path, unfrozen):
     async with served(avatar_path, drain_s=600.0) as (serving, http), endless_speech(http) as socket:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -65,6 +65,7 @@ async def test_a_newcomer_begins_with_a_key_frame_that_is_made_for_it(engine):
         assert decoded(pictures) == len(pictures)
 
 
+@pytest.mark.slow
 async def test_many_newcomers_share_a_key_frame(engine):
     config = EncoderConfig(codec="libx264", keyframe_interval_s=1_000, keyframe_gap_s=0.4)
     async with broadcasting(engine, config) as (broadcast, _):
@@ -79,6 +80,7 @@ async def test_many_newcomers_share_a_key_frame(engine):
         assert keys and set(np.diff(keys)) <= set(range(10, 30)), "at least 0.4 s apart"
 
 
+@pytest.mark.slow
 async def test_a_slow_reader_resumes_at_a_key_frame_and_slows_nobody(engine):
     config = EncoderConfig(codec="libx264", keyframe_interval_s=1_000, keyframe_gap_s=0)
     async with broadcasting(engine, config) as (broadcast, _):
@@ -112,6 +114,7 @@ async def test_encoders_live_while_somebody_watches(engine):
         assert (await take(again, 1))[0].picture.keyframe
 
 
+@pytest.mark.slow
 async def test_pictures_are_encoded_at_the_rate_of_the_poorest_link(engine):
     config = EncoderConfig(codec="libx264", min_bitrate_bps=20_000, keyframe_interval_s=1_000)
     async with broadcasting(engine, config) as (broadcast, _):

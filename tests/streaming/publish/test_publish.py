@@ -82,6 +82,7 @@ def is_for_broadcast(found, seconds):
     assert max(np.diff(np.searchsorted(found.video_s, found.keyframes_s)), default=0) <= 50
 
 
+@pytest.mark.slow
 @needs_ffmpeg
 @needs_nginx
 async def test_rtmp_carries_an_idle_avatar_as_broadcasters_want_it(engine, nginx):
@@ -95,6 +96,7 @@ async def test_rtmp_carries_an_idle_avatar_as_broadcasters_want_it(engine, nginx
         assert "secret-key" not in str(published.status.to_json())
 
 
+@pytest.mark.slow
 @needs_ffmpeg
 @needs_nginx
 async def test_rtmp_connects_anew_and_its_time_goes_on(engine, nginx):
@@ -113,6 +115,7 @@ async def test_rtmp_connects_anew_and_its_time_goes_on(engine, nginx):
         assert published.status.connections == 2 and published.status.failures >= 1
 
 
+@pytest.mark.slow
 @needs_ffmpeg
 @pytest.mark.parametrize("scheme", ["srt", "rtmp"])
 async def test_a_listening_ffmpeg_takes_it(engine, tmp_path, scheme):
@@ -145,6 +148,7 @@ async def take(broadcast, count):
     return numbers
 
 
+@pytest.mark.slow
 async def test_a_recording_begins_with_both_and_ends_properly(engine, tmp_path):
     files = [tmp_path / f"talk{ending}" for ending in (".mp4", ".mkv", ".flv", ".ts")]
     async with broadcasting(engine) as (broadcast, _), contextlib.AsyncExitStack() as stack:
@@ -169,6 +173,7 @@ async def test_a_recording_is_never_overwritten(engine, tmp_path):
     assert file.read_bytes() == b"yesterday's"
 
 
+@pytest.mark.slow
 @needs_ffmpeg
 async def test_dead_destinations_slow_nobody(engine, tmp_path):
     """One refuses the connection, the other accepts it and then reads nothing."""

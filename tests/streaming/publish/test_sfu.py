@@ -143,6 +143,7 @@ async def watching(janus, feed):
         await peer.close()
 
 
+@pytest.mark.slow
 async def test_viewers_of_an_sfu_see_and_hear_the_avatar_also_late_ones(engine, janus):
     config, feeds = EncoderConfig(codec="libx264", keyframe_interval_s=1_000), []
     async with (

@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[3]
 ENCODER = EncoderConfig(codec="libx264")
 
 
+@pytest.mark.slow
 async def test_a_published_session_needs_no_viewer_and_speaks_by_its_known_token(serving, engine, tmp_path):
     file = tmp_path / "talk.mkv"
     config = BroadcastConfig(publish=(str(file),))
@@ -68,6 +69,7 @@ async def test_a_published_session_that_ends_is_opened_again(serving, engine, tm
             assert live_sessions.find("broadcast").token == token, "what speaks for it can connect again"
 
 
+@pytest.mark.slow
 async def test_a_published_session_that_finds_the_server_full_is_opened_when_there_is_room(
     serving, engine, tmp_path, max_sessions, caplog
 ):
@@ -153,6 +155,7 @@ def pictures_in(file):
         return 0
 
 
+@pytest.mark.slow
 async def test_a_server_that_is_killed_leaves_playable_recordings(avatar_path, tmp_path):
     files = [tmp_path / f"talk{ending}" for ending in (".mp4", ".mkv", ".ts", ".flv")]
     command = [sys.executable, "-m", "streaming", "serve", str(avatar_path), "--port", "0"]

@@ -82,6 +82,7 @@ async def whip_to(engine, url):
         yield published
 
 
+@pytest.mark.slow
 async def test_an_endpoint_receives_picture_and_sound_and_the_goodbye(engine, endpoint):
     async with (
         broadcasting(engine) as (broadcast, _),
@@ -110,6 +111,7 @@ async def test_the_token_comes_from_the_environment_and_redirects_are_followed(e
     assert endpoint.tokens == ["Bearer from-outside"]
 
 
+@pytest.mark.slow
 async def test_a_publisher_comes_back_after_its_peer_left(engine, endpoint):
     async with (
         broadcasting(engine) as (broadcast, _),

@@ -34,6 +34,7 @@ class Reader:
         return None
 
 
+@pytest.mark.slow
 async def test_draining_finishes_the_sentence_and_says_why_it_ends(serving, engine, problem, caplog):
     caplog.set_level(logging.INFO, logger="streaming")
     async with serving(drain_s=15.0) as client:

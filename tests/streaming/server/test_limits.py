@@ -63,6 +63,7 @@ async def test_a_body_that_is_too_large_is_413(serving, problem):
         assert "1000" in await problem(reply, 413, "request-entity-too-large")
 
 
+@pytest.mark.slow
 async def test_a_session_lives_no_longer_than_it_may(serving, engine, problem):
     async with serving(max_session_s=1.5) as client:
         session = await client.open_session()

@@ -205,6 +205,7 @@ async def test_a_session_that_nobody_uses_is_closed(serving, engine):
                 await asyncio.sleep(0.05)
 
 
+@pytest.mark.slow
 async def test_a_speech_socket_keeps_its_session_open(serving, engine):
     async with serving(idle_session_s=1.0) as client:
         session = await client.open_session()

@@ -18,6 +18,7 @@ from streaming.speech.protocol import Encoding, SpeechAudio, SpeechStart, Starte
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("abruptly", [True, False])
 async def test_a_client_that_vanishes_while_its_message_waits_for_room_is_detected(serving, engine, abruptly):
     async with serving(idle_session_s=1.0, timeouts=TimeoutConfig(ping_s=600.0)) as client:
@@ -38,6 +39,7 @@ async def test_a_client_that_vanishes_while_its_message_waits_for_room_is_detect
         await ended(engine, session)
 
 
+@pytest.mark.slow
 async def test_a_vanished_client_is_detected_though_its_speech_fills_every_buffer_on_the_way(serving, engine):
     """Its FIN is queued behind speech that nobody reads; our ping is answered by a reset."""
     async with serving(idle_session_s=1.0, timeouts=TimeoutConfig(ping_s=2.0)) as client:
@@ -65,6 +67,7 @@ async def test_a_vanished_client_is_detected_though_its_speech_fills_every_buffe
                 await asyncio.sleep(0.05)
 
 
+@pytest.mark.slow
 async def test_a_session_is_kept_for_its_viewers_when_the_speaker_vanishes(serving, engine):
     async with serving(idle_session_s=1.0) as client:
         session = await client.open_session()
@@ -77,6 +80,7 @@ async def test_a_session_is_kept_for_its_viewers_when_the_speaker_vanishes(servi
         await ended(engine, session)
 
 
+@pytest.mark.slow
 async def test_a_viewer_that_never_connects_is_given_up_and_then_its_session(serving, engine):
     offer = await a_good_offer()  # of a peer that is gone
     async with serving(idle_session_s=0.5, timeouts=TimeoutConfig(viewer_connect_s=1.0)) as client:
@@ -89,6 +93,7 @@ async def test_a_viewer_that_never_connects_is_given_up_and_then_its_session(ser
         assert 'personastream_viewers_left_total{reason="timeout"} 1.0' in page
 
 
+@pytest.mark.slow
 async def test_a_viewer_whose_network_is_gone_is_reaped_with_its_session(serving, engine, monkeypatch):
     monkeypatch.setattr(aioice.ice, "CONSENT_INTERVAL", 0.1)  # RFC 7675 has 5 s; six checks in a row have to fail
     async with serving(idle_session_s=1.0) as client:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import msgpack
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -68,6 +69,7 @@ def test_any_bytes_and_any_text(data):
     decode(data)
 
 
+@pytest.mark.slow
 @QUICK
 @given(maps)
 def test_any_map_in_both_encodings(found):

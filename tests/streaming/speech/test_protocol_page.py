@@ -28,6 +28,7 @@ def program(containing: str) -> str:
     return source
 
 
+@pytest.mark.slow
 @pytest.mark.asyncio(loop_scope="session")
 async def test_the_speech_program_plays_a_file(serving, speech_wav, tmp_path):
     short = tmp_path / "short.wav"
@@ -48,6 +49,7 @@ async def test_the_speech_program_plays_a_file(serving, speech_wav, tmp_path):
     assert "'type': 'playback.finished'" in output and "'position_samples': 24000" in output
 
 
+@pytest.mark.slow
 @pytest.mark.asyncio(loop_scope="session")
 async def test_the_forwarder_joins_a_model_and_the_avatar(serving):
     truncated = asyncio.get_running_loop().create_future()

@@ -116,6 +116,7 @@ def test_each_part_of_an_item_is_an_utterance_and_its_truncation_names_the_part(
     assert truncation("item_1", 23) == Truncate("item_1", 0, 0)  # never more than was heard
 
 
+@pytest.mark.slow
 @pytest.mark.asyncio(loop_scope="session")
 async def test_events_of_a_model_make_the_avatar_speak_and_an_interruption_truncates_the_item(serving):
     async with serving() as client, client.speech(await client.open_session()) as speech:

@@ -35,6 +35,7 @@ def buzz(samples: int, channels: int = 1) -> bytes:
     )
 
 
+@pytest.mark.slow
 async def test_every_rate_and_channel_count_is_played_to_its_last_sample_in_order(serving):
     formats = list(itertools.product(RATES_HZ, (1, 2)))
     async with serving() as client, client.speech(await client.open_session()) as speech:
@@ -72,6 +73,7 @@ async def test_a_cancel_overtakes_the_speech_before_it_on_the_same_connection(se
         assert ended["next"] == Finished("next", 1_600, False)
 
 
+@pytest.mark.slow
 async def test_a_client_that_reads_no_events_holds_up_nobody(serving):
     async with serving() as client:
         session = await client.open_session()
@@ -175,6 +177,7 @@ async def test_a_cancel_hangs_up_on_a_remote_voice_that_is_silent_and_the_next_t
         assert asked == ["A sentence that is never finished.", "A good one."]
 
 
+@pytest.mark.slow
 async def test_the_first_sentence_is_heard_while_the_second_is_not_made(speaking):
     go_on = asyncio.Event()
 
@@ -244,6 +247,7 @@ class SlowlyLeftVoice:
             self.left.append(text)
 
 
+@pytest.mark.slow
 async def test_a_voice_that_is_cancelled_completes_its_closing(serving):
     voice = SlowlyLeftVoice()
     async with (

@@ -86,6 +86,7 @@ async def test_it_closes_with_what_ended_the_session(serving):
             await draining
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("abruptly", [True, False])
 async def test_a_reader_that_vanishes_without_having_read_is_no_user_any_more(serving, engine, abruptly):
     async with serving(idle_session_s=1.0, timeouts=TimeoutConfig(ping_s=600.0)) as client:

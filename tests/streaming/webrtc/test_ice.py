@@ -156,6 +156,7 @@ async def answers(host, port):
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server_relay", [False, True])
 async def test_a_viewer_that_can_use_the_relay_alone_gets_pictures(serving, tmp_path, server_relay):
     async with turn_server(tmp_path) as url:

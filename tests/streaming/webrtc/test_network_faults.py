@@ -18,6 +18,7 @@ NTP_S = 1 << 32
 RATES_HZ = {"video": 90_000, "audio": 48_000}
 
 
+@pytest.mark.slow
 async def test_a_viewer_behind_loss_delay_and_jitter_sees_and_hears_on(serving):
     with BadLink(loss=0.03, delay_s=0.04, jitter_s=0.02) as link:
         async with serving() as client:
@@ -35,6 +36,7 @@ async def test_a_viewer_behind_loss_delay_and_jitter_sees_and_hears_on(serving):
     assert follow_each_other(pictures, 3_600), "lost packets are sent again, or pictures resume at a key frame"
 
 
+@pytest.mark.slow
 async def test_a_bad_link_of_one_viewer_is_no_matter_of_the_other(serving):
     with BadLink(loss=0.3, delay_s=0.1) as link:
         async with serving() as client:
@@ -45,6 +47,7 @@ async def test_a_bad_link_of_one_viewer_is_no_matter_of_the_other(serving):
     assert link.lost > 0 and follow_each_other(pictures, 3_600)
 
 
+@pytest.mark.slow
 async def test_a_path_that_was_gone_for_a_while_comes_back(serving):
     with BadLink() as link:
         async with serving() as client, viewer(client, await client.open_session(), link=link) as whep:
@@ -58,6 +61,7 @@ async def test_a_path_that_was_gone_for_a_while_comes_back(serving):
             assert follow_each_other(pictures[-25:], 3_600)
 
 
+@pytest.mark.slow
 async def test_a_viewer_whose_path_is_gone_for_good_is_given_up_and_speech_goes_on(serving, monkeypatch):
     monkeypatch.setattr(aioice.ice, "CONSENT_INTERVAL", 0.5)  # 5 s, six times
     with BadLink() as link:
@@ -71,6 +75,7 @@ async def test_a_viewer_whose_path_is_gone_for_good_is_given_up_and_speech_goes_
                 await gone(client.server, timeout_s=60)
 
 
+@pytest.mark.slow
 async def test_reports_of_sound_and_picture_lie_on_one_line_however_late_packets_leave(serving):
     """A receiver aligns both by them (RFC 3550, 6.4.1): an error in them is heard as a voice out of sync."""
     async with serving() as client, viewer(client, await client.open_session()) as whep:

@@ -63,6 +63,7 @@ async def offers(strategy, count):
     return list(dict.fromkeys(examples))
 
 
+@pytest.mark.slow
 async def test_damaged_offers_are_answered_or_refused_and_leave_nothing(serving, problem):
     good = await a_good_offer()
     async with serving() as client:

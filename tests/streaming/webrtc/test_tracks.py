@@ -34,6 +34,7 @@ async def tracks_of(engine, video=VideoCodec.H264):
             feeding.cancel()
 
 
+@pytest.mark.slow
 async def test_packets_follow_each_other_in_media_time(engine):
     async with tracks_of(engine) as (tracks, _):
         pictures, sound = await asyncio.gather(departures(tracks.picture, 50), departures(tracks.sound, 100))

@@ -17,6 +17,7 @@ from streaming.speech.protocol import SpeechText, Started
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
+@pytest.mark.slow
 async def test_a_viewer_sees_the_avatar_at_25_fps_with_its_size(serving, engine):
     async with serving() as client, viewer(client, await client.open_session()) as whep:
         assert re.search(r"m=video \d+ \S+ (\d+)[\s\S]*?a=rtpmap:\1 H264/90000", whep.answer), "H.264 is preferred"
@@ -28,6 +29,7 @@ async def test_a_viewer_sees_the_avatar_at_25_fps_with_its_size(serving, engine)
         assert np.ptp(pictures[-1].to_ndarray(format="gray")) > 50
 
 
+@pytest.mark.slow
 async def test_sound_comes_in_20_ms_pieces_without_gaps(serving):
     async with serving() as client, viewer(client, await client.open_session()) as whep:
         sound = await frames(whep.tracks["audio"], 100)
@@ -35,6 +37,7 @@ async def test_sound_comes_in_20_ms_pieces_without_gaps(serving):
         assert follow_each_other(sound, 960)
 
 
+@pytest.mark.slow
 async def test_speech_is_heard(serving):
     async with serving() as client:
         session = await client.open_session()
@@ -53,6 +56,7 @@ async def test_vp8_serves_a_peer_without_h264(serving, engine):
         assert (await frames(whep.tracks["video"], 5))[-1].width == engine.avatars["speaker"].width
 
 
+@pytest.mark.slow
 async def test_viewers_with_and_without_h264_watch_one_session_and_come_late(serving):
     rare = EncoderConfig(keyframe_interval_s=1_000)  # whoever waits for the key frame that is due gets no picture
     async with serving(encoder=rare) as client:
@@ -70,6 +74,7 @@ async def test_sound_alone_is_served(serving):
         assert len(await frames(whep.tracks["audio"], 25)) == 25
 
 
+@pytest.mark.slow
 async def test_several_viewers_of_one_session(serving):
     async with serving() as client:
         session = await client.open_session()
@@ -277,6 +282,7 @@ async def test_an_offer_in_json_is_answered_in_json(serving, problem):
         await peer.close()
 
 
+@pytest.mark.slow
 async def test_the_skew_of_what_leaves_is_counted(serving):
     async with serving() as client, viewer(client, await client.open_session()) as whep:
         await asyncio.gather(frames(whep.tracks["video"], 50), frames(whep.tracks["audio"], 100))

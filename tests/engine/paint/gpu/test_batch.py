@@ -107,6 +107,7 @@ def test_a_box_beside_the_frame_changes_nothing(backend, avatar, video, model, l
     assert np.array_equal(picture, video.read(30))
 
 
+@pytest.mark.slow
 def test_pictures_of_people_in_one_batch_are_independent(backend, reference, avatar, video, model, lips):
     other = replace(video, read=lambda index: 255 - video.read(index), crop=video.crop - torch.tensor([7, 9, -11]))
     negative = replace(avatar.bank, crops=255 - avatar.bank.crops)
@@ -183,14 +184,17 @@ def test_a_frame_that_cannot_be_read_fails_its_picture_and_no_other(backend, ava
     for index, broken in ((21, 23), (21, 23), (60, 61), (60, 61)):  # fetched ahead, and when it was wanted
         with pytest.raises(AvatarFileError, match=f"frame {broken}"):
             painter.paint(index, lips(index))
-    assert np.array_equal(painter.paint(20, lips(20)), first)
+    # Its frames have other places in the atlas now, where coordinates round differently.
+    assert np.abs(painter.paint(20, lips(20)).astype(int) - first).max() <= 1
 
 
+@pytest.mark.slow
 def test_a_pipeline_measures_batches_of_pictures(backend, avatar, model):
     costs = AvatarPipeline(backend, avatar, model).warm()
     assert costs.seconds.keys() == {"lips", "picture", "idle"} and costs.seconds["picture"][1] > 0
 
 
+@pytest.mark.slow
 def test_speech_looks_as_on_the_cpu(backend, reference, avatar, model, speech_wav):
     pcm = read_speech(speech_wav)[24_000:48_000]
     spoken = [list(AvatarPipeline(b, avatar, model).speak(pcm)) for b in (backend, reference)]
