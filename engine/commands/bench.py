@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import json
 import resource
 import time
@@ -103,7 +104,8 @@ def _ready(backend: Backend, avatar: Path) -> AvatarPipeline:
 
 
 def resident_mb() -> float:
-    """The resident memory of this process, on Linux, after the C library has returned its free memory."""
+    """The resident memory of this process, on Linux, after the interpreter and the C library have freed theirs."""
+    gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
         trim(0)
