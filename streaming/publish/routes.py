@@ -6,15 +6,14 @@ The API calls a destination a publication.
 from __future__ import annotations
 
 import asyncio
-import json
 
 from aiohttp import web
 
-from engine.errors import ProtocolError
 from streaming.config import EncoderConfig
 from streaming.errors import PublishError
 from streaming.publish.destination import Destination
 from streaming.publish.sinks import is_file, open_sink
+from streaming.server.json_body import text_field
 from streaming.server.live_session import LiveSession
 
 
@@ -31,7 +30,7 @@ async def show(request: web.Request, live_session: LiveSession) -> web.Response:
 
 async def add(request: web.Request, live_session: LiveSession, config: EncoderConfig) -> web.Response:
     """POST {"url": ...}: 201 with the publication, which then connects. 422 for a URL that cannot be published to."""
-    url = _parse_url(await request.read())
+    url = text_field(await request.read(), "url", "URL")
     if is_file(url):
         raise PublishError(f"{url[:80]}: not a URL; only --publish on the command line records to files")
     sink = await asyncio.to_thread(open_sink, url, live_session.session.avatar, config)
@@ -55,14 +54,3 @@ def _find(request: web.Request, live_session: LiveSession) -> Destination:
 def _to_json(live_session: LiveSession, destination: Destination) -> dict[str, str | int | None]:
     location = f"/v1/sessions/{live_session.session.id}/publish/{destination.id}"
     return {"id": destination.id, "location": location, **destination.status.to_json()}
-
-
-def _parse_url(body: bytes) -> str:
-    try:
-        fields = json.loads(body)
-    except ValueError as error:
-        raise ProtocolError(f'the body is not JSON ({error}); expected {{"url": URL}}') from error
-    url = fields.get("url") if isinstance(fields, dict) else None
-    if not isinstance(url, str):
-        raise ProtocolError(f'the body has no URL; expected {{"url": URL}}, found {fields!r:.60}')
-    return url

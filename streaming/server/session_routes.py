@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
 
-from engine.errors import ProtocolError
 from streaming.config import ServerConfig
 from streaming.publish import routes as publish_routes
 from streaming.server.access import Access
 from streaming.server.auth import token_of
 from streaming.server.event_stream import stream_events
+from streaming.server.json_body import text_field
 from streaming.server.limits import client_address
 from streaming.server.live_session import LiveSession
 from streaming.server.live_sessions import LiveSessions
@@ -64,7 +63,7 @@ class SessionRoutes:
         ]
 
     async def _open(self, request: web.Request) -> web.Response:
-        avatar = _avatar_name(await request.read())
+        avatar = text_field(await request.read(), "avatar", "name")
         live_session = await self._live_sessions.open(avatar, client_address(request, self._config.proxies))
         path = f"/v1/sessions/{live_session.session.id}"
         body = {
@@ -122,14 +121,3 @@ class SessionRoutes:
         return web.WebSocketResponse(
             heartbeat=self._config.timeouts.ping_s, max_msg_size=MAX_MESSAGE_BYTES, compress=False
         )
-
-
-def _avatar_name(body: bytes) -> str:
-    try:
-        fields = json.loads(body)
-    except ValueError as error:
-        raise ProtocolError(f'the body is not JSON ({error}); expected {{"avatar": name}}') from error
-    name = fields.get("avatar") if isinstance(fields, dict) else None
-    if not isinstance(name, str):
-        raise ProtocolError(f'the body names no avatar; expected {{"avatar": name}}, found {fields!r:.60}')
-    return name

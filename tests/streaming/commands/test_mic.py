@@ -9,28 +9,15 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from silent_machine import needs_silence
 
 from benchmarks.chromium import PROGRAM, console, open_page, until
 from engine.media import PlaybackFinished
 from streaming.__main__ import main
 from streaming.commands.mic import speak_from
-from streaming.errors import SoundDeviceError
-from streaming.local.sound_devices import RawSource, list_devices
+from streaming.local.sound_devices import RawSource
 
 ROOT = Path(__file__).parents[3]
-
-
-def portaudio() -> bool:
-    """Whether PortAudio is installed and the machine has no sound device."""
-    try:
-        return not list_devices()
-    except SoundDeviceError:
-        return False
-
-
-needs_silence = pytest.mark.skipif(
-    not portaudio(), reason="needs PortAudio (apt-get install libportaudio2) and a machine without sound devices"
-)
 
 
 @pytest.mark.slow

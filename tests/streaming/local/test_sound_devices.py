@@ -12,25 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from silent_machine import needs_silence, portaudio
 
 from engine.commands.doctor import examine
 from streaming.errors import SoundDeviceError
-from streaming.local.sound_devices import Microphone, RawSource, list_devices, play
+from streaming.local.sound_devices import Microphone, RawSource, play
 
 ROOT = Path(__file__).parents[3]
-
-
-def portaudio() -> bool:
-    """Whether PortAudio is installed and the machine has no sound device."""
-    try:
-        return not list_devices()
-    except SoundDeviceError:
-        return False
-
-
-needs_silence = pytest.mark.skipif(
-    not portaudio(), reason="needs PortAudio (apt-get install libportaudio2) and a machine without sound devices"
-)
 
 
 @pytest.fixture
