@@ -18,6 +18,8 @@ from engine.paint.painter import CpuPainter, FittedVideo
 
 def native_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 faster than float32 (AVX-512 BF16 or AMX)."""
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):  # also where a user limits it
+        return False
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch lack it
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
