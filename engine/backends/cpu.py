@@ -11,7 +11,7 @@ from engine.config import Quality
 from engine.models import weights
 from engine.models.geometry import GeometryConfig, GeometryGenerator, GeometryState
 from engine.models.morphable import MorphableModel
-from engine.models.renderer import DualAttentionRenderer, References, RendererConfig
+from engine.models.renderer import DualAttentionRenderer, RendererConfig
 from engine.models.speech import SpeechConfig, SpeechEncoder
 from engine.paint.painter import CpuPainter, FittedVideo
 
@@ -97,11 +97,18 @@ class CpuBackend:
         return self._geometry.style(expression_vertices)
 
     def painter(self, video: FittedVideo, bank: Bank, model: MorphableModel) -> CpuPainter:
-        return CpuPainter(self.render, video, bank, model, self._windows)
+        return CpuPainter(self, video, bank, model, self._windows)
 
     @torch.inference_mode()
-    def render(self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, lips: References, faces: References) -> Tensor:
-        """`DualAttentionRenderer.forward`, float32: the painters' renderer."""
+    def attention(
+        self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, lips: Tensor, faces: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`DualAttentionRenderer.attention`; the shares are float32."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
-            pixels: Tensor = self._renderer(pncc, lip_mask, lip_cell, lips, faces)
-        return pixels.float()
+            return self._renderer.attention(pncc, lip_mask, lip_cell, lips, faces)
+
+    @torch.inference_mode()
+    def residual(self, texture: Tensor, geometry: Tensor, pncc: Tensor) -> Tensor:
+        """`DualAttentionRenderer.residual`, float32."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
+            return self._renderer.residual(texture, geometry, pncc).float()

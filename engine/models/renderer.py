@@ -1,14 +1,16 @@
 """The dual-attention renderer (§3.2): textures of the enrolled person, fetched for a target geometry.
 
 In the paper, attention finds for every cell of the target the cells of the references that show the same place of the
-face. Here the mesh gives that place, to a fraction of a pixel: each reference is warped onto the target geometry first
+face. Here the mesh gives that place, to a fraction of a pixel: each reference is warped onto the target geometry
 (`engine.paint.align`), and attention weighs the references in each cell by the difference of their geometry to the
 target's. docs/renderer.md has the measurement behind this.
 
 The network works in two windows on the grid of 4 px cells: the face window around the lower face of the target and the
-lip window inside it. Untrained, it copies: values carry the raw pixels of their cell, and a reference with the target's
-geometry gets all the weight. Training learns the rest. Weights are per cell, so they mix textures of any resolution:
-references at twice the resolution give a picture at twice the resolution.
+lip window inside it. It has two parts. `attention` needs geometry alone and says how much of each reference every cell
+takes; `residual` needs the mixed texture and says what must be added to it. Between the two, textures are fetched and
+mixed: `forward` does it with tensors, `engine.paint.gather` in one pass over the crops. Untrained, the network copies
+the reference with the target's geometry. Training learns the rest. Weights mix textures of any resolution: references
+at twice the resolution give a picture at twice the resolution.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ CELL_PX = 4
 RAW = 3 * CELL_PX * CELL_PX
 FINE = 2  # pixels per side of fine textures and pictures, relative to normal ones
 FINE_CELL_PX = FINE * CELL_PX
-FAINT = 1e-4  # added to weights, so that they can be divided by their sum
+FAINT = 0.25  # of the largest weight: smaller ones are left out, as mixing many references blurs and takes time
 DIFFERENCE = 6  # canonical vertex offset (3) and rotation offset (3) of a reference against the target
 
 
@@ -41,13 +43,11 @@ class RendererConfig:
 
 @dataclass(frozen=True)
 class References:
-    """N images warped onto the target: pixels [B, N, 3, H, W] in [-1, 1]; difference [B, N, 6, H / 4, W / 4] of each
-    reference's geometry to the target's at that place (model units, radians); fine [B, M, 3, 2 H, 2 W] uint8, the first
-    M of them at twice the resolution, or None."""
+    """N images warped onto the target: pixels [B, N, 3, k H, k W] in [-1, 1], k = 1 or 2 (fine textures); difference
+    [B, N, 6, H / 4, W / 4] of each reference's geometry to the target's at that place (model units, radians)."""
 
     pixels: Tensor
     difference: Tensor
-    fine: Tensor | None = None
 
 
 class Encoder(nn.Module):
@@ -66,7 +66,8 @@ class Encoder(nn.Module):
 class ReferenceAttention(nn.Module):
     """Eq. 3 over N aligned references: queries from the target's geometry, keys from the references'.
 
-    The logits start as -s |difference|^2, so that the nearest geometry wins; queries and keys are learned on top.
+    The logits start as -s |difference|^2, so that the nearest geometry wins; queries and keys are learned on top, and a
+    preference for the first reference, which decides between equal ones: of the faces it is the base frame.
     """
 
     def __init__(self, config: RendererConfig):
@@ -77,39 +78,44 @@ class ReferenceAttention(nn.Module):
             nn.Conv2d(DIFFERENCE, width, 3, padding=1), nn.LeakyReLU(0.1), nn.Conv2d(width, width, 1)
         )
         self.log_sharpness = nn.Parameter(torch.tensor([8.2, 8.2, 8.2, 5.2, 5.2, 5.2]))
+        self.preference = nn.Parameter(torch.tensor(1.5))
         self.scale = width**-0.5
         nn.init.zeros_(self.query.weight)
         nn.init.zeros_(self.query.bias)  # type: ignore[arg-type]
 
     def forward(self, geometry: Tensor, difference: Tensor) -> Tensor:
-        """geometry [B, C, h, w], difference [B, N, 6, h, w] to weights [B, N, 1, h, w] that sum to 1 over N."""
+        """geometry [B, C, h, w], difference [B, N, 6, h, w] to weights [B, N, h, w] that sum to 1 over N."""
         keys = self.key(difference.flatten(0, 1) * 10).unflatten(0, difference.shape[:2])
         learned = (self.query(geometry)[:, None] * keys).sum(2, keepdim=True) * self.scale
         distance = (difference.square() * self.log_sharpness.exp()[:, None, None]).sum(2, keepdim=True)
-        return torch.softmax(learned - distance, dim=1)
+        logits = (learned - distance)[:, :, 0]
+        first = torch.cat([logits[:, :1] + self.preference, logits[:, 1:]], 1)
+        weights = torch.softmax(first, dim=1)
+        clear = functional.relu(weights - FAINT * weights.amax(1, keepdim=True))
+        return clear / clear.sum(1, keepdim=True)
 
 
 class TextureDecoder(nn.Module):
-    """Sampled textures and target geometry to pixels: the copied cells plus a learned residual, two upsamplings."""
+    """Mixed textures and target geometry to the residual of the pixels: two upsamplings."""
 
     def __init__(self, config: RendererConfig):
         super().__init__()
         hidden, channels = config.hidden, config.channels
-        self.coarse = nn.Conv2d(2 * channels + RAW, 2 * channels, 3, padding=1)
+        self.coarse = nn.Conv2d(channels + RAW, 2 * channels, 3, padding=1)
         self.middle = nn.Conv2d(2 * channels, 4 * hidden, 3, padding=1)
         self.fine = nn.Conv2d(hidden, 4 * 12, 3, padding=1)
         self.pixels = nn.Conv2d(12 + 6, 3, 3, padding=1)
         nn.init.zeros_(self.pixels.weight)
         nn.init.zeros_(self.pixels.bias)  # type: ignore[arg-type]
 
-    def forward(self, sampled: Tensor, geometry: Tensor, pncc: Tensor) -> Tensor:
-        """sampled [B, C + 48, h, w], geometry [B, C, h, w], pncc [B, 3, 4 h, 4 w] to pixels [B, 3, 4 h, 4 w]."""
-        copied = functional.pixel_shuffle(sampled[:, -RAW:], CELL_PX)
-        x = functional.leaky_relu(self.coarse(torch.cat([sampled, geometry], 1)), 0.1)
+    def forward(self, texture: Tensor, geometry: Tensor, pncc: Tensor) -> Tensor:
+        """texture [B, 3, 4 h, 4 w], geometry [B, C, h, w], pncc [B, 3, 4 h, 4 w] to [B, 3, 4 h, 4 w]."""
+        x = torch.cat([functional.pixel_unshuffle(texture, CELL_PX), geometry], 1)
+        x = functional.leaky_relu(self.coarse(x), 0.1)
         x = functional.leaky_relu(functional.pixel_shuffle(self.middle(x), 2), 0.1)
         x = functional.leaky_relu(functional.pixel_shuffle(self.fine(x), 2), 0.1)
-        pixels: Tensor = copied + self.pixels(torch.cat([x, copied, pncc], 1))
-        return pixels
+        residual: Tensor = self.pixels(torch.cat([x, texture, pncc], 1))
+        return residual
 
 
 class DualAttentionRenderer(nn.Module):
@@ -119,17 +125,31 @@ class DualAttentionRenderer(nn.Module):
         super().__init__()
         self.config = config
         self.geometry = Encoder(config)
-        self.texture = Encoder(config)
         self.lip = ReferenceAttention(config)
         self.face = ReferenceAttention(config)
         self.decoder = TextureDecoder(config)
 
-    def _sample(self, weights: Tensor, references: References) -> Tensor:
-        """Texture latents and raw cells, [B, C + 48, h, w], mixed over the references."""
-        latents = self.texture(references.pixels.flatten(0, 1)).unflatten(0, weights.shape[:2])
-        spread = weights.repeat_interleave(CELL_PX, -2).repeat_interleave(CELL_PX, -1)
-        copied = (references.pixels * spread).sum(1)  # the same as mixing raw cells, without moving all of them
-        return torch.cat([(latents * weights).sum(1), functional.pixel_unshuffle(copied, CELL_PX)], 1)
+    def attention(
+        self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, lips: Tensor, faces: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The latents of the target's geometry [B, C, h, w], and the shares of the lip references [B, N_l, h, w] and of
+        the face references [B, N_f, h, w] in every cell of the face window. All shares of a cell sum to 1.
+
+        lips [B, N_l, 6, rows, columns] and faces [B, N_f, 6, h, w] are the differences of geometry; others as in
+        `forward`.
+        """
+        geometry = self.geometry(pncc)
+        place = _lip_place(lip_cell, *lips.shape[-2:])
+        of_lips = self.lip(geometry[place].permute(0, 3, 1, 2), lips)
+        batch, count = lips.shape[:2]
+        placed = of_lips.new_zeros(batch, count, *geometry.shape[-2:])  # float32, also where the convolutions are not
+        placed[place] = of_lips.permute(0, 2, 3, 1)
+        return geometry, placed * lip_mask, self.face(geometry, faces) * (1 - lip_mask)
+
+    def residual(self, texture: Tensor, geometry: Tensor, pncc: Tensor) -> Tensor:
+        """The correction [B, 3, H, W] of the mixed texture [B, 3, H, W]."""
+        residual: Tensor = self.decoder(texture, geometry, pncc)
+        return residual
 
     def forward(self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, lips: References, faces: References) -> Tensor:
         """Render the face window [B, 3, H, W] in [-1, 1]; [B, 3, 2 H, 2 W] where lips and faces have fine textures.
@@ -137,40 +157,31 @@ class DualAttentionRenderer(nn.Module):
         pncc [B, 3, H, W] of the target in [0, 1]; lip_mask [B, 1, rows, columns] in [0, 1], zero outside the lip
         window; lip_cell [B, 2] int64: row and column of the lip window inside the face window.
         """
-        geometry = self.geometry(pncc)
-        place = _lip_place(lip_cell, *lips.difference.shape[-2:])
-        of_faces = self.face(geometry, faces.difference)
-        of_lips = self.lip(geometry[place].permute(0, 3, 1, 2), lips.difference)
-        fused = _fuse(self._sample(of_faces, faces), self._sample(of_lips, lips), lip_mask, place)
-        pixels: Tensor = self.decoder(fused, geometry, pncc)
-        if lips.fine is None or faces.fine is None:
-            return pixels
-        place = _lip_place(lip_cell * FINE_CELL_PX, *lips.fine.shape[-2:])
-        fetched = _fuse(_mixed(of_faces, faces.fine), _mixed(of_lips, lips.fine), _enlarged(lip_mask), place)
-        # The normal picture, and the detail that the fetched textures add to it.
-        coarse = functional.avg_pool2d(fetched, FINE)
-        return fetched + functional.interpolate(pixels - coarse, scale_factor=FINE, mode="bilinear")
+        geometry, of_lips, of_faces = self.attention(pncc, lip_mask, lip_cell, lips.difference, faces.difference)
+        texture = mixed(of_lips, of_faces, lip_cell, lips.pixels, faces.pixels)
+        if texture.shape == pncc.shape:
+            return texture + self.residual(texture, geometry, pncc)
+        residual = self.residual(functional.avg_pool2d(texture, FINE), geometry, pncc)
+        return texture + functional.interpolate(residual, scale_factor=FINE, mode="bilinear")
 
 
-def _fuse(face: Tensor, lip: Tensor, mask: Tensor, place: tuple[Tensor, slice, Tensor, Tensor]) -> Tensor:
-    """Eq. 4: face [B, C, h, w] with lip [B, C, rows, columns] at `place`, by mask [B, 1, h, w]."""
-    fused, share = face.clone(), mask[place]
-    fused[place] = lip.permute(0, 2, 3, 1) * share + face[place] * (1 - share)
-    return fused
+def mixed(of_lips: Tensor, of_faces: Tensor, lip_cell: Tensor, lips: Tensor, faces: Tensor) -> Tensor:
+    """The texture [B, 3, k H, k W]: lips [B, N_l, 3, k rows, k columns] in the lip window and faces
+    [B, N_f, 3, k H, k W], mixed by their shares in the cells of the face window, which are interpolated between the
+    centres of cells, as steps would be visible."""
+    cell_px = faces.shape[-1] // of_faces.shape[-1]
+    texture = (faces * _enlarged(of_faces, cell_px)[:, :, None]).sum(1)
+    place = _lip_place(lip_cell * cell_px, *lips.shape[-2:])
+    shares = _enlarged(of_lips, cell_px)[place].permute(0, 3, 1, 2)
+    lip_texture = (lips * shares[:, :, None]).sum(1).permute(0, 2, 3, 1)
+    texture = texture.clone()
+    texture[place] = texture[place] + lip_texture
+    return texture
 
 
-def _enlarged(cells: Tensor) -> Tensor:
-    """[B, K, h, w] of cells to [B, K, 8 h, 8 w] of fine pixels; smooth, as steps between cells would be visible."""
-    return functional.interpolate(cells, scale_factor=FINE_CELL_PX, mode="bilinear")
-
-
-def _mixed(weights: Tensor, textures: Tensor) -> Tensor:
-    """Fine textures [B, M, 3, 8 h, 8 w] uint8, mixed by the weights [B, N, 1, h, w] of the first M references,
-    normalised to sum 1: [B, 3, 8 h, 8 w] in [-1, 1]."""
-    among = weights[:, : textures.shape[1], 0] + FAINT
-    share = _enlarged(among / among.sum(1, keepdim=True))
-    # In place: allocating one or two megabytes more goes through the system each time, which costs 3 ms.
-    return textures.to(share.dtype).mul_(share[:, :, None]).sum(1).div_(127.5).sub_(1)
+def _enlarged(cells: Tensor, cell_px: int) -> Tensor:
+    """[B, K, h, w] of cells to [B, K, cell_px h, cell_px w] of pixels."""
+    return functional.interpolate(cells, scale_factor=cell_px, mode="bilinear")
 
 
 def _lip_place(lip_cell: Tensor, rows: int, columns: int) -> tuple[Tensor, slice, Tensor, Tensor]:

@@ -6,26 +6,35 @@ reference for `engine.paint.gpu.painter`.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol, Self
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from engine.avatar.avatar import Avatar
 from engine.avatar.file import Bank
-from engine.models.morphable import MorphableModel
-from engine.models.renderer import References, RendererConfig
-from engine.paint.align import Aligner, Reference, Target
+from engine.models.morphable import CROP_PX, MorphableModel
+from engine.models.renderer import FINE, RendererConfig
+from engine.paint.align import Aligner, PasteTarget, Reference
 from engine.paint.composite import cut, paste
 from engine.paint.references import CPU_CACHED_FRAMES, FrameCache, LipReferences
 from engine.paint.shape import Shape
 
-Renderer = Callable[[Tensor, Tensor, Tensor, References, References], Tensor]
-"""`DualAttentionRenderer.forward`: pncc, lip_mask, lip_cell, lips, faces, on the CPU, to face windows [B, 3, H, W]."""
+
+class Renderer(Protocol):
+    """The two parts of `DualAttentionRenderer`, on the CPU."""
+
+    def attention(
+        self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, lips: Tensor, faces: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
+
+    def residual(self, texture: Tensor, geometry: Tensor, pncc: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +60,7 @@ class FittedVideo:
 
 
 class PicturePainter(Protocol):
-    """Paints pictures of one person. Not thread-safe: one thread uses it, in a server the inference thread."""
+    """Paints pictures of one person. As many threads as the backend has workers may use it."""
 
     @property
     def gains_by_batches(self) -> bool:
@@ -60,40 +69,42 @@ class PicturePainter(Protocol):
     def paint(self, index: int, lower: Tensor) -> np.ndarray:
         """Base frame `index` with the lower face replaced by lower [V_low, 3] (model units): [H, W, 3] uint8."""
 
-    def paint_together(self, batch: Sequence[tuple[Self, int, Tensor]]) -> list[np.ndarray]:
-        """The pictures painter.paint(index, lower) of a batch of (painter, index, lower). The painters have one
-        backend and any persons; any of them paints the whole batch."""
+    def paint_together(
+        self, batch: Sequence[tuple[Self, Sequence[tuple[int, Tensor]], bool]]
+    ) -> list[list[np.ndarray]]:
+        """The pictures of a batch of (painter, run, fine). A run is pictures (index, lower) that follow each other in
+        time: the first is rendered, the others may be laid from it, which takes a fraction of the time. fine: at the
+        resolution of the avatar's references, else at 256 px. The painters have one backend and any persons; any of
+        them paints the whole batch."""
 
 
 @dataclass(frozen=True)
-class RenderInputs:
-    """A picture before it is rendered: the base frame and its crop box, the target and the aligned references."""
+class _Face:
+    """A painted face window before it is pasted: pixels [k h, k w, 3] uint8."""
 
-    image: np.ndarray
-    box: np.ndarray
-    target: Target
-    lips: References
-    faces: References
-
-    @property
-    def sizes(self) -> tuple[torch.Size, ...]:
-        """The renderer can take pictures of equal sizes in one batch."""
-        images = (self.lips.pixels, self.lips.fine, self.faces.pixels, self.faces.fine)
-        return tuple(image.shape for image in images if image is not None)
+    target: PasteTarget
+    pixels: np.ndarray
 
 
 @dataclass(frozen=True)
 class _CachedFrame:
+    """A base frame and its references, by the pixels of their crops per pixel of one of 256 px."""
+
     image: np.ndarray
-    reference: Reference
+    references: dict[int, Reference]
+
+    @property
+    def shape(self) -> Shape:
+        return self.references[1].shape
 
 
 class CpuPainter:
-    """`PicturePainter` with a renderer on the CPU. Pictures have the resolution of the bank's crops.
+    """`PicturePainter` with a renderer on the CPU, for any number of threads.
 
-    windows: fixed sizes of all windows, so that pictures can be rendered in batches; None: as small as each picture
-    allows.
+    windows: fixed sizes of all windows, as the GPU has them; None: as small as each picture allows.
     """
+
+    gains_by_batches = False
 
     def __init__(
         self,
@@ -104,78 +115,88 @@ class CpuPainter:
         windows: RendererConfig | None = None,
     ):
         self._renderer, self._video, self._model = renderer, video, model
-        self.gains_by_batches = windows is not None
         self._aligner = Aligner(model, windows)
         self._vertices = model.vertices(video.alpha, video.beta)
         self._neutral = model.mean + model.shape(video.alpha)
         neutral = model.mean + model.shape(bank.alpha)
         shapes = list(map(Shape.posed, model.vertices(bank.alpha, bank.beta), neutral, bank.pose))
-        self._crop_px = bank.crops.shape[1]
-        self._bank = [Reference.of(crop, shape) for crop, shape in zip(bank.crops.numpy(), shapes, strict=True)]
+        self._zooms = (1, FINE) if bank.crops.shape[1] > CROP_PX else (1,)
+        self._bank = [self._references(crop, shape) for crop, shape in zip(bank.crops.numpy(), shapes, strict=True)]
+        self._lock = threading.Lock()  # of the two below
         self._lips = LipReferences(shapes)
         self._frames = FrameCache(video.frames, CPU_CACHED_FRAMES, video.read, self._cached)
 
     def paint(self, index: int, lower: Tensor) -> np.ndarray:
         """`PicturePainter.paint`."""
-        return self.paint_together([(self, index, lower)])[0]
+        return self.paint_together([(self, [(index, lower)], True)])[0][0]
 
-    def paint_together(self, batch: Sequence[tuple[CpuPainter, int, Tensor]]) -> list[np.ndarray]:
-        """`PicturePainter.paint_together`; pictures of equal sizes are rendered in one batch."""
-        inputs = [painter.render_inputs(index, lower) for painter, index, lower in batch]
-        alike: defaultdict[tuple[torch.Size, ...], list[int]] = defaultdict(list)
-        for i, picture in enumerate(inputs):
-            alike[picture.sizes].append(i)
-        pictures: dict[int, np.ndarray] = {}
-        for rows in alike.values():
-            pixels = self._render([inputs[i] for i in rows])
-            pictures |= {i: _pasted(inputs[i], face) for i, face in zip(rows, pixels, strict=True)}
-        return [pictures[i] for i in range(len(batch))]
+    def paint_together(
+        self, batch: Sequence[tuple[CpuPainter, Sequence[tuple[int, Tensor]], bool]]
+    ) -> list[list[np.ndarray]]:
+        """`PicturePainter.paint_together`, one picture after the other."""
+        return [painter._paint_run(run, painter._zooms[-1] if fine else 1) for painter, run, fine in batch]
 
-    def render_inputs(self, index: int, lower: Tensor) -> RenderInputs:
-        """The inputs of the renderer for base frame `index` with lower [V_low, 3]."""
-        frames = self._frames.faces(index)
-        faces = [frame.reference for frame in frames]
+    def _paint_run(self, run: Sequence[tuple[int, Tensor]], zoom: int) -> list[np.ndarray]:
+        (index, lower), *_ = run
+        frames = self._faces(index)
+        face = self._rendered(index, lower, frames, zoom)
+        pictures = [self._pasted(index, frames[0], face)]
+        for index, lower in islice(run, 1, None):
+            frame = self._faces(index)[0]
+            face = self._laid(index, lower, frame, face)
+            pictures.append(self._pasted(index, frame, face))
+        return pictures
+
+    def _rendered(self, index: int, lower: Tensor, frames: Sequence[_CachedFrame], zoom: int) -> _Face:
+        """The face window of base frame `index` with lower [V_low, 3], rendered from the references."""
+        target = self._aligner.target(self._target_shape(index, lower), frames[0].shape)
+        candidates = [*self._bank, *(frame.references for frame in frames)]
+        with self._lock:
+            chosen = self._lips.choose(target.shape, [frame.shape for frame in frames])
+        lips, faces = [candidates[i][zoom] for i in chosen], [frame.references[zoom] for frame in frames]
+        pncc = torch.from_numpy(target.pncc)[None]
+        geometry, of_lips, of_faces = self._renderer.attention(
+            pncc,
+            torch.from_numpy(target.lip_mask)[None, None],
+            torch.tensor([(target.lips.row, target.lips.column)]),
+            self._aligner.lip_difference(target, lips)[None],
+            self._aligner.face_difference(target, faces)[None],
+        )
+        texture = self._aligner.texture(target, lips, faces, torch.cat([of_lips[0], of_faces[0]]).numpy())
+        small = cv2.resize(texture, target.pncc.shape[:0:-1], interpolation=cv2.INTER_AREA)
+        signed = torch.from_numpy(small).permute(2, 0, 1)[None] / 127.5 - 1
+        levels = 127.5 * self._renderer.residual(signed, geometry, pncc)[0].permute(1, 2, 0)
+        residual = cv2.resize(levels.contiguous().numpy(), texture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        return _Face(target, cv2.add(texture, residual, dtype=cv2.CV_8U))
+
+    def _laid(self, index: int, lower: Tensor, frame: _CachedFrame, before: _Face) -> _Face:
+        """The face window of `before`, laid onto base frame `index` with lower [V_low, 3] by the mesh."""
+        target = self._aligner.paste_target(self._target_shape(index, lower), frame.shape)
+        return _Face(target, self._aligner.laid(target, before.pixels, before.target))
+
+    def _pasted(self, index: int, frame: _CachedFrame, face: _Face) -> np.ndarray:
+        target = face.target
+        return paste(frame.image, self._video.crop[index].numpy(), target.window, face.pixels, target.paste_mask)
+
+    def _faces(self, index: int) -> list[_CachedFrame]:
+        with self._lock:
+            return self._frames.faces(index)
+
+    def _target_shape(self, index: int, lower: Tensor) -> Shape:
         vertices = self._vertices[index].clone()
         vertices[self._model.lower] = lower
-        target = self._aligner.target(self._shape(index, vertices), faces[0].shape)
-        candidates = self._bank + faces
-        lips = [candidates[i] for i in self._lips.choose(target.shape, [face.shape for face in faces])]
-        return RenderInputs(
-            image=frames[0].image,
-            box=self._video.crop[index].numpy(),
-            target=target,
-            lips=self._aligner.lips(target, lips),
-            faces=self._aligner.faces(target, faces),
-        )
+        return self._shape(index, vertices)
 
     def _shape(self, index: int, vertices: Tensor) -> Shape:
         return Shape.posed(vertices, self._neutral[index], self._video.pose[index])
 
     def _cached(self, index: int, image: np.ndarray, _: int) -> _CachedFrame:
-        crop = cut(image, self._video.crop[index].numpy(), self._crop_px)
-        return _CachedFrame(image, Reference.of(crop, self._shape(index, self._vertices[index])))
+        crop = cut(image, self._video.crop[index].numpy(), self._zooms[-1] * CROP_PX)
+        return _CachedFrame(image, self._references(crop, self._shape(index, self._vertices[index])))
 
-    def _render(self, inputs: list[RenderInputs]) -> Tensor:
-        """Face windows [B, 3, h, w] in [-1, 1] of pictures of equal sizes, or [B, 3, 2 h, 2 w]."""
-        targets = [picture.target for picture in inputs]
-        return self._renderer(
-            torch.from_numpy(np.stack([target.pncc for target in targets])),
-            torch.from_numpy(np.stack([target.lip_mask for target in targets]))[:, None],
-            torch.tensor([(target.lips.row, target.lips.column) for target in targets]),
-            _stacked([picture.lips for picture in inputs]),
-            _stacked([picture.faces for picture in inputs]),
-        )
-
-
-def _stacked(references: list[References]) -> References:
-    fine = [r.fine for r in references if r.fine is not None]
-    return References(
-        torch.cat([r.pixels for r in references]),
-        torch.cat([r.difference for r in references]),
-        torch.cat(fine) if fine else None,
-    )
-
-
-def _pasted(inputs: RenderInputs, face: Tensor) -> np.ndarray:
-    painted = ((face.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
-    return paste(inputs.image, inputs.box, inputs.target.window, painted, inputs.target.paste_mask)
+    def _references(self, crop: np.ndarray, shape: Shape) -> dict[int, Reference]:
+        """The reference at every resolution, from a crop of the largest."""
+        sizes = {zoom: (zoom * CROP_PX, zoom * CROP_PX) for zoom in self._zooms}
+        return {
+            zoom: Reference(cv2.resize(crop, size, interpolation=cv2.INTER_AREA), shape) for zoom, size in sizes.items()
+        }

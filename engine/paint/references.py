@@ -20,8 +20,6 @@ NEIGHBOURS = 2  # face references are the base frame and this many on each side:
 FACE_REFERENCES = 2 * NEIGHBOURS + 1  # at the ends of the video there are fewer
 LIP_REFERENCES = 6  # of the bank and the face references; docs/renderer.md has the figures
 TURN_WEIGHT = 0.05  # squared model units for a squared radian: 10 degrees count like a lip offset of 0.04
-# Only the first references give a fine picture its detail: mixing more would smooth it.
-FINE_FACES, FINE_LIPS = 1, 3
 CPU_CACHED_FRAMES = 16  # sessions of one avatar paint within 8 frames of each other, and need the neighbours
 GPU_CACHED_FRAMES = 40  # any eight pictures need no more, wherever in the video they are
 FETCHES_AHEAD = 4  # frames that are being decoded, or are decoded and wait until a picture needs them

@@ -114,12 +114,13 @@ def _polygon(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 def lip_mask(outline: np.ndarray, face: Window, lips: Window) -> np.ndarray:
     """M of eq. 4 over the window `face`: [rows, columns] float32, the share of each cell that lies in the outline.
 
-    The ends of a mouth that is wider than the window `lips` (within `face`) are left to Face-Attention.
+    Outside the window `lips` (within `face`) and in its outermost cells it is zero: the ends of a mouth that is wider
+    are left to Face-Attention.
     """
     filled = _polygon(face.local(outline), (face.height, face.width))
     cells = filled.reshape(face.rows, CELL_PX, face.columns, CELL_PX).mean((1, 3))
     inside = np.zeros_like(cells)
-    place = np.s_[lips.row : lips.row + lips.rows, lips.column : lips.column + lips.columns]
+    place = np.s_[lips.row + 1 : lips.row + lips.rows - 1, lips.column + 1 : lips.column + lips.columns - 1]
     inside[place] = cells[place]
     return inside
 

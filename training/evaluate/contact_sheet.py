@@ -47,9 +47,9 @@ def attention_strip(network: DualAttentionRenderer, sample: Sample) -> np.ndarra
     corner = inside[inside[:, 1].argmin()].tolist()
     chin = [min(row + rows + 2, geometry.shape[2] - 1), column + columns // 2]
     parts = [
-        _bars(of_lips[0, :, 0, middle[0], middle[1]], sample.lip_pixels),
-        _bars(of_lips[0, :, 0, corner[0], corner[1]], sample.lip_pixels),
-        _bars(of_face[0, :, 0, chin[0], chin[1]], sample.face_pixels),
+        _bars(of_lips[0, :, middle[0], middle[1]], sample.lip_pixels),
+        _bars(of_lips[0, :, corner[0], corner[1]], sample.lip_pixels),
+        _bars(of_face[0, :, chin[0], chin[1]], sample.face_pixels),
     ]
     return cv2.resize(np.concatenate(parts, axis=1), (STRIP_WIDTH, STRIP_HEIGHT), interpolation=cv2.INTER_AREA)
 

@@ -96,7 +96,7 @@ class FineMeasures:
         candidates = cast.bank + cast.near
         similar = nearest(aim.shape, [shapes[row] for row in candidates], LIP_REFERENCES)
         faces, lips = (
-            [Reference.of(clip.crop(row, side_px), shapes[row]) for row in rows]
+            [Reference(clip.crop(row, side_px), shapes[row]) for row in rows]
             for rows in (cast.near, [candidates[i] for i in similar])
         )
         pixels = self.network(

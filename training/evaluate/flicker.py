@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from engine.avatar.file import Bank
 from engine.models.morphable import CROP_PX, MorphableModel
-from engine.models.renderer import CELL_PX, DualAttentionRenderer, References
+from engine.models.renderer import CELL_PX, DualAttentionRenderer
 from engine.paint.align import Aligner, Reference
 from engine.paint.painter import CpuPainter, FittedVideo
 from engine.paint.shape import Shape
@@ -23,18 +22,6 @@ SEQUENCE_FRAMES = 8
 BANK = 25
 
 
-class _Network:
-    """The renderer with the interface that a painter needs."""
-
-    def __init__(self, network: DualAttentionRenderer):
-        self._network = network
-
-    @torch.inference_mode()
-    def render(self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, lips: References, faces: References) -> Tensor:
-        pixels: Tensor = self._network(pncc, lip_mask, lip_cell, lips, faces)
-        return pixels
-
-
 @dataclass(frozen=True)
 class Sequence:
     """Consecutive frames: crops [256, 256, 3] uint8 and their shapes."""
@@ -43,6 +30,7 @@ class Sequence:
     shapes: list[Shape]
 
 
+@torch.inference_mode()
 def driven_sequence(
     network: DualAttentionRenderer, faces: ClipFaces, model: MorphableModel, frames: int = SEQUENCE_FRAMES
 ) -> tuple[Sequence, Sequence]:
@@ -64,7 +52,7 @@ def driven_sequence(
         pose=faces.poses[bank],
         frames=torch.tensor(bank, dtype=torch.int32),
     )
-    painter = CpuPainter(_Network(network).render, video, references, model)
+    painter = CpuPainter(network, video, references, model)
     painted, shapes = [], []
     for i, row in enumerate(recorded):
         lower = faces.canonical[mouth + i][model.lower]

@@ -53,7 +53,7 @@ def lip_masks(outlines: Tensor, lip_cell: Tensor, size: tuple[int, int], lips: t
     cells = functional.avg_pool2d(filled(outlines, CELL_PX * rows, CELL_PX * columns)[:, None], CELL_PX)
     row = torch.arange(rows, device=outlines.device) - lip_cell[:, :1]
     column = torch.arange(columns, device=outlines.device) - lip_cell[:, 1:]
-    within = ((row >= 0) & (row < lips[0]))[:, :, None] & ((column >= 0) & (column < lips[1]))[:, None, :]
+    within = ((row > 0) & (row < lips[0] - 1))[:, :, None] & ((column > 0) & (column < lips[1] - 1))[:, None, :]
     return cells * within[:, None]
 
 

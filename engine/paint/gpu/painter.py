@@ -8,6 +8,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -106,17 +107,24 @@ class GpuPainter:
 
     def paint(self, index: int, lower: Tensor) -> np.ndarray:
         """`PicturePainter.paint`."""
-        return self.paint_together([(self, index, lower)])[0]
+        return self.paint_together([(self, [(index, lower)], False)])[0][0]
 
-    def paint_together(self, batch: Sequence[tuple[GpuPainter, int, Tensor]]) -> list[np.ndarray]:
-        """`PicturePainter.paint_together`; in halves where a painter cannot cache the frames of the whole batch."""
+    def paint_together(
+        self, batch: Sequence[tuple[GpuPainter, Sequence[tuple[int, Tensor]], bool]]
+    ) -> list[list[np.ndarray]]:
+        """`PicturePainter.paint_together`; every picture of a run is rendered."""
+        pictures = iter(self._paint([(painter, index, lower) for painter, run, _ in batch for index, lower in run]))
+        return [list(islice(pictures, len(run))) for _, run, _ in batch]
+
+    def _paint(self, pictures: Sequence[tuple[GpuPainter, int, Tensor]]) -> list[np.ndarray]:
+        """Pictures (painter, index, lower); in halves where a painter cannot cache the frames of all of them."""
         indices: defaultdict[GpuPainter, list[int]] = defaultdict(list)
-        for painter, index, _ in batch:
+        for painter, index, _ in pictures:
             indices[painter].append(index)
-        if len(batch) > 1 and not all(painter._frames.holds(needed) for painter, needed in indices.items()):
-            half = len(batch) // 2
-            return [*self.paint_together(batch[:half]), *self.paint_together(batch[half:])]
-        return self._batch_painter.paint([painter._row(index, lower) for painter, index, lower in batch])
+        if len(pictures) > 1 and not all(painter._frames.holds(needed) for painter, needed in indices.items()):
+            half = len(pictures) // 2
+            return [*self._paint(pictures[:half]), *self._paint(pictures[half:])]
+        return self._batch_painter.paint([painter._row(index, lower) for painter, index, lower in pictures])
 
     def _row(self, index: int, lower: Tensor) -> PictureRow:
         """The picture of base frame `index` with lower [V_low, 3]; uploads the frames that are not cached."""
