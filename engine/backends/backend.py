@@ -29,6 +29,10 @@ class Backend(Protocol):
         """Why a faster backend that the machine seems to offer is not used, else empty. Servers show it."""
 
     @property
+    def workers(self) -> int:
+        """The number of threads that may call it at once; more than one only where that gains time."""
+
+    @property
     def quality(self) -> Quality:
         """The quality to open avatars in: `best` where 512 px crops can be painted."""
 

@@ -157,11 +157,13 @@ class ChunkedRunner:
 
 
 class CudaBackend:
-    """`Backend` on a CUDA device, with one runner for each network.
+    """`Backend` on a CUDA device, with one runner for each network, for one thread.
 
     fallback: why these are not the requested runners, else empty. Raises DeviceError where the rasteriser
     does not run on the device.
     """
+
+    workers = 1
 
     def __init__(
         self,

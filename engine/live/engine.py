@@ -1,4 +1,4 @@
-"""Engine: the loaded avatars, the networks and the inference thread; admits, opens and supervises sessions."""
+"""Engine: the loaded avatars, the networks and the inference threads; admits, opens and supervises sessions."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Engine:
             self._pipelines[name] = pipeline
             self.talking_hz = {"picture": FPS, "lips": FPS / backend.speech_config.step_frames}
             log.info("avatar %s from %s", name, path)
-        self._scheduler = Scheduler(_perform, self.costs)
+        self._scheduler = Scheduler(_perform, self.costs, backend.workers)
         await self._tasks.__aenter__()
         return self
 
@@ -107,7 +107,8 @@ class Engine:
         """The share of the device's time that all sessions and `more` talking ones need; above 1, frames are late."""
         talking = sum(session.talks for session in self.sessions.values())
         idle = len(self.sessions) - talking
-        return self.costs.load(talking + more, self.talking_hz) + self.costs.load(idle, IDLE_HZ)
+        needed = self.costs.load(talking + more, self.talking_hz) + self.costs.load(idle, IDLE_HZ)
+        return needed / self.backend.workers
 
     @property
     def room(self) -> int:

@@ -1,13 +1,16 @@
 """Runs the jobs of timelines: speech to lips, and lips to pictures, of one avatar or of several in one batch.
 
-Between jobs a pipeline keeps only caches, so that all sessions of an avatar share one. Use it on one thread.
+Between jobs a pipeline keeps only caches, so that all sessions of an avatar share one. As many threads may use it at
+once as its backend has workers.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
@@ -24,6 +27,7 @@ from engine.live.batching import SIZES, BatchTimes, measure
 from engine.live.job import Job, Lips, LipsJob, Outcome, PaintJob
 from engine.live.segment import SpeechSegment
 from engine.live.timeline import Timeline
+from engine.live.workers import inference_threads
 from engine.media import SAMPLE_RATE_HZ, MediaUnit
 from engine.metrics import StageTimes
 from engine.models import state as states
@@ -67,21 +71,31 @@ class AvatarPipeline:
         self.times = StageTimes()
 
     def warm(self) -> BatchTimes:
-        """Run every network in batches of all sizes that pay, and return their times. Compiling and allocating happen
-        here, before the first session."""
+        """Run every network in batches of all sizes that pay, and return their times while all workers run one.
+        Compiling and allocating happen here, before the first session."""
         segment, frames = self.new_segment(), map(self.avatar.loop.frame_at, itertools.count())
         segment.close(segment.step_frames)
         lips = LipsJob(segment, segment.begin_step(), 0)
-        costs = BatchTimes(
-            {
-                "lips": measure(lambda size: self.perform_all([Work(self, lips)] * size)),
-                "picture": measure(
-                    lambda size: self.perform_all([self._example(next(frames), self.rest) for _ in range(size)]),
-                    SIZES if self._painter.gains_by_batches else SIZES[:1],
-                ),
-                "idle": measure(lambda size: self.perform_all([self._example(next(frames), None)]), SIZES[:1]),
-            }
-        )
+
+        def picture(size: int) -> object:
+            return self.perform_all([self._example(next(frames), self.rest) for _ in range(size)])
+
+        def idle(size: int) -> object:
+            return self.perform_all([self._example(next(frames), None)])
+
+        workers = self._backend.workers
+        with inference_threads(workers) as threads:
+
+            def busy_s(run: Callable[[int], object], sizes: Sequence[int]) -> dict[int, float]:
+                return measure(lambda size: list(threads.map(run, [size] * workers)), sizes)
+
+            costs = BatchTimes(
+                {
+                    "lips": busy_s(lambda size: self.perform_all([Work(self, lips)] * size), SIZES),
+                    "picture": busy_s(picture, SIZES if self._painter.gains_by_batches else SIZES[:1]),
+                    "idle": busy_s(idle, SIZES[:1]),
+                }
+            )
         self.times = StageTimes()  # without the time of compiling
         return costs
 
@@ -105,10 +119,16 @@ class AvatarPipeline:
         timeline.start_utterance("speech", SAMPLE_RATE_HZ, 1)
         timeline.push_audio("speech", pcm.tobytes())
         timeline.end_utterance("speech")
-        while not timeline.idle:
-            while (job := timeline.take(timeline.next_frame, lead=0)) is not None:
-                timeline.finish(job, self.perform(job), lead=0)
-            yield timeline.emit()
+        with inference_threads(self._backend.workers) as threads:
+            running: deque[tuple[Job, Future[Outcome]]] = deque()
+            while not timeline.idle:
+                while len(running) < self._backend.workers and (job := timeline.take(timeline.next_frame, lead=0)):
+                    running.append((job, threads.submit(self.perform, job)))
+                if len(running) < self._backend.workers and timeline.ready:
+                    yield timeline.emit()
+                else:
+                    job, outcome = running.popleft()
+                    timeline.finish(job, outcome.result(), lead=0)
 
     def perform(self, job: Job) -> Outcome:
         """Run `job`: lips for a LipsJob, a picture [H, W, 3] uint8 for a PaintJob."""

@@ -197,6 +197,13 @@ class Timeline:
         """Whether no speech is being played and none waits."""
         return not self._segments and not self._utterances
 
+    @property
+    def ready(self) -> bool:
+        """Whether no work is being done that the next unit waits for where time does not matter: its picture, or lips,
+        which may move the frames of a segment."""
+        painting = self.next_frame in self._requested and self.next_frame not in self._pictures
+        return not painting and not any(segment.step_begun for segment in self._segments)
+
     def peek(self, first_paint: int, lead: int) -> tuple[Stage, int] | None:
         """The stage of the job that `take` would return, and the output frame by which it is due; None without work."""
         choice = self._choose(first_paint, lead)

@@ -6,6 +6,7 @@ reference for `engine.paint.gpu.painter`.
 
 from __future__ import annotations
 
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -104,6 +105,7 @@ class CpuPainter:
         windows: RendererConfig | None = None,
     ):
         self._renderer, self._video, self._model = renderer, video, model
+        self._lock = threading.Lock()
         self.gains_by_batches = windows is not None
         self._aligner = Aligner(model, windows)
         self._vertices = model.vertices(video.alpha, video.beta)
@@ -133,13 +135,16 @@ class CpuPainter:
 
     def render_inputs(self, index: int, lower: Tensor) -> RenderInputs:
         """The inputs of the renderer for base frame `index` with lower [V_low, 3]."""
-        frames = self._frames.faces(index)
+        with self._lock:
+            frames = self._frames.faces(index)
         faces = [frame.reference for frame in frames]
         vertices = self._vertices[index].clone()
         vertices[self._model.lower] = lower
         target = self._aligner.target(self._shape(index, vertices), faces[0].shape)
         candidates = self._bank + faces
-        lips = [candidates[i] for i in self._lips.choose(target.shape, [face.shape for face in faces])]
+        with self._lock:
+            chosen = self._lips.choose(target.shape, [face.shape for face in faces])
+        lips = [candidates[i] for i in chosen]
         return RenderInputs(
             image=frames[0].image,
             box=self._video.crop[index].numpy(),

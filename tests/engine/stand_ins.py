@@ -26,7 +26,7 @@ class QuickBackend:
     failure: raised where speech is to be encoded.
     """
 
-    device, fallback = torch.device("cpu"), ""
+    device, fallback, workers = torch.device("cpu"), "", 1
     quality: Quality = "best"
     speech_config = SpeechConfig()
 
@@ -80,6 +80,7 @@ class NotingBackend:
     def __init__(self, networks: CpuBackend, windows: RendererConfig | None = None) -> None:
         self.networks, self.windows = networks, windows
         self.device, self.fallback, self.quality = networks.device, networks.fallback, networks.quality
+        self.workers = 1  # batches are noted in their order
         self.speech_config = networks.speech_config
         self.initial_state, self.style = networks.initial_state, networks.style
         self.rows: defaultdict[str, list[int]] = defaultdict(list)
