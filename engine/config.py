@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 MAX_LOAD = 0.9  # share of the device's time; the rest is for work that arrives while a batch runs
 
-Quality = Literal["best", "fast"]
+Quality = Literal["best", "fast"]  # of references and pictures: large faces at 512 px, or all faces at 256 px
+Level = Literal["best", "best-half", "fast", "fast-half"]  # half: the network paints every second picture
+LEVELS: tuple[Level, ...] = get_args(Level)  # the best first
 
 
 @dataclass(frozen=True, kw_only=True)

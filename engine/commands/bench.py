@@ -26,7 +26,6 @@ from engine.backends.select import backend_for, describe
 from engine.commands.capacity import Ramp, check_chart, draw_ramp, ramp
 from engine.config import ComputeConfig, SessionConfig
 from engine.errors import SettingError
-from engine.live.job import PaintJob
 from engine.live.pipeline import AvatarPipeline
 from engine.media import FPS, SAMPLE_RATE_HZ
 from engine.metrics import StageTimes
@@ -99,7 +98,7 @@ def bench(avatar: Path, speech: Path | None, seconds: float, backend: Backend | 
 def _ready(backend: Backend, avatar: Path) -> AvatarPipeline:
     """A pipeline that has painted a picture."""
     pipeline = AvatarPipeline(backend, Avatar.open(avatar, quality=backend.quality), load_face_model())
-    pipeline.perform(PaintJob(pipeline.avatar.loop.start, pipeline.rest, 0, 0))
+    pipeline.perform(pipeline.paint_job(pipeline.avatar.loop.start, pipeline.rest))
     return pipeline
 
 
@@ -153,7 +152,7 @@ def _first_frame_s(pipeline: AvatarPipeline, pcm: np.ndarray, latency_ms: int) -
             timeline.emit()
             continue
         timeline.finish(job, pipeline.perform(job), lead=0)
-        if job.stage == "picture":
+        if job.stage == pipeline.level:
             return time.perf_counter() - began
 
 

@@ -34,25 +34,26 @@ class SessionClient:
         self._lead_frames = lead_frames
         self._closed = closed
         self._first_paint = 0
+        self._level = pipeline.level
         self.failure: Exception | None = None
 
     @property
     def _lead(self) -> int:
         """Frames between the arrival of speech and its first picture."""
-        cost_s = COST_MARGIN * (self._costs.recent_s("lips") + self._costs.recent_s("picture"))
+        cost_s = COST_MARGIN * (self._costs.recent_s("lips") + self._costs.recent_s(self._level))
         return 1 + min(self._lead_frames, math.ceil(cost_s / FRAME_S))
 
     def due(self) -> tuple[str, float] | None:
         if self._closed.is_set():
             return None
         frame = self._timeline.next_frame
-        cost_s = COST_MARGIN * self._costs.recent_s("picture")
+        cost_s = COST_MARGIN * self._costs.recent_s(self._level)
         self._first_paint = frame + self._clock.frames_too_soon(frame, cost_s)
-        due = self._timeline.peek(self._first_paint, self._lead)
+        due = self._timeline.peek(self._first_paint, self._lead, self._level)
         return None if due is None else (due[0], self._clock.due_s(due[1]))
 
     def begin(self) -> Work[Job]:
-        job = self._timeline.take(self._first_paint, self._lead)
+        job = self._timeline.take(self._first_paint, self._lead, self._level)
         assert job is not None, "`due` named it"
         return Work(self._pipeline, job)
 

@@ -87,7 +87,7 @@ class Engine:
             pipeline = AvatarPipeline(backend, Avatar.open(path, quality=backend.quality), model)
             self.costs = self.costs.slower(pipeline.warm())
             self._pipelines[name] = pipeline
-            self.talking_hz = {"picture": FPS, "lips": FPS / backend.speech_config.step_frames}
+            self.talking_hz = {pipeline.level: FPS, "lips": FPS / backend.speech_config.step_frames}
             log.info("avatar %s from %s", name, path)
         self._scheduler = Scheduler(_perform, self.costs, backend.workers)
         await self._tasks.__aenter__()

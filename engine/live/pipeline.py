@@ -21,10 +21,10 @@ from torch import Tensor
 
 from engine.avatar.avatar import Avatar
 from engine.backends.backend import Backend
-from engine.config import SessionConfig
+from engine.config import Level, SessionConfig
 from engine.errors import AvatarFileError
 from engine.live.batching import SIZES, BatchTimes, measure
-from engine.live.job import Job, Lips, LipsJob, Outcome, PaintJob
+from engine.live.job import FINE, Frame, Job, Lips, LipsJob, Outcome, PaintJob
 from engine.live.segment import SpeechSegment
 from engine.live.timeline import Timeline
 from engine.live.workers import inference_threads
@@ -33,7 +33,7 @@ from engine.metrics import StageTimes
 from engine.models import state as states
 from engine.models.morphable import MorphableModel
 from engine.models.speech import cut, init_state
-from engine.paint.painter import FittedVideo
+from engine.paint.painter import FittedVideo, PicturePainter
 
 J = TypeVar("J", bound=Job, covariant=True)
 
@@ -61,6 +61,7 @@ class AvatarPipeline:
             )
         self.avatar = avatar
         self._backend = backend
+        self.level: Level = backend.quality
         self._painter = backend.painter(FittedVideo.of(avatar), avatar.bank, model)
         self._idle = avatar.open_idle()
         alpha = avatar.alpha.mean(0)
@@ -78,10 +79,10 @@ class AvatarPipeline:
         lips = LipsJob(segment, segment.begin_step(), 0)
 
         def picture(size: int) -> object:
-            return self.perform_all([self._example(next(frames), self.rest) for _ in range(size)])
+            return self.perform_all([Work(self, self.paint_job(next(frames), self.rest)) for _ in range(size)])
 
         def idle(size: int) -> object:
-            return self.perform_all([self._example(next(frames), None)])
+            return self.perform(self.paint_job(next(frames), None))
 
         workers = self._backend.workers
         with inference_threads(workers) as threads:
@@ -92,15 +93,16 @@ class AvatarPipeline:
             costs = BatchTimes(
                 {
                     "lips": busy_s(lambda size: self.perform_all([Work(self, lips)] * size), SIZES),
-                    "picture": busy_s(picture, SIZES if self._painter.gains_by_batches else SIZES[:1]),
+                    self.level: busy_s(picture, SIZES if self._painter.gains_by_batches else SIZES[:1]),
                     "idle": busy_s(idle, SIZES[:1]),
                 }
             )
         self.times = StageTimes()  # without the time of compiling
         return costs
 
-    def _example(self, base: int, lips: Tensor | None) -> Work[PaintJob]:
-        return Work(self, PaintJob(base, lips, 0, 0))
+    def paint_job(self, base: int, lips: Tensor | None) -> PaintJob:
+        """The picture of base frame `base` with lips [V_low, 3], or its idle picture, outside any timeline."""
+        return PaintJob((Frame(base, lips, 0),), self.level)
 
     def new_segment(self) -> SpeechSegment:
         """A segment without sound."""
@@ -122,7 +124,9 @@ class AvatarPipeline:
         with inference_threads(self._backend.workers) as threads:
             running: deque[tuple[Job, Future[Outcome]]] = deque()
             while not timeline.idle:
-                while len(running) < self._backend.workers and (job := timeline.take(timeline.next_frame, lead=0)):
+                while len(running) < self._backend.workers and (
+                    job := timeline.take(timeline.next_frame, 0, self.level)
+                ):
                     running.append((job, threads.submit(self.perform, job)))
                 if len(running) < self._backend.workers and timeline.ready:
                     yield timeline.emit()
@@ -131,7 +135,7 @@ class AvatarPipeline:
                     timeline.finish(job, outcome.result(), lead=0)
 
     def perform(self, job: Job) -> Outcome:
-        """Run `job`: lips for a LipsJob, a picture [H, W, 3] uint8 for a PaintJob."""
+        """Run `job`: lips for a LipsJob, pictures [H, W, 3] uint8 for a PaintJob."""
         return self.perform_all([Work(self, job)])[0]
 
     def perform_all(self, batch: Sequence[Work[Job]]) -> Sequence[Outcome]:
@@ -141,33 +145,40 @@ class AvatarPipeline:
         return self._paint(cast(Sequence[Work[PaintJob]], batch))
 
     def _compute_lips(self, batch: Sequence[Work[LipsJob]]) -> list[Lips]:
-        with _shared(batch, "speech"):
+        pipelines = [work.pipeline for work in batch]
+        with _shared(pipelines, "speech"):
             cuts = [cut(work.job.pcm, work.job.segment.speech, self._backend.speech_config) for work in batch]
             features = self._backend.encode_speech(torch.from_numpy(np.concatenate([window for window, _ in cuts])))
-        with _shared(batch, "geometry"):
+        with _shared(pipelines, "geometry"):
             lips, after = self._backend.step_geometry(
                 features,
-                torch.cat([work.pipeline._style for work in batch]),
-                torch.cat([work.pipeline._template for work in batch]),
+                torch.cat([pipeline._style for pipeline in pipelines]),
+                torch.cat([pipeline._template for pipeline in pipelines]),
                 states.batch([work.job.segment.geometry for work in batch]),
             )
         geometry = states.unbatch(after, len(batch))
         # Copies: a view would keep the lips of the whole batch in memory.
         return [Lips(speech, g, frames.clone()) for (_, speech), g, frames in zip(cuts, geometry, lips, strict=True)]
 
-    def _paint(self, batch: Sequence[Work[PaintJob]]) -> list[np.ndarray]:
-        with _shared(batch, batch[0].job.stage):
-            if batch[0].job.lips is None:
-                return [work.pipeline._idle.read(work.job.base) for work in batch]
-            painted = [(w.pipeline._painter, w.job.base, w.job.lips) for w in batch if w.job.lips is not None]
-            return self._painter.paint_together(painted)
+    def _paint(self, batch: Sequence[Work[PaintJob]]) -> list[list[np.ndarray]]:
+        pipelines = [work.pipeline for work in batch for _ in work.job.frames]
+        if batch[0].job.stage == "idle":
+            with _shared(pipelines, "idle"):
+                return [[work.pipeline._idle.read(frame.base) for frame in work.job.frames] for work in batch]
+        with _shared(pipelines, "picture"):
+            return self._painter.paint_together([work.pipeline._run(work.job) for work in batch])
+
+    def _run(self, job: PaintJob) -> tuple[PicturePainter, list[tuple[int, Tensor]], bool]:
+        frames = [(frame.base, frame.lips) for frame in job.frames if frame.lips is not None]
+        return self._painter, frames, job.level in FINE
 
 
 @contextmanager
-def _shared(batch: Sequence[Work[Job]], stage: str) -> Iterator[None]:
-    """Record the duration of the block in the times of `stage`, divided evenly among the work of the batch."""
+def _shared(pipelines: Sequence[AvatarPipeline], stage: str) -> Iterator[None]:
+    """Record the duration of the block in the times of `stage`, divided evenly among its pieces of work, which are of
+    `pipelines`."""
     began = time.perf_counter()
     yield
-    seconds = (time.perf_counter() - began) / len(batch)
-    for work in batch:
-        work.pipeline.times.observe(stage, seconds)
+    seconds = (time.perf_counter() - began) / len(pipelines)
+    for pipeline in pipelines:
+        pipeline.times.observe(stage, seconds)

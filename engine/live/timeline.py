@@ -16,9 +16,9 @@ from torch import Tensor
 
 from engine.audio import PcmResampler, float_to_pcm, pcm_to_float
 from engine.avatar.loop import Loop
-from engine.config import SessionConfig
+from engine.config import Level, SessionConfig
 from engine.errors import CapacityError, ProtocolError, SpeechFormatError
-from engine.live.job import Job, Lips, LipsJob, Outcome, PaintJob, Stage
+from engine.live.job import SINGLE, Frame, Job, Lips, LipsJob, Outcome, PaintJob, Stage
 from engine.live.segment import SpeechSegment, Utterance
 from engine.media import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, MediaUnit, PlaybackEvent, frame_pts
 
@@ -31,11 +31,13 @@ PIECES_A_SECOND = 2  # half a second of sound is resampled in a few milliseconds
 
 @dataclass(frozen=True)
 class _Choice:
-    """The next job: the lips of `segment`, or the picture of frame `due`, in `segment` or idle."""
+    """The next job: the lips of `segment` for frame `due`, or the pictures of `frames` frames from `due` on, in
+    `segment` or idle."""
 
     stage: Stage
     due: int
     segment: SpeechSegment | None
+    frames: int = 1
 
 
 class Timeline:
@@ -62,7 +64,7 @@ class Timeline:
         # never push out the first, which is being played.
         self._cancelled: deque[str] = deque(maxlen=4 * MAX_UTTERANCES)
         self._segments: deque[SpeechSegment] = deque()
-        self._requested: set[int] = set()
+        self._requested: dict[int, PaintJob] = {}  # by output frame
         self._pictures: dict[int, tuple[np.ndarray, Tensor | None]] = {}
         self._image = first
         self._shown_lips: Tensor | None = None
@@ -204,40 +206,43 @@ class Timeline:
         painting = self.next_frame in self._requested and self.next_frame not in self._pictures
         return not painting and not any(segment.step_begun for segment in self._segments)
 
-    def peek(self, first_paint: int, lead: int) -> tuple[Stage, int] | None:
+    def peek(self, first_paint: int, lead: int, level: Level = "best") -> tuple[Stage, int] | None:
         """The stage of the job that `take` would return, and the output frame by which it is due; None without work."""
-        choice = self._choose(first_paint, lead)
+        choice = self._choose(first_paint, lead, level)
         return None if choice is None else (choice.stage, choice.due)
 
-    def take(self, first_paint: int, lead: int) -> Job | None:
+    def take(self, first_paint: int, lead: int, level: Level = "best") -> Job | None:
         """Begin the most urgent job and return it; its outcome goes to `finish`. None without work.
 
         Frames before `first_paint` are due too soon to be painted: they are skipped where a later one can be painted.
         """
-        choice = self._choose(first_paint, lead)
+        choice = self._choose(first_paint, lead, level)
         if choice is None:
             return None
         due, segment = choice.due, choice.segment
         if choice.stage == "lips":
             assert segment is not None
             return LipsJob(segment, segment.begin_step(), due)
-        self._requested.add(due)
-        lips = None if segment is None else self._blended(segment, due)
-        return PaintJob(self._loop.frame_at(due + self.phase), lips, due, self.epoch)
+        frames = tuple(self._frame(segment, n) for n in range(due, due + choice.frames))
+        job = PaintJob(frames) if choice.stage == "idle" else PaintJob(frames, choice.stage)
+        self._requested |= dict.fromkeys((frame.due for frame in frames), job)
+        return job
 
     def finish(self, job: Job, outcome: Outcome, lead: int) -> None:
         """Take the outcome of a job, with the same `lead` as for the next one."""
         if isinstance(job, LipsJob):
             assert isinstance(outcome, Lips)
             self._finish_lips(job.segment, outcome, lead)
-        elif job.epoch == self.epoch and job.due in self._requested:  # else cancelled, or a later one is shown
-            assert isinstance(outcome, np.ndarray)
-            self._pictures[job.due] = (outcome, job.lips)
+            return
+        assert not isinstance(outcome, Lips)
+        for frame, picture in zip(job.frames, outcome, strict=True):
+            if self._requested.get(frame.due) is job:  # else cancelled, or a later one is shown
+                self._pictures[frame.due] = (picture, frame.lips)
 
-    def _choose(self, first_paint: int, lead: int) -> _Choice | None:
+    def _choose(self, first_paint: int, lead: int, level: Level) -> _Choice | None:
         for segment in self._segments:
             self._close_if_starved(segment, lead)
-        lips, picture = self._next_lips(lead), self._next_picture(first_paint)
+        lips, picture = self._next_lips(lead), self._next_picture(first_paint, level)
         return picture if lips is None or (picture is not None and picture.due < lips.due) else lips
 
     def _close_if_starved(self, segment: SpeechSegment, lead: int) -> None:
@@ -256,7 +261,7 @@ class Timeline:
                 return _Choice("lips", due, segment)
         return None
 
-    def _next_picture(self, first_paint: int) -> _Choice | None:
+    def _next_picture(self, first_paint: int, level: Level) -> _Choice | None:
         late: _Choice | None = None
         for n in range(self.next_frame, self.next_frame + self._config.lead_frames):
             if n in self._requested:
@@ -270,10 +275,20 @@ class Timeline:
             assert segment.start is not None
             if n - segment.start >= segment.made:
                 break
+            late = self._run(segment, n, level)
             if n >= first_paint:
-                return _Choice("picture", n, segment)
-            late = _Choice("picture", n, segment)
+                return late
         return late  # a late picture is better than a frozen one
+
+    def _run(self, segment: SpeechSegment, n: int, level: Level) -> _Choice:
+        """The pictures of frame n and, where `level` has runs, of the next one, if its lips are known."""
+        follows = self._segment_at(n + 1) is segment and n + 1 - (segment.start or 0) < segment.made
+        if level in SINGLE and follows and n + 1 not in self._requested:
+            return _Choice(level, n, segment, frames=2)
+        return _Choice(SINGLE.get(level, level), n, segment)
+
+    def _frame(self, segment: SpeechSegment | None, n: int) -> Frame:
+        return Frame(self._loop.frame_at(n + self.phase), None if segment is None else self._blended(segment, n), n)
 
     def _segment_at(self, n: int) -> SpeechSegment | None:
         for segment in self._segments:
@@ -306,7 +321,7 @@ class Timeline:
             self._forget_pictures(segment.start)
 
     def _forget_pictures(self, start: int) -> None:
-        self._requested = {n for n in self._requested if n < start}
+        self._requested = {n: job for n, job in self._requested.items() if n < start}
         self._pictures = {n: picture for n, picture in self._pictures.items() if n < start}
 
     def emit(self) -> MediaUnit:
@@ -326,7 +341,8 @@ class Timeline:
         for late in painted:
             self._image, self._shown_lips = self._pictures.pop(late)
             self._shown_frame = late
-        self._requested = {k for k in self._requested if k > self._shown_frame}  # late ones may still come
+        # Late ones may still come.
+        self._requested = {k: job for k, job in self._requested.items() if k > self._shown_frame}
         unit = MediaUnit(n, self._image, samples, self.epoch, speaking, bool(painted), tuple(self._events))
         self._events.clear()
         self.next_frame = n + 1

@@ -52,7 +52,7 @@ class FittedVideo:
 
 
 class PicturePainter(Protocol):
-    """Paints pictures of one person. Not thread-safe: one thread uses it, in a server the inference thread."""
+    """Paints pictures of one person, on as many threads at once as its backend has workers."""
 
     @property
     def gains_by_batches(self) -> bool:
@@ -61,9 +61,12 @@ class PicturePainter(Protocol):
     def paint(self, index: int, lower: Tensor) -> np.ndarray:
         """Base frame `index` with the lower face replaced by lower [V_low, 3] (model units): [H, W, 3] uint8."""
 
-    def paint_together(self, batch: Sequence[tuple[Self, int, Tensor]]) -> list[np.ndarray]:
-        """The pictures painter.paint(index, lower) of a batch of (painter, index, lower). The painters have one
-        backend and any persons; any of them paints the whole batch."""
+    def paint_together(
+        self, batch: Sequence[tuple[Self, Sequence[tuple[int, Tensor]], bool]]
+    ) -> list[list[np.ndarray]]:
+        """The pictures of a batch of runs: (painter, ((index, lower), ...) of consecutive frames, fine). The network
+        paints the first picture of a run, as painter.paint(index, lower) does; the others may be laid from it. Unless
+        `fine`, at 256 px. The painters have one backend and any persons; any of them paints the whole batch."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +122,16 @@ class CpuPainter:
 
     def paint(self, index: int, lower: Tensor) -> np.ndarray:
         """`PicturePainter.paint`."""
-        return self.paint_together([(self, index, lower)])[0]
+        return self.paint_together([(self, [(index, lower)], True)])[0][0]
 
-    def paint_together(self, batch: Sequence[tuple[CpuPainter, int, Tensor]]) -> list[np.ndarray]:
+    def paint_together(
+        self, batch: Sequence[tuple[CpuPainter, Sequence[tuple[int, Tensor]], bool]]
+    ) -> list[list[np.ndarray]]:
         """`PicturePainter.paint_together`; pictures of equal sizes are rendered in one batch."""
+        pictures = iter(self._paint_each([(painter, *frame) for painter, frames, _ in batch for frame in frames]))
+        return [[next(pictures) for _ in frames] for _, frames, _ in batch]
+
+    def _paint_each(self, batch: Sequence[tuple[CpuPainter, int, Tensor]]) -> list[np.ndarray]:
         inputs = [painter.render_inputs(index, lower) for painter, index, lower in batch]
         alike: defaultdict[tuple[torch.Size, ...], list[int]] = defaultdict(list)
         for i, picture in enumerate(inputs):

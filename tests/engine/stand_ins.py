@@ -67,8 +67,10 @@ class QuickPainter:
     def paint(self, index: int, lower: Tensor) -> np.ndarray:
         return self.video.read(index)
 
-    def paint_together(self, batch: Sequence[tuple[QuickPainter, int, Tensor]]) -> list[np.ndarray]:
-        return [painter.paint(index, lower) for painter, index, lower in batch]
+    def paint_together(
+        self, batch: Sequence[tuple[QuickPainter, Sequence[tuple[int, Tensor]], bool]]
+    ) -> list[list[np.ndarray]]:
+        return [[painter.paint(*frame) for frame in frames] for painter, frames, _ in batch]
 
 
 class NotingBackend:

@@ -106,16 +106,23 @@ class GpuPainter:
 
     def paint(self, index: int, lower: Tensor) -> np.ndarray:
         """`PicturePainter.paint`."""
-        return self.paint_together([(self, index, lower)])[0]
+        return self._paint_each([(self, index, lower)])[0]
 
-    def paint_together(self, batch: Sequence[tuple[GpuPainter, int, Tensor]]) -> list[np.ndarray]:
-        """`PicturePainter.paint_together`; in halves where a painter cannot cache the frames of the whole batch."""
+    def paint_together(
+        self, batch: Sequence[tuple[GpuPainter, Sequence[tuple[int, Tensor]], bool]]
+    ) -> list[list[np.ndarray]]:
+        """`PicturePainter.paint_together`; the network paints every picture."""
+        pictures = iter(self._paint_each([(painter, *frame) for painter, frames, _ in batch for frame in frames]))
+        return [[next(pictures) for _ in frames] for _, frames, _ in batch]
+
+    def _paint_each(self, batch: Sequence[tuple[GpuPainter, int, Tensor]]) -> list[np.ndarray]:
+        """The pictures of (painter, index, lower); in halves where a painter cannot cache the frames of all."""
         indices: defaultdict[GpuPainter, list[int]] = defaultdict(list)
         for painter, index, _ in batch:
             indices[painter].append(index)
         if len(batch) > 1 and not all(painter._frames.holds(needed) for painter, needed in indices.items()):
             half = len(batch) // 2
-            return [*self.paint_together(batch[:half]), *self.paint_together(batch[half:])]
+            return [*self._paint_each(batch[:half]), *self._paint_each(batch[half:])]
         return self._batch_painter.paint([painter._row(index, lower) for painter, index, lower in batch])
 
     def _row(self, index: int, lower: Tensor) -> PictureRow:

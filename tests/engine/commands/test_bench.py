@@ -99,7 +99,7 @@ def test_the_ramp_ends_where_pictures_come_too_late(avatar_path):
     steps = {step.sessions: step for step in capacity["steps"]}
     assert capacity["sessions"] == 0 or steps[capacity["sessions"]].p99_late_ms < capacity["deadline_ms"] == 40
     assert steps[capacity["sessions"] + 1].p99_late_ms >= 40, "one more is too many"
-    assert {"lips", "picture", "idle"} == capacity["batch_ms"].keys() and all(
+    assert {"lips", "best", "idle"} == capacity["batch_ms"].keys() and all(
         1 in b for b in capacity["batch_ms"].values()
     )
     for step in steps.values():

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from painted import painted_together
 
 from engine.avatar.avatar import Avatar
 from engine.backends.cpu import CpuBackend
@@ -199,7 +200,7 @@ def test_pictures_of_both_qualities_share_a_batch(avatar, avatar_path, model):
     opened = [avatar, Avatar.open(avatar_path, quality="fast"), avatar]
     painters = [painter_of(backend, a, model) for a in opened]
     batch = [(p, *mouth) for p, mouth in zip(painters, mouths(avatar, model), strict=True)]
-    for picture, (painter, index, lower) in zip(painters[0].paint_together(batch), batch, strict=True):
+    for picture, (painter, index, lower) in zip(painted_together(batch), batch, strict=True):
         alone = painter.paint(index, lower)
         assert np.abs(picture.astype(int) - alone).max() <= 3
 

@@ -95,7 +95,7 @@ async def test_a_session_that_would_make_others_miss_is_refused_and_capacity_tel
         Server(engine, ServerConfig(port=0), {}) as server,
         aiohttp.ClientSession(server.url) as http,
     ):
-        engine.costs = BatchTimes({"picture": {1: 0.015}})  # 3/8 of the device for each session
+        engine.costs = BatchTimes({"best": {1: 0.015 * engine.backend.workers}})  # 3/8 of the device for each session
         client = Client(server, http)
         for available in (2, 1, 0):
             async with client.http.get("/capacity") as reply:
