@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.avatar.file import Bank
-from engine.config import Quality
+from engine.config import FINE, LEVELS, Level, Quality, QualityOption
 from engine.models import weights
 from engine.models.geometry import GeometryConfig, GeometryGenerator, GeometryState
 from engine.models.morphable import MorphableModel
@@ -51,10 +51,12 @@ class CpuBackend:
         workers: int = 1,
         windows: RendererConfig | None = None,
         fallback: str = "",
-        quality: Quality = "best",
+        quality: QualityOption = "auto",
     ):
         self._speech, self._geometry, self._bfloat16, self._windows = speech, geometry, bfloat16, windows
-        self.device, self.fallback, self.quality = torch.device("cpu"), fallback, quality
+        self.device, self.fallback = torch.device("cpu"), fallback
+        self.levels: tuple[Level, ...] = LEVELS if quality == "auto" else (quality,)
+        self.quality: Quality = "best" if self.levels[0] in FINE else "fast"
         self.workers = workers
         self._renderer = renderer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -64,7 +66,7 @@ class CpuBackend:
         threads: int = 1,
         windows: RendererConfig | None = None,
         fallback: str = "",
-        quality: Quality = "best",
+        quality: QualityOption = "auto",
         bfloat16: bool | None = None,
     ) -> CpuBackend:
         """With the weights that ship with the engine; bfloat16 by default where the processor has it. Raises

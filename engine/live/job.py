@@ -16,7 +16,6 @@ from engine.models.speech import SpeechState
 
 Stage = Literal["lips", "idle"] | Level  # jobs of one stage can be done in one batch
 
-FINE: tuple[Level, ...] = ("best", "best-half")
 SINGLE: Mapping[Level, Level] = {"best-half": "best", "fast-half": "fast"}  # of levels with runs of two: for one alone
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar, cast
 
 import numpy as np
@@ -21,10 +22,11 @@ from torch import Tensor
 
 from engine.avatar.avatar import Avatar
 from engine.backends.backend import Backend
-from engine.config import Level, SessionConfig
+from engine.config import FINE, Level, SessionConfig
 from engine.errors import AvatarFileError
 from engine.live.batching import SIZES, BatchTimes, measure
-from engine.live.job import FINE, Frame, Job, Lips, LipsJob, Outcome, PaintJob
+from engine.live.job import Frame, Job, Lips, LipsJob, Outcome, PaintJob
+from engine.live.quality import Pace
 from engine.live.segment import SpeechSegment
 from engine.live.timeline import Timeline
 from engine.live.workers import inference_threads
@@ -61,7 +63,7 @@ class AvatarPipeline:
             )
         self.avatar = avatar
         self._backend = backend
-        self.level: Level = backend.quality
+        self.level: Level = backend.levels[0]  # offline, where time does not matter
         self._painter = backend.painter(FittedVideo.of(avatar), avatar.bank, model)
         self._idle = avatar.open_idle()
         alpha = avatar.alpha.mean(0)
@@ -74,15 +76,16 @@ class AvatarPipeline:
     def warm(self) -> BatchTimes:
         """Run every network in batches of all sizes that pay, and return their times while all workers run one.
         Compiling and allocating happen here, before the first session."""
-        segment, frames = self.new_segment(), map(self.avatar.loop.frame_at, itertools.count())
+        segment, bases = self.new_segment(), map(self.avatar.loop.frame_at, itertools.count())
         segment.close(segment.step_frames)
         lips = LipsJob(segment, segment.begin_step(), 0)
 
-        def picture(size: int) -> object:
-            return self.perform_all([Work(self, self.paint_job(next(frames), self.rest)) for _ in range(size)])
+        def picture(size: int, level: Level) -> object:
+            runs = [[Frame(next(bases), self.rest, 0) for _ in range(Pace(level).run_frames)] for _ in range(size)]
+            return self.perform_all([Work(self, PaintJob(tuple(frames), level)) for frames in runs])
 
         def idle(size: int) -> object:
-            return self.perform(self.paint_job(next(frames), None))
+            return self.perform(self.paint_job(next(bases), None))
 
         workers = self._backend.workers
         with inference_threads(workers) as threads:
@@ -90,11 +93,12 @@ class AvatarPipeline:
             def busy_s(run: Callable[[int], object], sizes: Sequence[int]) -> dict[int, float]:
                 return measure(lambda size: list(threads.map(run, [size] * workers)), sizes)
 
+            sizes = SIZES if self._painter.gains_by_batches else SIZES[:1]
             costs = BatchTimes(
                 {
                     "lips": busy_s(lambda size: self.perform_all([Work(self, lips)] * size), SIZES),
-                    self.level: busy_s(picture, SIZES if self._painter.gains_by_batches else SIZES[:1]),
                     "idle": busy_s(idle, SIZES[:1]),
+                    **{level: busy_s(partial(picture, level=level), sizes) for level in self._backend.levels},
                 }
             )
         self.times = StageTimes()  # without the time of compiling
@@ -123,10 +127,9 @@ class AvatarPipeline:
         timeline.end_utterance("speech")
         with inference_threads(self._backend.workers) as threads:
             running: deque[tuple[Job, Future[Outcome]]] = deque()
+            pace = Pace(self.level)
             while not timeline.idle:
-                while len(running) < self._backend.workers and (
-                    job := timeline.take(timeline.next_frame, 0, self.level)
-                ):
+                while len(running) < self._backend.workers and (job := timeline.take(timeline.next_frame, 0, pace)):
                     running.append((job, threads.submit(self.perform, job)))
                 if len(running) < self._backend.workers and timeline.ready:
                     yield timeline.emit()

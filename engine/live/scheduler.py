@@ -77,16 +77,16 @@ class Scheduler(Generic[Work, Outcome]):
             return False
         self._free -= 1
         self._clients.update((client, loop.time()) for client, _ in batch)
-        stage, took_s = chosen[0].stage, list[float]()
+        stage, took_s = chosen[0].stage, list[tuple[float, int]]()
         future = loop.run_in_executor(self._threads, self._perform, [work for _, work in batch], loop.time, took_s)
         future.add_done_callback(lambda done: self._done(batch, stage, took_s, done))
         return True
 
     def _perform(
-        self, batch: Sequence[Work], clock: Callable[[], float], took_s: list[float]
+        self, batch: Sequence[Work], clock: Callable[[], float], took_s: list[tuple[float, int]]
     ) -> list[Outcome | Exception]:
-        """On an inference thread: the outcome of each piece of work, or the error that it raised. The seconds of every
-        run that succeeds are appended to `took_s`."""
+        """On an inference thread: the outcome of each piece of work, or the error that it raised. The seconds and the
+        size of every run that succeeds are appended to `took_s`."""
         began_s = clock()
         try:
             outcomes: list[Outcome | Exception] = list(self._run(batch))
@@ -94,19 +94,19 @@ class Scheduler(Generic[Work, Outcome]):
             if len(batch) == 1:
                 return [error]
             return [outcome for work in batch for outcome in self._perform([work], clock, took_s)]
-        took_s.append(clock() - began_s)
+        took_s.append((clock() - began_s, len(batch)))
         return outcomes
 
     def _done(
         self,
         batch: list[tuple[Client[Work, Outcome], Work]],
         stage: str,
-        took_s: list[float],
+        took_s: list[tuple[float, int]],
         done: asyncio.Future[list[Outcome | Exception]],
     ) -> None:
         self._free += 1
-        for seconds in took_s:
-            self.costs.observe(stage, seconds)
+        for seconds, size in took_s:
+            self.costs.observe(stage, seconds, size)
         outcomes = [] if done.cancelled() else done.result()
         for (client, work), outcome in zip(batch, outcomes, strict=False):
             if client not in self._clients:

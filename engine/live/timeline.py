@@ -16,12 +16,14 @@ from torch import Tensor
 
 from engine.audio import PcmResampler, float_to_pcm, pcm_to_float
 from engine.avatar.loop import Loop
-from engine.config import Level, SessionConfig
+from engine.config import SessionConfig
 from engine.errors import CapacityError, ProtocolError, SpeechFormatError
 from engine.live.job import SINGLE, Frame, Job, Lips, LipsJob, Outcome, PaintJob, Stage
+from engine.live.quality import Pace
 from engine.live.segment import SpeechSegment, Utterance
 from engine.media import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, MediaUnit, PlaybackEvent, frame_pts
 
+BEST = Pace("best")
 SILENCE = np.zeros(SAMPLES_PER_FRAME, np.int16)
 JITTER_FRAMES = 2  # how late a sender in real time may be before the mouth closes
 IDLE_LEAD_FRAMES = 3  # idle pictures made ahead
@@ -31,13 +33,13 @@ PIECES_A_SECOND = 2  # half a second of sound is resampled in a few milliseconds
 
 @dataclass(frozen=True)
 class _Choice:
-    """The next job: the lips of `segment` for frame `due`, or the pictures of `frames` frames from `due` on, in
-    `segment` or idle."""
+    """The next job: the lips of `segment` for frame `due`, or the pictures of `frames`, `due` first, in `segment` or
+    idle."""
 
     stage: Stage
     due: int
     segment: SpeechSegment | None
-    frames: int = 1
+    frames: tuple[int, ...] = ()
 
 
 class Timeline:
@@ -206,26 +208,28 @@ class Timeline:
         painting = self.next_frame in self._requested and self.next_frame not in self._pictures
         return not painting and not any(segment.step_begun for segment in self._segments)
 
-    def peek(self, first_paint: int, lead: int, level: Level = "best") -> tuple[Stage, int] | None:
+    def peek(self, first_paint: int, lead: int, pace: Pace = BEST) -> tuple[Stage, int] | None:
         """The stage of the job that `take` would return, and the output frame by which it is due; None without work."""
-        choice = self._choose(first_paint, lead, level)
+        choice = self._choose(first_paint, lead, pace)
         return None if choice is None else (choice.stage, choice.due)
 
-    def take(self, first_paint: int, lead: int, level: Level = "best") -> Job | None:
+    def take(self, first_paint: int, lead: int, pace: Pace = BEST) -> Job | None:
         """Begin the most urgent job and return it; its outcome goes to `finish`. None without work.
 
         Frames before `first_paint` are due too soon to be painted: they are skipped where a later one can be painted.
         """
-        choice = self._choose(first_paint, lead, level)
+        choice = self._choose(first_paint, lead, pace)
         if choice is None:
             return None
         due, segment = choice.due, choice.segment
         if choice.stage == "lips":
             assert segment is not None
             return LipsJob(segment, segment.begin_step(), due)
-        frames = tuple(self._frame(segment, n) for n in range(due, due + choice.frames))
+        frames = tuple(self._frame(segment, n) for n in choice.frames)
         job = PaintJob(frames) if choice.stage == "idle" else PaintJob(frames, choice.stage)
-        self._requested |= dict.fromkeys((frame.due for frame in frames), job)
+        self._requested |= dict.fromkeys(choice.frames, job)
+        if segment is not None:
+            segment.painted = choice.frames[-1]
         return job
 
     def finish(self, job: Job, outcome: Outcome, lead: int) -> None:
@@ -239,10 +243,10 @@ class Timeline:
             if self._requested.get(frame.due) is job:  # else cancelled, or a later one is shown
                 self._pictures[frame.due] = (picture, frame.lips)
 
-    def _choose(self, first_paint: int, lead: int, level: Level) -> _Choice | None:
+    def _choose(self, first_paint: int, lead: int, pace: Pace) -> _Choice | None:
         for segment in self._segments:
             self._close_if_starved(segment, lead)
-        lips, picture = self._next_lips(lead), self._next_picture(first_paint, level)
+        lips, picture = self._next_lips(lead, first_paint), self._next_picture(first_paint, pace)
         return picture if lips is None or (picture is not None and picture.due < lips.due) else lips
 
     def _close_if_starved(self, segment: SpeechSegment, lead: int) -> None:
@@ -252,16 +256,21 @@ class Timeline:
         if not segment.awaits_more if segment.start is None else segment.start + segment.made - self.next_frame <= lead:
             segment.close(self._config.release_frames)
 
-    def _next_lips(self, lead: int) -> _Choice | None:
+    def _next_lips(self, lead: int, first_paint: int) -> _Choice | None:
         for segment in self._segments:
             if segment.step_ready and segment.made - segment.emitted < self._config.lead_frames:
                 if segment.wanted is None:  # fixed once: with a moving deadline other sessions would go first forever
                     segment.wanted = self.next_frame + lead
-                due = segment.wanted if segment.start is None else segment.start + segment.made
+                # So early that its pictures can be painted in time.
+                due = (
+                    segment.start + segment.made - (first_paint - self.next_frame)
+                    if segment.start is not None
+                    else segment.wanted
+                )
                 return _Choice("lips", due, segment)
         return None
 
-    def _next_picture(self, first_paint: int, level: Level) -> _Choice | None:
+    def _next_picture(self, first_paint: int, pace: Pace) -> _Choice | None:
         late: _Choice | None = None
         for n in range(self.next_frame, self.next_frame + self._config.lead_frames):
             if n in self._requested:
@@ -270,22 +279,25 @@ class Timeline:
             segment = self._segment_at(n)
             if segment is None:
                 if n < self.next_frame + IDLE_LEAD_FRAMES:
-                    return _Choice("idle", n, None)
+                    return _Choice("idle", n, None, (n,))
                 continue
             assert segment.start is not None
             if n - segment.start >= segment.made:
                 break
-            late = self._run(segment, n, level)
+            if segment.painted is not None and n < segment.painted + pace.stride:
+                continue
+            late = self._run(segment, n, pace)
             if n >= first_paint:
                 return late
         return late  # a late picture is better than a frozen one
 
-    def _run(self, segment: SpeechSegment, n: int, level: Level) -> _Choice:
-        """The pictures of frame n and, where `level` has runs, of the next one, if its lips are known."""
-        follows = self._segment_at(n + 1) is segment and n + 1 - (segment.start or 0) < segment.made
-        if level in SINGLE and follows and n + 1 not in self._requested:
-            return _Choice(level, n, segment, frames=2)
-        return _Choice(SINGLE.get(level, level), n, segment)
+    def _run(self, segment: SpeechSegment, n: int, pace: Pace) -> _Choice:
+        """The picture of frame n and, where the pace has runs, the next one, if its lips are known."""
+        second = n + pace.stride
+        known = self._segment_at(second) is segment and second - (segment.start or 0) < segment.made
+        if pace.run_frames == 2 and known:
+            return _Choice(pace.level, n, segment, (n, second))
+        return _Choice(SINGLE.get(pace.level, pace.level), n, segment, (n,))
 
     def _frame(self, segment: SpeechSegment | None, n: int) -> Frame:
         return Frame(self._loop.frame_at(n + self.phase), None if segment is None else self._blended(segment, n), n)

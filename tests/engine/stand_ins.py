@@ -11,7 +11,7 @@ from torch import Tensor
 
 from engine.avatar.file import Bank
 from engine.backends.cpu import CpuBackend
-from engine.config import Quality
+from engine.config import Level, Quality
 from engine.models.geometry import GeometryConfig, GeometryState
 from engine.models.morphable import MorphableModel
 from engine.models.renderer import References, RendererConfig
@@ -28,6 +28,7 @@ class QuickBackend:
 
     device, fallback, workers = torch.device("cpu"), "", 1
     quality: Quality = "best"
+    levels: tuple[Level, ...] = ("best",)
     speech_config = SpeechConfig()
 
     def __init__(self) -> None:
@@ -82,7 +83,7 @@ class NotingBackend:
     def __init__(self, networks: CpuBackend, windows: RendererConfig | None = None) -> None:
         self.networks, self.windows = networks, windows
         self.device, self.fallback, self.quality = networks.device, networks.fallback, networks.quality
-        self.workers = 1  # batches are noted in their order
+        self.levels, self.workers = networks.levels[:1], 1  # batches are noted in their order
         self.speech_config = networks.speech_config
         self.initial_state, self.style = networks.initial_state, networks.style
         self.rows: defaultdict[str, list[int]] = defaultdict(list)

@@ -11,6 +11,7 @@ from player import CONFIG, LEAD, Player, at_48k, openings, speech
 
 from engine.errors import CapacityError
 from engine.live.job import LipsJob, PaintJob
+from engine.live.quality import Pace
 from engine.live.timeline import MAX_UTTERANCES
 from engine.media import SAMPLES_PER_FRAME, PlaybackFinished
 
@@ -259,7 +260,7 @@ def test_memory_stays_bounded_over_a_long_utterance(make_puppet):
 @pytest.mark.parametrize("length_s", [0.96, 1.0, 1.04])
 def test_at_half_the_rate_of_the_network_every_frame_still_has_its_own_picture(make_puppet, length_s):
     jobs, whole, half = [], Player(make_puppet()), Player(make_puppet(watch=lambda job, _: jobs.append(job)))
-    half.level = "best-half"
+    half.pace = Pace("best-half")
     for player in (whole, half):
         player.say("a", speech(length_s))
         player.until_idle().emit(5)
@@ -273,7 +274,7 @@ def test_at_half_the_rate_of_the_network_every_frame_still_has_its_own_picture(m
 
 def test_a_cancel_in_a_run_drops_all_its_pictures(make_puppet):
     player = Player(make_puppet())
-    player.level = "best-half"
+    player.pace = Pace("best-half")
     player.say("a", speech(1.0))
     player.emit(LEAD + 4)
     player.until_late()
