@@ -33,7 +33,6 @@ from engine.backends.tensorrt.runner import TensorRTBackend
 from engine.commands.bench import speech_of
 from engine.commands.capacity import ramp
 from engine.errors import DeviceError, ExportError, PlanError
-from engine.live.job import PaintJob
 from engine.live.pipeline import AvatarPipeline, Work
 from engine.models.weights import load_face_model
 from engine.paint.gpu.batch import Runner
@@ -132,7 +131,7 @@ class Backends:
         frames = map(pipeline.avatar.loop.frame_at, itertools.count())
 
         def paint() -> None:
-            jobs = [PaintJob(next(frames), pipeline.rest, 0, 0) for _ in range(batch)]
+            jobs = [pipeline.paint_job(next(frames), pipeline.rest) for _ in range(batch)]
             pipeline.perform_all([Work(pipeline, job) for job in jobs])
 
         painted_s = statistics.median(repeated(paint, device, self.seconds))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 MAX_LOAD = 0.9  # share of the device's time; the rest is for work that arrives while a batch runs
 
-Quality = Literal["best", "fast"]
+Quality = Literal["best", "fast"]  # of references and pictures: large faces at 512 px, or all faces at 256 px
+Level = Literal["best", "best-half", "fast", "fast-half"]  # half: the network paints every second picture
+LEVELS: tuple[Level, ...] = get_args(Level)  # the best first
+FINE: tuple[Level, ...] = ("best", "best-half")
+QualityOption = Literal["auto", "best", "best-half", "fast", "fast-half"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +19,9 @@ class ComputeConfig:
     """The device of the networks, and the resolution of their pictures."""
 
     device: str = "auto"  # auto, cpu, cuda or cuda:N; auto: the first GPU that works and has room, else the CPU
-    quality: Quality | None = None  # best: large faces at 512 px; fast: all at 256 px; None: best on the CPU alone
+    quality: QualityOption = "auto"
+    """best: large faces at 512 px; fast: all at 256 px; -half: the network paints every second picture, the others are
+    laid from it; auto: what the machine can paint in real time. A GPU paints fast pictures alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

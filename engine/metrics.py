@@ -13,7 +13,8 @@ RECENT = 512
 
 
 class StageTimes:
-    """Durations by stage name; percentiles are over the last 512 of each. All `observers` get every duration."""
+    """Durations by stage name; percentiles are over the last 512 of each. All `observers` get every duration.
+    Thread-safe, as its observers must be."""
 
     def __init__(self) -> None:
         self.observers: list[Callable[[str, float], None]] = []

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.avatar.file import Bank
-from engine.config import Quality
+from engine.config import Level, Quality
 from engine.models.geometry import GeometryState
 from engine.models.morphable import MorphableModel
 from engine.models.speech import SpeechConfig
@@ -27,6 +27,14 @@ class Backend(Protocol):
     @property
     def fallback(self) -> str:
         """Why a faster backend that the machine seems to offer is not used, else empty. Servers show it."""
+
+    @property
+    def workers(self) -> int:
+        """The number of threads that may call it at once; more than one only where that gains time."""
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The levels of quality that pictures may have, the best first: one where the user has fixed it."""
 
     @property
     def quality(self) -> Quality:

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import os
+
 import cv2
 import torch
 from torch import Tensor
 
 from engine.avatar.file import Bank
-from engine.config import Quality
+from engine.config import FINE, LEVELS, Level, Quality, QualityOption
 from engine.models import weights
 from engine.models.geometry import GeometryConfig, GeometryGenerator, GeometryState
 from engine.models.morphable import MorphableModel
 from engine.models.renderer import DualAttentionRenderer, RendererConfig
 from engine.models.speech import SpeechConfig, SpeechEncoder
 from engine.paint.painter import CpuPainter, FittedVideo
+
+WORKERS = 2  # more were not measured; the event loop and the encoders need a core too
+
+
+def cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def native_bfloat16() -> bool:
@@ -28,8 +37,8 @@ class CpuBackend:
     """`Backend` on the CPU: eager PyTorch, the reference for all others.
 
     bfloat16: compute the renderer's convolutions, and nothing else, in bfloat16: a third less time, 79 dB to
-    float32.  windows: fixed sizes of all windows, for painting in batches, which on a CPU costs more than it
-    gains; None: as small as each picture allows.
+    float32.  workers: the number of threads that may call it at once.  windows: fixed sizes of all windows, for
+    painting in batches, which on a CPU costs more than it gains; None: as small as each picture allows.
     """
 
     def __init__(
@@ -39,12 +48,16 @@ class CpuBackend:
         renderer: DualAttentionRenderer,
         *,
         bfloat16: bool = False,
+        workers: int = 1,
         windows: RendererConfig | None = None,
         fallback: str = "",
-        quality: Quality = "best",
+        quality: QualityOption = "auto",
     ):
         self._speech, self._geometry, self._bfloat16, self._windows = speech, geometry, bfloat16, windows
-        self.device, self.fallback, self.quality = torch.device("cpu"), fallback, quality
+        self.device, self.fallback = torch.device("cpu"), fallback
+        self.levels: tuple[Level, ...] = LEVELS if quality == "auto" else (quality,)
+        self.quality: Quality = "best" if self.levels[0] in FINE else "fast"
+        self.workers = workers
         self._renderer = renderer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @classmethod
@@ -53,14 +66,15 @@ class CpuBackend:
         threads: int = 1,
         windows: RendererConfig | None = None,
         fallback: str = "",
-        quality: Quality = "best",
+        quality: QualityOption = "auto",
         bfloat16: bool | None = None,
     ) -> CpuBackend:
         """With the weights that ship with the engine; bfloat16 by default where the processor has it. Raises
         WeightsError.
 
-        One thread is the default: a second one gains a sixth on an idle machine, and more than halves the
-        rate by busy waiting when a video encoder or a browser uses the other core (docs/latency.md).
+        threads: of one call. One is the default: a second one gains a sixth on an idle machine, and more than halves
+        the rate by busy waiting when a video encoder or a browser uses the other core (docs/latency.md). The other
+        core gets a worker instead, which never waits for this one.
         """
         torch.set_num_threads(threads)
         cv2.setNumThreads(threads)
@@ -69,6 +83,7 @@ class CpuBackend:
             weights.load(GeometryGenerator, GeometryConfig, weights.default_path("geometry")),
             weights.load(DualAttentionRenderer, RendererConfig, weights.default_path("renderer")),
             bfloat16=native_bfloat16() if bfloat16 is None else bfloat16,
+            workers=max(1, min(WORKERS, cores() // threads)),
             windows=windows,
             fallback=fallback,
             quality=quality,

@@ -11,7 +11,7 @@ from torch import Tensor
 from engine.avatar.file import Bank
 from engine.backends import graphs
 from engine.backends.graphs import Graph, Precision
-from engine.config import Quality
+from engine.config import Level, Quality
 from engine.errors import DeviceError
 from engine.models import weights
 from engine.models.geometry import GeometryConfig, GeometryGenerator, GeometryState
@@ -157,11 +157,13 @@ class ChunkedRunner:
 
 
 class CudaBackend:
-    """`Backend` on a CUDA device, with one runner for each network.
+    """`Backend` on a CUDA device, with one runner for each network, for one thread.
 
     fallback: why these are not the requested runners, else empty. Raises DeviceError where the rasteriser
     does not run on the device.
     """
+
+    workers = 1
 
     def __init__(
         self,
@@ -173,6 +175,7 @@ class CudaBackend:
     ):
         self.device, self.fallback, self.speech_config = device, fallback, speech
         self.quality: Quality = "fast"  # the batch painter takes 256 px crops alone
+        self.levels: tuple[Level, ...] = ("fast",)
         model = load_face_model()
         rasteriser = CudaRasteriser(torch.from_numpy(triangles(model)), device)
         self.batch_painter = BatchPainter(device, rasteriser, runners["renderer"], model, RendererConfig())

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
+import platform
 import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import cv2
 import torch
 
 from engine.backends.backend import Backend
-from engine.backends.cpu import CpuBackend
-from engine.config import Quality
+from engine.backends.cpu import CpuBackend, cores, native_bfloat16
+from engine.config import QualityOption
 from engine.errors import DeviceError, SettingError
 
 log = logging.getLogger(__name__)
@@ -64,17 +66,17 @@ def choose(requested: str) -> Choice:
     return Choice(CPU, reason, reason if faults or driver_without_torch else "")
 
 
-def backend_for(requested: str, quality: Quality | None = None) -> Backend:
-    """The fastest backend on the device of `choose`, with the embedded weights, in `quality` or in the best that the
-    device supports.
+def backend_for(requested: str, quality: QualityOption = "auto") -> Backend:
+    """The fastest backend on the device of `choose`, with the embedded weights, at `quality`; `auto` leaves the
+    choice to the times that an engine measures.
 
     Where a GPU that `auto` chose cannot run the networks, the CPU is used, and the backend's `fallback` says why.
-    Raises the errors of `choose`, SettingError for `best` on a GPU, DeviceError, WeightsError.
+    Raises the errors of `choose`, SettingError for another level than `fast` on a GPU, DeviceError, WeightsError.
     """
     choice = choose(requested)
     if choice.device.type == "cuda":
-        if quality == "best":
-            raise SettingError("--quality best: fine pictures are painted on the CPU alone; add `--device cpu`")
+        if quality not in ("auto", "fast"):
+            raise SettingError(f"--quality {quality}: a GPU paints `fast` pictures alone; add `--device cpu`")
         try:
             backend = _on_gpu(choice.device)
         except DeviceError as error:
@@ -85,7 +87,7 @@ def backend_for(requested: str, quality: Quality | None = None) -> Backend:
             log.info("device %s: %s", describe(choice.device), choice.reason)
             return backend
     log.log(logging.WARNING if choice.fallback else logging.INFO, "device %s: %s", describe(CPU), choice.reason)
-    return CpuBackend.embedded(fallback=choice.fallback, quality=quality or "best")
+    return CpuBackend.embedded(fallback=choice.fallback, quality=quality)
 
 
 def _on_gpu(device: torch.device) -> Backend:
@@ -104,10 +106,24 @@ def _on_gpu(device: torch.device) -> Backend:
 
 
 def describe(device: torch.device) -> str:
-    """The name of a device, to show."""
+    """The name of a device, to show: of a CPU the processor, its usable cores and the instruction set."""
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)} ({device})"
-    return f"CPU, {os.cpu_count()} cores"
+    return f"{_processor()}, {cores()} cores, {_instructions()}"
+
+
+@cache
+def _processor() -> str:
+    """The model name of the processor."""
+    facts = Path("/proc/cpuinfo")  # Linux; elsewhere the interpreter may know
+    names = re.findall(r"^model name\s*:\s*(.+)$", facts.read_text(), re.MULTILINE) if facts.is_file() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _instructions() -> str:
+    """The instruction set that torch uses."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{capability} with bfloat16" if native_bfloat16() else capability
 
 
 def absence() -> str:

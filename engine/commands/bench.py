@@ -23,11 +23,12 @@ from engine.avatar.avatar import Avatar
 from engine.backends.backend import Backend
 from engine.backends.cpu import CpuBackend
 from engine.backends.select import backend_for, describe
+from engine.commands.cadence import cadence
 from engine.commands.capacity import Ramp, check_chart, draw_ramp, ramp
-from engine.config import ComputeConfig, SessionConfig
+from engine.config import ComputeConfig, Level, SessionConfig
 from engine.errors import SettingError
-from engine.live.job import PaintJob
 from engine.live.pipeline import AvatarPipeline
+from engine.live.trace import Tracer
 from engine.media import FPS, SAMPLE_RATE_HZ
 from engine.metrics import StageTimes
 from engine.models.weights import load_face_model
@@ -39,8 +40,9 @@ PAGE_BYTES = resource.getpagesize()
 
 
 class Figures(TypedDict):
-    """fps: new pictures a second through all stages.  first_frame_ms: p95 from the arrival of the speech that the
-    first frame needs (`algorithmic_ms`) to its picture.  stage_ms: p50 and p99 of each stage.
+    """level: of the pictures.  fps: new pictures a second through all stages, on all workers.  first_frame_ms: p95 from
+    the arrival of the speech that the first frame needs (`algorithmic_ms`) to its picture.  stage_ms: p50 and p99 of
+    each stage.
 
     memory_mb: the peak of the process.  avatar_mb, session_mb: of a further avatar, and of a further talking session.
     device_mb, device_avatar_mb: memory on the GPU of the process and of a further avatar, 0 on a CPU.  fallback: why a
@@ -49,6 +51,8 @@ class Figures(TypedDict):
     device: str
     fallback: str
     threads: int
+    workers: int
+    level: Level
     fps: float
     first_frame_ms: float
     algorithmic_ms: int
@@ -83,6 +87,8 @@ def bench(avatar: Path, speech: Path | None, seconds: float, backend: Backend | 
         device=describe(backend.device),
         fallback=backend.fallback,
         threads=torch.get_num_threads(),
+        workers=backend.workers,
+        level=pipeline.level,
         fps=fps,
         first_frame_ms=float(np.percentile(first_s, 95)) * 1000,
         algorithmic_ms=latency_ms,
@@ -99,7 +105,7 @@ def bench(avatar: Path, speech: Path | None, seconds: float, backend: Backend | 
 def _ready(backend: Backend, avatar: Path) -> AvatarPipeline:
     """A pipeline that has painted a picture."""
     pipeline = AvatarPipeline(backend, Avatar.open(avatar, quality=backend.quality), load_face_model())
-    pipeline.perform(PaintJob(pipeline.avatar.loop.start, pipeline.rest, 0, 0))
+    pipeline.perform(pipeline.paint_job(pipeline.avatar.loop.start, pipeline.rest))
     return pipeline
 
 
@@ -153,7 +159,7 @@ def _first_frame_s(pipeline: AvatarPipeline, pcm: np.ndarray, latency_ms: int) -
             timeline.emit()
             continue
         timeline.finish(job, pipeline.perform(job), lead=0)
-        if job.stage == "picture":
+        if job.stage == pipeline.level:
             return time.perf_counter() - began
 
 
@@ -170,6 +176,8 @@ class Bench:
     """Also find the number of sessions that can speak at once before 1 % of their pictures are late."""
     json: bool = False
     """Print one JSON object instead of tables."""
+    trace: Path | None = None
+    """File for a trace of the live session (Chrome's trace events, for ui.perfetto.dev)."""
     plot: Path | None = None
     """Picture file (.png, .svg, .pdf) for a chart of load and lateness against sessions; implies --sessions."""
     compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
@@ -179,32 +187,44 @@ class Bench:
             check_chart(self.plot)
         backend = backend_for(self.compute.device, self.compute.quality)
         figures = bench(self.avatar, self.speech, self.seconds, backend)
+        pcm, tracer = speech_of(self.speech, self.seconds), None if self.trace is None else Tracer()
+        live = asyncio.run(cadence(self.avatar, pcm, backend, tracer))
+        if tracer is not None and self.trace is not None:
+            tracer.write(self.trace)
         capacity: Ramp | None = None
         if self.sessions or self.plot:
-            capacity = asyncio.run(ramp(self.avatar, speech_of(self.speech, self.seconds), backend))
+            capacity = asyncio.run(ramp(self.avatar, pcm, backend))
         if self.plot and capacity:
             draw_ramp(capacity, figures["device"], self.plot)
         if self.json:
             steps = {} if capacity is None else capacity | {"steps": [asdict(step) for step in capacity["steps"]]}
-            print(json.dumps(figures | steps, indent=2))
+            print(json.dumps(figures | {"live": asdict(live)} | steps, indent=2))
             return 0
         _print_figures(figures)
+        print(f"a live session: {live.new_fps:.1f} new pictures a second, gaps of {live.p99_gap_ms:.0f} ms (p99)")
+        print(f"quality {live.quality}: {live.reason}")
         if capacity is not None:
             _print_ramp(capacity)
         return 0
 
 
 def _print_figures(figures: Figures) -> None:
-    table = Table("stage", "p50 ms", "p99 ms", title=f"{figures['device']}, {figures['threads']} threads")
+    table = Table("stage", "p50 ms", "p99 ms", title=_title(figures))
     for stage, (median, worst) in figures["stage_ms"].items():
         table.add_row(stage, f"{median:.1f}", f"{worst:.1f}")
     Console().print(table)
     if figures["fallback"]:
         print(f"no faster device: {figures['fallback']}")
-    print(f"{figures['fps']:.1f} new pictures a second, {figures['memory_mb']:.0f} MB at the most")
+    print(
+        f"{figures['fps']:.1f} new pictures a second at {figures['level']}, {figures['memory_mb']:.0f} MB at the most"
+    )
     print(f"a further avatar takes {figures['avatar_mb']:.0f} MB, a session {figures['session_mb']:.0f} MB")
     latency = f"after the first {figures['algorithmic_ms']} ms of speech"
     print(f"first frame {figures['first_frame_ms']:.0f} ms (p95) {latency}")
+
+
+def _title(figures: Figures) -> str:
+    return f"{figures['device']}, {figures['workers']} workers, each with {figures['threads']} threads"
 
 
 def _print_ramp(capacity: Ramp) -> None:

@@ -9,12 +9,15 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
+from engine.backends import graphs
 from engine.backends.cpu import CpuBackend
 from engine.backends.select import choose, describe
 from engine.errors import WeightsError
+from engine.live.batching import measure
 from engine.models import weights
 from engine.models.speech import SpeechConfig
 
@@ -42,6 +45,7 @@ def examine() -> Iterator[Finding]:
     yield _sound_devices()
     if backend is not None:
         yield _latency(backend.speech_config)
+        yield _speed(backend)
 
 
 def _python() -> Finding:
@@ -75,6 +79,22 @@ def _latency(speech: SpeechConfig) -> Finding:
         f"(step {speech.step_frames}, lookahead {speech.lookahead_frames} frames)",
         "make WindowConfig's step or lookahead shorter and train again",
     )
+
+
+def _speed(backend: CpuBackend) -> Finding:
+    """The times of the networks on this processor, from which servers choose the quality of the pictures."""
+    renderer = graphs.load("renderer", "float32").eval()
+    example = renderer.example({**graphs.USUAL, "batch": 1})
+    window = torch.zeros(1, backend.speech_config.window_samples)
+    with torch.inference_mode():
+        picture_s, step_s = (
+            measure(run, (1,))[1] for run in (lambda _: renderer(*example), lambda _: backend.encode_speech(window))
+        )
+    detail = (
+        f"{1000 * picture_s:.0f} ms for the network of a picture at 256 px, {1000 * step_s:.0f} ms for a step of speech, "
+        f"on each of {backend.workers} workers; `serve` measures its avatars, chooses the quality and logs why"
+    )
+    return Finding("speed", True, detail)
 
 
 def _device() -> Finding:

@@ -42,11 +42,14 @@ class BatchTimes:
 
     seconds: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     _recent_s: dict[str, float] = field(default_factory=dict, init=False, repr=False)
+    _slowdown: float = field(default=1.0, init=False, repr=False)
 
-    def observe(self, stage: str, seconds: float) -> None:
-        """Record the duration of a batch of `stage`, of any size."""
+    def observe(self, stage: str, seconds: float, size: int = 1) -> None:
+        """Record the duration of a batch of `size` jobs of `stage`."""
         recent_s = self.recent_s(stage)
         self._recent_s[stage] = recent_s + SMOOTHING * (seconds - recent_s)
+        if stage in self.seconds and stage != "idle":
+            self._slowdown += SMOOTHING * (seconds / self.batch_s(stage, size) - self._slowdown)
 
     def recent_s(self, stage: str) -> float:
         """Smoothed seconds of the latest batches of `stage`, of any size: the machine's current speed, from which
@@ -69,6 +72,10 @@ class BatchTimes:
     def load(self, sessions: int, rates_hz: Mapping[str, float]) -> float:
         """The share of the device's time that `sessions` need, each with jobs at these rates by stage."""
         return sessions * sum(rate * self.each_s(stage, sessions) for stage, rate in rates_hz.items())
+
+    def present_load(self, sessions: int, rates_hz: Mapping[str, float]) -> float:
+        """`load` at the machine's present speed, which the latest batches of any stage show."""
+        return self._slowdown * self.load(sessions, rates_hz)
 
     def slower(self, other: BatchTimes) -> BatchTimes:
         """For avatars that share batches: the sizes that pay for both, at the longer time of the two."""

@@ -1,4 +1,4 @@
-"""Engine: the loaded avatars, the networks and the inference thread; admits, opens and supervises sessions."""
+"""Engine: the loaded avatars, the networks and the inference threads; admits, opens and supervises sessions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
@@ -16,10 +17,12 @@ from engine.backends.cpu import CpuBackend
 from engine.config import MAX_LOAD, SessionConfig
 from engine.errors import CapacityError, UnknownAvatarError
 from engine.live.batching import BatchTimes
-from engine.live.job import Job, Outcome
+from engine.live.job import Job, Outcome, PaintJob
 from engine.live.pipeline import AvatarPipeline, Work
+from engine.live.quality import Pace, QualityController
 from engine.live.scheduler import Scheduler
 from engine.live.session import Session, SessionCounters
+from engine.live.trace import Tracer
 from engine.media import FPS
 from engine.metrics import StageTimes
 from engine.models.weights import load_face_model
@@ -34,7 +37,8 @@ class Engine:
 
     avatars: paths of avatar files by name.  backend: the CPU by default; `backend_for("auto")` of
     `engine.backends.select` takes a GPU where there is one.  max_load: the share of the device's time that sessions may
-    need together, all talking ones at once, by the `costs` that are measured at the start.
+    need together, all talking ones at once, by the `costs` that are measured at the start.  tracer: gets the work of
+    the inference threads.
 
     Entering it opens the avatars and runs every network. Raises AvatarFileError, WeightsError.
     """
@@ -46,14 +50,15 @@ class Engine:
         max_sessions: int = 4,
         backend: Backend | None = None,
         max_load: float = MAX_LOAD,
+        tracer: Tracer | None = None,
     ):
         self._paths = {name: Path(path) for name, path in avatars.items()}
         self._config = config or SessionConfig()
         self._max_sessions = max_sessions
         self._backend = backend
         self._max_load = max_load
+        self._perform = _perform if tracer is None else partial(_traced, tracer)
         self.costs = BatchTimes()
-        self.talking_hz: dict[str, float] = {}  # jobs a second of a talking session, by stage
         self._pipelines: dict[str, AvatarPipeline] = {}
         self._tasks = asyncio.TaskGroup()
         self.sessions: dict[str, Session] = {}
@@ -87,9 +92,10 @@ class Engine:
             pipeline = AvatarPipeline(backend, Avatar.open(path, quality=backend.quality), model)
             self.costs = self.costs.slower(pipeline.warm())
             self._pipelines[name] = pipeline
-            self.talking_hz = {"picture": FPS, "lips": FPS / backend.speech_config.step_frames}
             log.info("avatar %s from %s", name, path)
-        self._scheduler = Scheduler(_perform, self.costs)
+        self.quality = QualityController(backend.levels, self._present_load)
+        log.info("quality %s: %s", self.quality.pace, self.quality.reason)
+        self._scheduler = Scheduler(self._perform, self.costs, backend.workers)
         await self._tasks.__aenter__()
         return self
 
@@ -104,10 +110,19 @@ class Engine:
             await self._scheduler.close()
 
     def load(self, more: int = 0) -> float:
-        """The share of the device's time that all sessions and `more` talking ones need; above 1, frames are late."""
+        """The share of the device's time that all sessions and `more` talking ones need at the cheapest level that may
+        be chosen; above 1, frames are late."""
         talking = sum(session.talks for session in self.sessions.values())
         idle = len(self.sessions) - talking
-        return self.costs.load(talking + more, self.talking_hz) + self.costs.load(idle, IDLE_HZ)
+        needed = min(self.costs.load(talking + more, self._rates_hz(Pace(level))) for level in self.backend.levels)
+        return (needed + self.costs.load(idle, IDLE_HZ)) / self.backend.workers
+
+    def _present_load(self, pace: Pace) -> float:
+        speaking = sum(session.speaks for session in self.sessions.values())
+        return self.costs.present_load(max(1, speaking), self._rates_hz(pace)) / self.backend.workers
+
+    def _rates_hz(self, pace: Pace) -> dict[str, float]:
+        return pace.rates_hz(self.backend.speech_config.step_frames)
 
     @property
     def room(self) -> int:
@@ -130,7 +145,9 @@ class Engine:
                 f"the limit is {self._max_load:.0%}; try later"
             )
         pipeline = self._pipelines[avatar]
-        session = Session(session_id or secrets.token_hex(8), pipeline, self._scheduler, self._config, self.latencies)
+        session = Session(
+            session_id or secrets.token_hex(8), pipeline, self._scheduler, self._config, self.latencies, self.quality
+        )
         self.sessions[session.id] = session
         self._tasks.create_task(self._supervise(session), name=f"session {session.id}")
         return session
@@ -148,3 +165,9 @@ class Engine:
 
 def _perform(batch: Sequence[Work[Job]]) -> Sequence[Outcome]:
     return batch[0].pipeline.perform_all(batch)  # any pipeline of the batch runs it: they share the backend
+
+
+def _traced(tracer: Tracer, batch: Sequence[Work[Job]]) -> Sequence[Outcome]:
+    frames = [frame.due for work in batch if isinstance(work.job, PaintJob) for frame in work.job.frames]
+    with tracer.span(batch[0].job.stage, frames=frames or [work.job.due for work in batch]):
+        return _perform(batch)

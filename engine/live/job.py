@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+from engine.config import Level
 from engine.live.segment import SpeechSegment
 from engine.models.geometry import GeometryState
 from engine.models.speech import SpeechState
 
-Stage = Literal["lips", "picture", "idle"]  # jobs of one stage can be done in one batch
+Stage = Literal["lips", "idle"] | Level  # jobs of one stage can be done in one batch
+
+SINGLE: Mapping[Level, Level] = {"best-half": "best", "fast-half": "fast"}  # of levels with runs of two: for one alone
 
 
 @dataclass(frozen=True)
@@ -28,18 +32,29 @@ class LipsJob:
         return "lips"
 
 
-@dataclass(frozen=True)
-class PaintJob:
-    """Paint output frame `due`: base frame `base` with lips [V_low, 3], or with None the idle picture of it."""
+class Frame(NamedTuple):
+    """Output frame `due`: base frame `base` with lips [V_low, 3], or with None the idle picture of it."""
 
     base: int
     lips: Tensor | None
     due: int
-    epoch: int
+
+
+@dataclass(frozen=True, eq=False)
+class PaintJob:
+    """Paint a run of frames at `level`. The network paints the first one, the others may be laid from it. Idle frames
+    come one by one."""
+
+    frames: tuple[Frame, ...]
+    level: Level = "best"
+
+    @property
+    def due(self) -> int:
+        return self.frames[0].due
 
     @property
     def stage(self) -> Stage:
-        return "idle" if self.lips is None else "picture"
+        return "idle" if self.frames[0].lips is None else self.level
 
 
 Job = LipsJob | PaintJob
@@ -54,4 +69,4 @@ class Lips:
     lips: Tensor
 
 
-Outcome = Lips | np.ndarray  # of a PaintJob: the picture [H, W, 3] uint8
+Outcome = Lips | list[np.ndarray]  # of a PaintJob: the pictures [H, W, 3] uint8 of its frames

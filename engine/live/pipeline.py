@@ -1,15 +1,19 @@
 """Runs the jobs of timelines: speech to lips, and lips to pictures, of one avatar or of several in one batch.
 
-Between jobs a pipeline keeps only caches, so that all sessions of an avatar share one. Use it on one thread.
+Between jobs a pipeline keeps only caches, so that all sessions of an avatar share one. As many threads may use it at
+once as its backend has workers.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar, cast
 
 import numpy as np
@@ -18,18 +22,20 @@ from torch import Tensor
 
 from engine.avatar.avatar import Avatar
 from engine.backends.backend import Backend
-from engine.config import SessionConfig
+from engine.config import FINE, Level, SessionConfig
 from engine.errors import AvatarFileError
 from engine.live.batching import SIZES, BatchTimes, measure
-from engine.live.job import Job, Lips, LipsJob, Outcome, PaintJob
+from engine.live.job import Frame, Job, Lips, LipsJob, Outcome, PaintJob
+from engine.live.quality import Pace
 from engine.live.segment import SpeechSegment
 from engine.live.timeline import Timeline
+from engine.live.workers import inference_threads
 from engine.media import SAMPLE_RATE_HZ, MediaUnit
 from engine.metrics import StageTimes
 from engine.models import state as states
 from engine.models.morphable import MorphableModel
 from engine.models.speech import cut, init_state
-from engine.paint.painter import FittedVideo
+from engine.paint.painter import FittedVideo, PicturePainter
 
 J = TypeVar("J", bound=Job, covariant=True)
 
@@ -57,6 +63,7 @@ class AvatarPipeline:
             )
         self.avatar = avatar
         self._backend = backend
+        self.level: Level = backend.levels[0]  # offline, where time does not matter
         self._painter = backend.painter(FittedVideo.of(avatar), avatar.bank, model)
         self._idle = avatar.open_idle()
         alpha = avatar.alpha.mean(0)
@@ -67,26 +74,39 @@ class AvatarPipeline:
         self.times = StageTimes()
 
     def warm(self) -> BatchTimes:
-        """Run every network in batches of all sizes that pay, and return their times. Compiling and allocating happen
-        here, before the first session."""
-        segment, frames = self.new_segment(), map(self.avatar.loop.frame_at, itertools.count())
+        """Run every network in batches of all sizes that pay, and return their times while all workers run one.
+        Compiling and allocating happen here, before the first session."""
+        segment, bases = self.new_segment(), map(self.avatar.loop.frame_at, itertools.count())
         segment.close(segment.step_frames)
         lips = LipsJob(segment, segment.begin_step(), 0)
-        costs = BatchTimes(
-            {
-                "lips": measure(lambda size: self.perform_all([Work(self, lips)] * size)),
-                "picture": measure(
-                    lambda size: self.perform_all([self._example(next(frames), self.rest) for _ in range(size)]),
-                    SIZES if self._painter.gains_by_batches else SIZES[:1],
-                ),
-                "idle": measure(lambda size: self.perform_all([self._example(next(frames), None)]), SIZES[:1]),
-            }
-        )
+
+        def picture(size: int, level: Level) -> object:
+            runs = [[Frame(next(bases), self.rest, 0) for _ in range(Pace(level).run_frames)] for _ in range(size)]
+            return self.perform_all([Work(self, PaintJob(tuple(frames), level)) for frames in runs])
+
+        def idle(size: int) -> object:
+            return self.perform(self.paint_job(next(bases), None))
+
+        workers = self._backend.workers
+        with inference_threads(workers) as threads:
+
+            def busy_s(run: Callable[[int], object], sizes: Sequence[int]) -> dict[int, float]:
+                return measure(lambda size: list(threads.map(run, [size] * workers)), sizes)
+
+            sizes = SIZES if self._painter.gains_by_batches else SIZES[:1]
+            costs = BatchTimes(
+                {
+                    "lips": busy_s(lambda size: self.perform_all([Work(self, lips)] * size), SIZES),
+                    "idle": busy_s(idle, SIZES[:1]),
+                    **{level: busy_s(partial(picture, level=level), sizes) for level in self._backend.levels},
+                }
+            )
         self.times = StageTimes()  # without the time of compiling
         return costs
 
-    def _example(self, base: int, lips: Tensor | None) -> Work[PaintJob]:
-        return Work(self, PaintJob(base, lips, 0, 0))
+    def paint_job(self, base: int, lips: Tensor | None) -> PaintJob:
+        """The picture of base frame `base` with lips [V_low, 3], or its idle picture, outside any timeline."""
+        return PaintJob((Frame(base, lips, 0),), self.level)
 
     def new_segment(self) -> SpeechSegment:
         """A segment without sound."""
@@ -105,13 +125,20 @@ class AvatarPipeline:
         timeline.start_utterance("speech", SAMPLE_RATE_HZ, 1)
         timeline.push_audio("speech", pcm.tobytes())
         timeline.end_utterance("speech")
-        while not timeline.idle:
-            while (job := timeline.take(timeline.next_frame, lead=0)) is not None:
-                timeline.finish(job, self.perform(job), lead=0)
-            yield timeline.emit()
+        with inference_threads(self._backend.workers) as threads:
+            running: deque[tuple[Job, Future[Outcome]]] = deque()
+            pace = Pace(self.level)
+            while not timeline.idle:
+                while len(running) < self._backend.workers and (job := timeline.take(timeline.next_frame, 0, pace)):
+                    running.append((job, threads.submit(self.perform, job)))
+                if len(running) < self._backend.workers and timeline.ready:
+                    yield timeline.emit()
+                else:
+                    job, outcome = running.popleft()
+                    timeline.finish(job, outcome.result(), lead=0)
 
     def perform(self, job: Job) -> Outcome:
-        """Run `job`: lips for a LipsJob, a picture [H, W, 3] uint8 for a PaintJob."""
+        """Run `job`: lips for a LipsJob, pictures [H, W, 3] uint8 for a PaintJob."""
         return self.perform_all([Work(self, job)])[0]
 
     def perform_all(self, batch: Sequence[Work[Job]]) -> Sequence[Outcome]:
@@ -121,33 +148,40 @@ class AvatarPipeline:
         return self._paint(cast(Sequence[Work[PaintJob]], batch))
 
     def _compute_lips(self, batch: Sequence[Work[LipsJob]]) -> list[Lips]:
-        with _shared(batch, "speech"):
+        pipelines = [work.pipeline for work in batch]
+        with _shared(pipelines, "speech"):
             cuts = [cut(work.job.pcm, work.job.segment.speech, self._backend.speech_config) for work in batch]
             features = self._backend.encode_speech(torch.from_numpy(np.concatenate([window for window, _ in cuts])))
-        with _shared(batch, "geometry"):
+        with _shared(pipelines, "geometry"):
             lips, after = self._backend.step_geometry(
                 features,
-                torch.cat([work.pipeline._style for work in batch]),
-                torch.cat([work.pipeline._template for work in batch]),
+                torch.cat([pipeline._style for pipeline in pipelines]),
+                torch.cat([pipeline._template for pipeline in pipelines]),
                 states.batch([work.job.segment.geometry for work in batch]),
             )
         geometry = states.unbatch(after, len(batch))
         # Copies: a view would keep the lips of the whole batch in memory.
         return [Lips(speech, g, frames.clone()) for (_, speech), g, frames in zip(cuts, geometry, lips, strict=True)]
 
-    def _paint(self, batch: Sequence[Work[PaintJob]]) -> list[np.ndarray]:
-        with _shared(batch, batch[0].job.stage):
-            if batch[0].job.lips is None:
-                return [work.pipeline._idle.read(work.job.base) for work in batch]
-            painted = [(w.pipeline._painter, w.job.base, w.job.lips) for w in batch if w.job.lips is not None]
-            return self._painter.paint_together(painted)
+    def _paint(self, batch: Sequence[Work[PaintJob]]) -> list[list[np.ndarray]]:
+        pipelines = [work.pipeline for work in batch for _ in work.job.frames]
+        if batch[0].job.stage == "idle":
+            with _shared(pipelines, "idle"):
+                return [[work.pipeline._idle.read(frame.base) for frame in work.job.frames] for work in batch]
+        with _shared(pipelines, "picture"):
+            return self._painter.paint_together([work.pipeline._run(work.job) for work in batch])
+
+    def _run(self, job: PaintJob) -> tuple[PicturePainter, list[tuple[int, Tensor]], bool]:
+        frames = [(frame.base, frame.lips) for frame in job.frames if frame.lips is not None]
+        return self._painter, frames, job.level in FINE
 
 
 @contextmanager
-def _shared(batch: Sequence[Work[Job]], stage: str) -> Iterator[None]:
-    """Record the duration of the block in the times of `stage`, divided evenly among the work of the batch."""
+def _shared(pipelines: Sequence[AvatarPipeline], stage: str) -> Iterator[None]:
+    """Record the duration of the block in the times of `stage`, divided evenly among its pieces of work, which are of
+    `pipelines`."""
     began = time.perf_counter()
     yield
-    seconds = (time.perf_counter() - began) / len(batch)
-    for work in batch:
-        work.pipeline.times.observe(stage, seconds)
+    seconds = (time.perf_counter() - began) / len(pipelines)
+    for pipeline in pipelines:
+        pipeline.times.observe(stage, seconds)

@@ -1,14 +1,14 @@
-"""The inference thread: runs batches on the device, one after the other; `next_batch` chooses them."""
+"""Runs batches on the inference threads; `next_batch` chooses them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from engine.live.batching import BatchTimes, Pending, next_batch
+from engine.live.workers import inference_threads
 
 Result = TypeVar("Result")
 Work = TypeVar("Work")
@@ -33,19 +33,25 @@ class Client(Protocol[Work, Outcome_contra]):
 
 
 class Scheduler(Generic[Work, Outcome]):
-    """Runs one batch after the other for any number of clients. Call `wake` whenever there may be new work.
+    """Runs batches for any number of clients, as many at once as there are workers. Call `wake` whenever there may be
+    new work.
 
-    run: runs a batch of one stage on the inference thread and returns the outcomes in order. A batch that raises is run
+    run: runs a batch of one stage on an inference thread and returns the outcomes in order. A batch that raises is run
     again piece by piece, so `run` must change nothing when it raises.
     costs: the times that decide the batches; the time of every run is added to them.
     """
 
-    def __init__(self, run: Callable[[Sequence[Work]], Sequence[Outcome]], costs: BatchTimes | None = None) -> None:
+    def __init__(
+        self,
+        run: Callable[[Sequence[Work]], Sequence[Outcome]],
+        costs: BatchTimes | None = None,
+        workers: int = 1,
+    ) -> None:
         self.costs = costs or BatchTimes()
         self._run = run
         self._clients: dict[Client[Work, Outcome], float] = {}  # with the loop time at which each was last served
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
-        self._busy = False
+        self._threads = inference_threads(workers)
+        self._free = workers
 
     def add(self, client: Client[Work, Outcome]) -> None:
         self._clients[client] = asyncio.get_running_loop().time()
@@ -55,9 +61,12 @@ class Scheduler(Generic[Work, Outcome]):
         del self._clients[client]
 
     def wake(self) -> None:
-        """Begin the next batch, unless one is running or there is no work."""
-        if self._busy:
-            return
+        """Begin batches until all workers are busy or there is no work."""
+        while self._free and self._begin_batch():
+            pass
+
+    def _begin_batch(self) -> bool:
+        """Begin the next batch; False if there is no work."""
         loop = asyncio.get_running_loop()
         urgent = [(client, _guarded(client, client.due), served_s) for client, served_s in self._clients.items()]
         waiting = [Pending(client, *due, served_s) for client, due, served_s in urgent if due is not None]
@@ -65,18 +74,19 @@ class Scheduler(Generic[Work, Outcome]):
         begun = [(pending.client, _guarded(pending.client, pending.client.begin)) for pending in chosen]
         batch = [(client, work) for client, work in begun if work is not None]
         if not batch:
-            return
-        self._busy = True
+            return False
+        self._free -= 1
         self._clients.update((client, loop.time()) for client, _ in batch)
-        stage, took_s = chosen[0].stage, list[float]()
-        future = loop.run_in_executor(self._thread, self._perform, [work for _, work in batch], loop.time, took_s)
+        stage, took_s = chosen[0].stage, list[tuple[float, int]]()
+        future = loop.run_in_executor(self._threads, self._perform, [work for _, work in batch], loop.time, took_s)
         future.add_done_callback(lambda done: self._done(batch, stage, took_s, done))
+        return True
 
     def _perform(
-        self, batch: Sequence[Work], clock: Callable[[], float], took_s: list[float]
+        self, batch: Sequence[Work], clock: Callable[[], float], took_s: list[tuple[float, int]]
     ) -> list[Outcome | Exception]:
-        """On the inference thread: the outcome of each piece of work, or the error that it raised. The seconds of every
-        run that succeeds are appended to `took_s`."""
+        """On an inference thread: the outcome of each piece of work, or the error that it raised. The seconds and the
+        size of every run that succeeds are appended to `took_s`."""
         began_s = clock()
         try:
             outcomes: list[Outcome | Exception] = list(self._run(batch))
@@ -84,19 +94,19 @@ class Scheduler(Generic[Work, Outcome]):
             if len(batch) == 1:
                 return [error]
             return [outcome for work in batch for outcome in self._perform([work], clock, took_s)]
-        took_s.append(clock() - began_s)
+        took_s.append((clock() - began_s, len(batch)))
         return outcomes
 
     def _done(
         self,
         batch: list[tuple[Client[Work, Outcome], Work]],
         stage: str,
-        took_s: list[float],
+        took_s: list[tuple[float, int]],
         done: asyncio.Future[list[Outcome | Exception]],
     ) -> None:
-        self._busy = False
-        for seconds in took_s:
-            self.costs.observe(stage, seconds)
+        self._free += 1
+        for seconds, size in took_s:
+            self.costs.observe(stage, seconds, size)
         outcomes = [] if done.cancelled() else done.result()
         for (client, work), outcome in zip(batch, outcomes, strict=False):
             if client not in self._clients:
@@ -108,9 +118,9 @@ class Scheduler(Generic[Work, Outcome]):
         self.wake()
 
     async def close(self) -> None:
-        """Wait for the running batch; no other one begins."""
+        """Wait for the running batches; no other one begins."""
         self._clients.clear()
-        await asyncio.get_running_loop().run_in_executor(None, self._thread.shutdown)
+        await asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
 
 
 def _guarded(client: Client[Work, Outcome], call: Callable[[], Result]) -> Result | None:

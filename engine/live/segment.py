@@ -61,6 +61,7 @@ class SpeechSegment:
     wanted: int | None = None  # output frame by which its first picture could be shown
     start: int | None = None  # output frame of the first frame, once anchored
     length: int | None = None  # frames in all, once closed
+    painted: int | None = None  # the last output frame whose picture was begun
     step_begun: bool = False  # the lips of a step are being computed
     led_in: bool = True  # its first frames are blended from rest
 

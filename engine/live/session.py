@@ -13,6 +13,7 @@ from engine.live.client import SessionClient
 from engine.live.frame_clock import FRAME_S, FrameClock
 from engine.live.job import Job, Outcome
 from engine.live.pipeline import AvatarPipeline, Work
+from engine.live.quality import QualityController
 from engine.live.scheduler import Scheduler
 from engine.live.subscription import Subscriptions
 from engine.media import FPS, MediaUnit
@@ -50,17 +51,19 @@ class Session:
         scheduler: Scheduler[Work[Job], Outcome],
         config: SessionConfig,
         latencies: StageTimes | None = None,
+        quality: QualityController | None = None,
     ):
         self.id = name
         self.avatar: Avatar = pipeline.avatar
         self.counters = SessionCounters()
         self._config, self._scheduler = config, scheduler
         self._timeline = pipeline.new_timeline(config)
+        self._quality = quality or QualityController((pipeline.level,), lambda pace: 0.0)
         self._clock = FrameClock()
         self._closed = asyncio.Event()  # set when the session is to end
         self._ended = asyncio.Event()
         self._client = SessionClient(
-            pipeline, self._timeline, self._clock, scheduler.costs, config.lead_frames, self._closed
+            pipeline, self._timeline, self._clock, scheduler.costs, config.lead_frames, self._closed, self._quality
         )
         self._subscriptions = Subscriptions()
         self._room = asyncio.Condition()
@@ -153,7 +156,12 @@ class Session:
     @property
     def talks(self) -> bool:
         """Whether it speaks, is about to, or has just been opened, and so needs the device at every frame."""
-        return not self._timeline.idle or self._timeline.next_frame - self._spoke < TALK_FRAMES
+        return self.speaks or self._timeline.next_frame - self._spoke < TALK_FRAMES
+
+    @property
+    def speaks(self) -> bool:
+        """Whether speech is being played or waits."""
+        return not self._timeline.idle
 
     async def drain(self) -> None:
         """Refuse new utterances, and wait until those that were begun are played to their end."""
@@ -209,6 +217,8 @@ class Session:
         self.counters.speaking += unit.speaking
         self._spoke = unit.index if unit.speaking else self._spoke
         self.counters.fresh_speaking += unit.speaking and unit.fresh
+        if unit.speaking:
+            self._quality.observe(self._clock.now_s, unit.fresh)
         self._measure(unit)
         await self._subscriptions.put(unit)
         async with self._room:

@@ -18,10 +18,12 @@ from engine.audio import PcmResampler, float_to_pcm, pcm_to_float
 from engine.avatar.loop import Loop
 from engine.config import SessionConfig
 from engine.errors import CapacityError, ProtocolError, SpeechFormatError
-from engine.live.job import Job, Lips, LipsJob, Outcome, PaintJob, Stage
+from engine.live.job import SINGLE, Frame, Job, Lips, LipsJob, Outcome, PaintJob, Stage
+from engine.live.quality import Pace
 from engine.live.segment import SpeechSegment, Utterance
 from engine.media import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, MediaUnit, PlaybackEvent, frame_pts
 
+BEST = Pace("best")
 SILENCE = np.zeros(SAMPLES_PER_FRAME, np.int16)
 JITTER_FRAMES = 2  # how late a sender in real time may be before the mouth closes
 IDLE_LEAD_FRAMES = 3  # idle pictures made ahead
@@ -31,11 +33,13 @@ PIECES_A_SECOND = 2  # half a second of sound is resampled in a few milliseconds
 
 @dataclass(frozen=True)
 class _Choice:
-    """The next job: the lips of `segment`, or the picture of frame `due`, in `segment` or idle."""
+    """The next job: the lips of `segment` for frame `due`, or the pictures of `frames`, `due` first, in `segment` or
+    idle."""
 
     stage: Stage
     due: int
     segment: SpeechSegment | None
+    frames: tuple[int, ...] = ()
 
 
 class Timeline:
@@ -62,7 +66,7 @@ class Timeline:
         # never push out the first, which is being played.
         self._cancelled: deque[str] = deque(maxlen=4 * MAX_UTTERANCES)
         self._segments: deque[SpeechSegment] = deque()
-        self._requested: set[int] = set()
+        self._requested: dict[int, PaintJob] = {}  # by output frame
         self._pictures: dict[int, tuple[np.ndarray, Tensor | None]] = {}
         self._image = first
         self._shown_lips: Tensor | None = None
@@ -197,40 +201,52 @@ class Timeline:
         """Whether no speech is being played and none waits."""
         return not self._segments and not self._utterances
 
-    def peek(self, first_paint: int, lead: int) -> tuple[Stage, int] | None:
+    @property
+    def ready(self) -> bool:
+        """Whether no work is being done that the next unit waits for where time does not matter: its picture, or lips,
+        which may move the frames of a segment."""
+        painting = self.next_frame in self._requested and self.next_frame not in self._pictures
+        return not painting and not any(segment.step_begun for segment in self._segments)
+
+    def peek(self, first_paint: int, lead: int, pace: Pace = BEST) -> tuple[Stage, int] | None:
         """The stage of the job that `take` would return, and the output frame by which it is due; None without work."""
-        choice = self._choose(first_paint, lead)
+        choice = self._choose(first_paint, lead, pace)
         return None if choice is None else (choice.stage, choice.due)
 
-    def take(self, first_paint: int, lead: int) -> Job | None:
+    def take(self, first_paint: int, lead: int, pace: Pace = BEST) -> Job | None:
         """Begin the most urgent job and return it; its outcome goes to `finish`. None without work.
 
         Frames before `first_paint` are due too soon to be painted: they are skipped where a later one can be painted.
         """
-        choice = self._choose(first_paint, lead)
+        choice = self._choose(first_paint, lead, pace)
         if choice is None:
             return None
         due, segment = choice.due, choice.segment
         if choice.stage == "lips":
             assert segment is not None
             return LipsJob(segment, segment.begin_step(), due)
-        self._requested.add(due)
-        lips = None if segment is None else self._blended(segment, due)
-        return PaintJob(self._loop.frame_at(due + self.phase), lips, due, self.epoch)
+        frames = tuple(self._frame(segment, n) for n in choice.frames)
+        job = PaintJob(frames) if choice.stage == "idle" else PaintJob(frames, choice.stage)
+        self._requested |= dict.fromkeys(choice.frames, job)
+        if segment is not None:
+            segment.painted = choice.frames[-1]
+        return job
 
     def finish(self, job: Job, outcome: Outcome, lead: int) -> None:
         """Take the outcome of a job, with the same `lead` as for the next one."""
         if isinstance(job, LipsJob):
             assert isinstance(outcome, Lips)
             self._finish_lips(job.segment, outcome, lead)
-        elif job.epoch == self.epoch and job.due in self._requested:  # else cancelled, or a later one is shown
-            assert isinstance(outcome, np.ndarray)
-            self._pictures[job.due] = (outcome, job.lips)
+            return
+        assert not isinstance(outcome, Lips)
+        for frame, picture in zip(job.frames, outcome, strict=True):
+            if self._requested.get(frame.due) is job:  # else cancelled, or a later one is shown
+                self._pictures[frame.due] = (picture, frame.lips)
 
-    def _choose(self, first_paint: int, lead: int) -> _Choice | None:
+    def _choose(self, first_paint: int, lead: int, pace: Pace) -> _Choice | None:
         for segment in self._segments:
             self._close_if_starved(segment, lead)
-        lips, picture = self._next_lips(lead), self._next_picture(first_paint)
+        lips, picture = self._next_lips(lead, first_paint), self._next_picture(first_paint, pace)
         return picture if lips is None or (picture is not None and picture.due < lips.due) else lips
 
     def _close_if_starved(self, segment: SpeechSegment, lead: int) -> None:
@@ -240,16 +256,21 @@ class Timeline:
         if not segment.awaits_more if segment.start is None else segment.start + segment.made - self.next_frame <= lead:
             segment.close(self._config.release_frames)
 
-    def _next_lips(self, lead: int) -> _Choice | None:
+    def _next_lips(self, lead: int, first_paint: int) -> _Choice | None:
         for segment in self._segments:
             if segment.step_ready and segment.made - segment.emitted < self._config.lead_frames:
                 if segment.wanted is None:  # fixed once: with a moving deadline other sessions would go first forever
                     segment.wanted = self.next_frame + lead
-                due = segment.wanted if segment.start is None else segment.start + segment.made
+                # So early that its pictures can be painted in time.
+                due = (
+                    segment.start + segment.made - (first_paint - self.next_frame)
+                    if segment.start is not None
+                    else segment.wanted
+                )
                 return _Choice("lips", due, segment)
         return None
 
-    def _next_picture(self, first_paint: int) -> _Choice | None:
+    def _next_picture(self, first_paint: int, pace: Pace) -> _Choice | None:
         late: _Choice | None = None
         for n in range(self.next_frame, self.next_frame + self._config.lead_frames):
             if n in self._requested:
@@ -258,15 +279,28 @@ class Timeline:
             segment = self._segment_at(n)
             if segment is None:
                 if n < self.next_frame + IDLE_LEAD_FRAMES:
-                    return _Choice("idle", n, None)
+                    return _Choice("idle", n, None, (n,))
                 continue
             assert segment.start is not None
             if n - segment.start >= segment.made:
                 break
+            if segment.painted is not None and n < segment.painted + pace.stride:
+                continue
+            late = self._run(segment, n, pace)
             if n >= first_paint:
-                return _Choice("picture", n, segment)
-            late = _Choice("picture", n, segment)
+                return late
         return late  # a late picture is better than a frozen one
+
+    def _run(self, segment: SpeechSegment, n: int, pace: Pace) -> _Choice:
+        """The picture of frame n and, where the pace has runs, the next one, if its lips are known."""
+        second = n + pace.stride
+        known = self._segment_at(second) is segment and second - (segment.start or 0) < segment.made
+        if pace.run_frames == 2 and known:
+            return _Choice(pace.level, n, segment, (n, second))
+        return _Choice(SINGLE.get(pace.level, pace.level), n, segment, (n,))
+
+    def _frame(self, segment: SpeechSegment | None, n: int) -> Frame:
+        return Frame(self._loop.frame_at(n + self.phase), None if segment is None else self._blended(segment, n), n)
 
     def _segment_at(self, n: int) -> SpeechSegment | None:
         for segment in self._segments:
@@ -299,7 +333,7 @@ class Timeline:
             self._forget_pictures(segment.start)
 
     def _forget_pictures(self, start: int) -> None:
-        self._requested = {n for n in self._requested if n < start}
+        self._requested = {n: job for n, job in self._requested.items() if n < start}
         self._pictures = {n: picture for n, picture in self._pictures.items() if n < start}
 
     def emit(self) -> MediaUnit:
@@ -319,7 +353,8 @@ class Timeline:
         for late in painted:
             self._image, self._shown_lips = self._pictures.pop(late)
             self._shown_frame = late
-        self._requested = {k for k in self._requested if k > self._shown_frame}  # late ones may still come
+        # Late ones may still come.
+        self._requested = {k: job for k, job in self._requested.items() if k > self._shown_frame}
         unit = MediaUnit(n, self._image, samples, self.epoch, speaking, bool(painted), tuple(self._events))
         self._events.clear()
         self.next_frame = n + 1

@@ -127,10 +127,10 @@ class Aligner:
         [k H, k W, 3] of `target`."""
         zoom = len(pixels) // before.window.height
         window, origin = target.window, before.window
-        mesh = (before.shape.mesh[:, :2] - np.array([origin.left, origin.top], np.float32)) * np.float32(zoom)
+        mesh = np.multiply(before.shape.mesh[None, :, :2] - np.array([origin.left, origin.top], np.float32), zoom)
         corner = zoom * (window.left - origin.left), zoom * (window.top - origin.top)
         whole = np.ones((1, window.rows, window.columns), np.float32)
-        moved = texture(self._coverage_of(target, zoom), self._triangles, corner, mesh[None], [pixels], whole)
+        moved = texture(self._coverage_of(target, zoom), self._triangles, corner, mesh, [pixels], whole)
         return np.rint(moved).astype(np.uint8)
 
     def _align(self, target: Target, references: list[Reference], part: Window) -> References:

@@ -46,8 +46,8 @@ def _sample(
         first = U((row - 1) * stride + 3 * (column - 1))
         second, third, fourth = first + U(stride), first + U(2 * stride), first + U(3 * stride)
         if u < STILL and v < STILL:
-            here = second + U(3)
-            return np.float32(flat[here]), np.float32(flat[here + U(1)]), np.float32(flat[here + U(2)])
+            copied = second + U(3)
+            return np.float32(flat[copied]), np.float32(flat[copied + U(1)]), np.float32(flat[copied + U(2)])
         for i in range(12):
             k = U(i)
             upper = v0 * np.float32(flat[first + k]) + v1 * np.float32(flat[second + k])
@@ -55,10 +55,10 @@ def _sample(
     else:
         above, below = min(max(row - 1, 0), height - 1) * stride, min(max(row + 2, 0), height - 1) * stride
         here, under = min(max(row, 0), height - 1) * stride, min(max(row + 1, 0), height - 1) * stride
-        for i in range(4):
+        for tap in range(4):
             at = 3 * min(max(column - 1 + i, 0), width - 1)
             for c in range(3):
-                line[3 * i + c] = (
+                line[3 * tap + c] = (
                     v0 * np.float32(flat[above + at + c])
                     + v1 * np.float32(flat[here + at + c])
                     + v2 * np.float32(flat[under + at + c])
@@ -113,9 +113,9 @@ def _texture(
                         f = triangle[i, j]
                         x, y = np.float32(column) + corner_x, np.float32(row) + corner_y
                         if f >= 0:
-                            k = U(f)
+                            face = U(f)
                             a, b, c = weights[i, j, U(0)], weights[i, j, U(1)], weights[i, j, U(2)]
-                            p, q, s = U(triangles[k, U(0)]), U(triangles[k, U(1)]), U(triangles[k, U(2)])
+                            p, q, s = U(triangles[face, U(0)]), U(triangles[face, U(1)]), U(triangles[face, U(2)])
                             x = a * mesh[p, U(0)] + b * mesh[q, U(0)] + c * mesh[s, U(0)] - half
                             y = a * mesh[p, U(1)] + b * mesh[q, U(1)] + c * mesh[s, U(1)] - half
                         red, green, blue = _sample(flat, crop.shape[0], crop.shape[1], x, y, line)

@@ -6,7 +6,13 @@ from collections import Counter
 from collections.abc import Iterator
 
 from aiohttp import web
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+    StateSetMetricFamily,
+)
 from prometheus_client.registry import Collector
 
 from engine.backends.select import describe
@@ -48,6 +54,8 @@ class Health:
                 "draining": self._live_sessions.draining,
                 "device": describe(self._engine.backend.device),
                 "fallback": self._engine.backend.fallback,
+                "quality": str(self._engine.quality.pace),
+                "quality_reason": self._engine.quality.reason,
             }
         )
 
@@ -81,6 +89,14 @@ class LiveState(Collector):
             "personastream_device",
             "The device that computes, and why it is not a faster one that the machine seems to have.",
             {"device": describe(self._engine.backend.device), "fallback": self._engine.backend.fallback},
+        )
+        pace = self._engine.quality.pace
+        levels: dict[str, bool] = {level: level == pace.level for level in self._engine.backend.levels}
+        yield StateSetMetricFamily("personastream_quality", "The quality of the pictures.", levels)
+        yield GaugeMetricFamily(
+            "personastream_frames_per_picture",
+            "Frames of speech for each new picture; above 1 under overload.",
+            pace.stride,
         )
         depth = GaugeMetricFamily("personastream_queue_depth_seconds", "Media in queues, in seconds.", labels=["queue"])
         depth.add_metric(["speech"], sum(session.buffered_ms for session in sessions) / 1000)

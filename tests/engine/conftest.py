@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from engine.avatar.loop import Loop
-from engine.config import SessionConfig
-from engine.live.job import Job, Lips, LipsJob, Outcome, PaintJob
+from engine.config import Level, SessionConfig
+from engine.live.job import Frame, Job, Lips, LipsJob, Outcome, PaintJob
 from engine.live.segment import SpeechSegment
 from engine.live.timeline import Timeline
 from engine.models.geometry import GeometryState
@@ -39,10 +39,11 @@ class Puppet:
         self.rest = torch.zeros(1, 3)
         self.first = np.zeros((1, 1, 3), np.float32)
         self.lips_s, self.paint_s = lips_s, paint_s
-        self.idle_s = 0.0
+        self.idle_s = self.laid_s = 0.0  # laid: a picture after the first one of a run
         self.watch = watch
         self.pictures = 0
-        self.level: float | None = None  # lips that do not depend on the sound
+        self.opening: float | None = None  # lips that do not depend on the sound
+        self.level: Level = "best"
         self.failure: Exception | None = None
         self.clock: Any = None  # of a virtual loop
 
@@ -56,7 +57,7 @@ class Puppet:
         return Timeline(config, self.avatar.loop, self.rest, self.new_segment, self.first)
 
     def perform(self, job: Job) -> Outcome:
-        outcome = self._lips(job) if isinstance(job, LipsJob) else self._picture(job)
+        outcome = self._lips(job) if isinstance(job, LipsJob) else self._pictures(job)
         self.watch(job, outcome)
         return outcome
 
@@ -68,15 +69,18 @@ class Puppet:
         here = slice(self.config.left_frames, self.config.left_frames + self.config.step_frames)
         total = job.segment.geometry.keys + float(loud[here].sum())
         level = 10 * loud[here] + loud[-self.config.lookahead_frames :].sum() + 0.01 * float(total)
-        level = level if self.level is None else np.full_like(level, self.level)
+        level = level if self.opening is None else np.full_like(level, self.opening)
         lips = torch.from_numpy(level).float()[:, None, None].expand(-1, 1, 3)
         return Lips(speech, GeometryState(total, total), lips)
 
-    def _picture(self, job: PaintJob) -> np.ndarray:
+    def _pictures(self, job: PaintJob) -> list[np.ndarray]:
+        self._spend(self.idle_s if job.stage == "idle" else self.paint_s + self.laid_s * (len(job.frames) - 1))
+        return [self._picture(frame) for frame in job.frames]
+
+    def _picture(self, frame: Frame) -> np.ndarray:
         self.pictures += 1
-        self._spend(self.idle_s if job.lips is None else self.paint_s)
-        level = -1.0 if job.lips is None else float(job.lips[0, 0])
-        return np.array([[[job.base, level, self.pictures]]], np.float32)
+        level = -1.0 if frame.lips is None else float(frame.lips[0, 0])
+        return np.array([[[frame.base, level, self.pictures]]], np.float32)
 
     def _spend(self, seconds: float) -> None:
         if self.failure is not None:

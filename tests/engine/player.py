@@ -6,7 +6,8 @@ import numpy as np
 
 from engine.audio import PcmResampler, float_to_pcm, pcm_to_float
 from engine.config import SessionConfig
-from engine.live.job import LipsJob, PaintJob
+from engine.live.job import PaintJob
+from engine.live.timeline import BEST
 from engine.media import SAMPLES_PER_FRAME
 
 CONFIG = SessionConfig()
@@ -32,18 +33,19 @@ class Player:
         self.puppet, self.timeline = puppet, puppet.new_timeline(config)
         self.jobs_a_frame, self.first_paint, self.lead = jobs_a_frame, first_paint, lead
         self.units, self.events, self.painted = [], [], []
+        self.pace = BEST
 
     def work(self, jobs=None):
         for _ in range(self.jobs_a_frame if jobs is None else jobs):
-            job = self.timeline.take(self.timeline.next_frame + self.first_paint, self.lead)
+            job = self.timeline.take(self.timeline.next_frame + self.first_paint, self.lead, self.pace)
             if job is None:
                 return
             self.finish(job)
 
     def take(self, kind):
         """Begin the next job of that kind, with all others done before it; None if there is none."""
-        while (job := self.timeline.take(self.timeline.next_frame, self.lead)) is not None:
-            if isinstance(job, kind) and (kind is LipsJob or job.lips is not None):
+        while (job := self.timeline.take(self.timeline.next_frame, self.lead, self.pace)) is not None:
+            if isinstance(job, kind) and job.stage != "idle":
                 return job
             self.finish(job)
         return None
@@ -51,7 +53,7 @@ class Player:
     def finish(self, job):
         """Do a job that was taken; `painted` notes the frames of pictures."""
         if isinstance(job, PaintJob):
-            self.painted.append(job.due)
+            self.painted += [frame.due for frame in job.frames]
         self.timeline.finish(job, self.puppet.perform(job), self.lead)
 
     def until_late(self):

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from engine.avatar.file import Bank
 from engine.backends.cpu import CpuBackend
-from engine.config import Quality
+from engine.config import Level, Quality
 from engine.models.geometry import GeometryConfig, GeometryState
 from engine.models.morphable import MorphableModel
-from engine.models.renderer import References, RendererConfig
+from engine.models.renderer import RendererConfig
 from engine.models.speech import SpeechConfig
 from engine.models.weights import load_face_model
 from engine.paint.painter import CpuPainter, FittedVideo
@@ -26,8 +26,9 @@ class QuickBackend:
     failure: raised where speech is to be encoded.
     """
 
-    device, fallback = torch.device("cpu"), ""
+    device, fallback, workers = torch.device("cpu"), "", 1
     quality: Quality = "best"
+    levels: tuple[Level, ...] = ("best",)
     speech_config = SpeechConfig()
 
     def __init__(self) -> None:
@@ -67,8 +68,10 @@ class QuickPainter:
     def paint(self, index: int, lower: Tensor) -> np.ndarray:
         return self.video.read(index)
 
-    def paint_together(self, batch: Sequence[tuple[QuickPainter, int, Tensor]]) -> list[np.ndarray]:
-        return [painter.paint(index, lower) for painter, index, lower in batch]
+    def paint_together(
+        self, batch: Sequence[tuple[QuickPainter, Sequence[tuple[int, Tensor]], bool]]
+    ) -> list[list[np.ndarray]]:
+        return [[painter.paint(*frame) for frame in frames] for painter, frames, _ in batch]
 
 
 class NotingBackend:
@@ -80,6 +83,7 @@ class NotingBackend:
     def __init__(self, networks: CpuBackend, windows: RendererConfig | None = None) -> None:
         self.networks, self.windows = networks, windows
         self.device, self.fallback, self.quality = networks.device, networks.fallback, networks.quality
+        self.levels, self.workers = networks.levels[:1], 1  # batches are noted in their order
         self.speech_config = networks.speech_config
         self.initial_state, self.style = networks.initial_state, networks.style
         self.rows: defaultdict[str, list[int]] = defaultdict(list)
@@ -96,11 +100,16 @@ class NotingBackend:
         return self.networks.step_geometry(features, style, template, state)
 
     def painter(self, video: FittedVideo, bank: Bank, model: MorphableModel) -> CpuPainter:
-        return CpuPainter(self._render, video, bank, model, self.windows)
+        return CpuPainter(self, video, bank, model, self.windows)
 
-    def _render(self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, lips: References, faces: References) -> Tensor:
+    def attention(
+        self, pncc: Tensor, lip_mask: Tensor, lip_cell: Tensor, lips: Tensor, faces: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         self._note("renderer", len(pncc))
-        return self.networks.render(pncc, lip_mask, lip_cell, lips, faces)
+        return self.networks.attention(pncc, lip_mask, lip_cell, lips, faces)
+
+    def residual(self, texture: Tensor, geometry: Tensor, pncc: Tensor) -> Tensor:
+        return self.networks.residual(texture, geometry, pncc)
 
     def _note(self, network: str, rows: int) -> None:
         self.rows[network].append(rows)

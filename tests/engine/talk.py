@@ -24,9 +24,9 @@ def speech(seconds, seed=0):
     )
 
 
-def scheduler_of(costs=None):
+def scheduler_of(costs=None, workers=1):
     """A scheduler for puppets, whose work is done piece by piece."""
-    return Scheduler(lambda batch: [work.pipeline.perform(work.job) for work in batch], costs)
+    return Scheduler(lambda batch: [work.pipeline.perform(work.job) for work in batch], costs, workers)
 
 
 @contextlib.asynccontextmanager
@@ -39,12 +39,12 @@ async def running(loop, *puppets, config=None):
 
 
 @contextlib.asynccontextmanager
-async def conversing(scheduler, pipelines, config=None):
+async def conversing(scheduler, pipelines, config=None, quality=None):
     """Sessions of these pipelines, closed at the end with the scheduler."""
     async with asyncio.TaskGroup() as tasks:
         sessions = []
         for i, pipeline in enumerate(pipelines):
-            sessions.append(Session(str(i), pipeline, scheduler, config or SessionConfig()))
+            sessions.append(Session(str(i), pipeline, scheduler, config or SessionConfig(), quality=quality))
             tasks.create_task(sessions[-1].run())
         await asyncio.sleep(0)
         yield sessions

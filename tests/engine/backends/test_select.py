@@ -15,7 +15,7 @@ import torch
 
 from engine.backends.cpu import CpuBackend
 from engine.backends.select import NEEDED_BYTES, backend_for, choose, describe
-from engine.config import ComputeConfig
+from engine.config import LEVELS, ComputeConfig
 from engine.errors import DeviceError, SettingError
 
 ROOT = Path(__file__).parents[3]
@@ -121,8 +121,10 @@ def test_fine_pictures_are_refused_on_a_gpu_and_made_on_a_cpu(machine):
     machine([NEEDED_BYTES])
     with pytest.raises(SettingError, match="--quality best.*--device cpu"):
         backend_for("auto", "best")
-    qualities = (ComputeConfig().quality, "best", "fast")
-    assert [backend_for("cpu", quality).quality for quality in qualities] == ["best", "best", "fast"]
+    assert ComputeConfig().quality == "auto"
+    backends = [backend_for("cpu", quality) for quality in ("auto", *LEVELS)]
+    assert [backend.levels for backend in backends] == [LEVELS, *((level,) for level in LEVELS)]
+    assert [backend.quality for backend in backends] == ["best", "best", "best", "fast", "fast"]
 
 
 @pytest.mark.parametrize("word", ["gpu", "", "CUDA", "cuda:", "cuda:-1", "cuda:one", "cpu:0", "auto "])
@@ -137,7 +139,9 @@ def test_the_cpu_that_was_chosen_is_the_reference_backend(machine, requested, ca
     with caplog.at_level(logging.INFO):
         backend = backend_for(requested)
     assert type(backend) is CpuBackend and backend.device.type == "cpu" and not backend.fallback
-    assert [(r.levelname, r.getMessage().startswith("device CPU, ")) for r in caplog.records] == [("INFO", True)]
+    assert [
+        (r.levelname, r.getMessage().startswith(f"device {describe(torch.device('cpu'))}: ")) for r in caplog.records
+    ] == [("INFO", True)]
 
 
 def test_a_fallback_is_logged_as_a_warning_and_kept(machine, caplog):

@@ -12,7 +12,7 @@ from talk import RATE_HZ, Events, say, speech
 
 from engine.audio import read_speech
 from engine.backends.cpu import CpuBackend
-from engine.config import MAX_LOAD
+from engine.config import LEVELS, MAX_LOAD
 from engine.errors import AvatarFileError, CapacityError, SessionClosedError, UnknownAvatarError
 from engine.live.batching import BatchTimes
 from engine.live.engine import Engine
@@ -148,7 +148,7 @@ def test_an_engine_is_there_when_every_network_has_run(avatar_path):
 
 def set_costs(engine, picture_s):
     """Let batches of pictures take so long on the engine's device, by size, and nothing else take any time."""
-    engine.costs, engine.talking_hz = BatchTimes({"picture": picture_s}), {"picture": 25}
+    engine.costs = BatchTimes({"best": picture_s})
 
 
 def test_a_session_that_would_make_others_miss_is_refused(virtual, avatar_path):
@@ -184,6 +184,17 @@ def test_batches_make_room_and_the_limit_of_sessions_holds_beside_them(virtual, 
     virtual(main)
 
 
+def test_every_worker_makes_room(virtual, avatar_path):
+    async def main(loop):
+        backend = QuickBackend()
+        backend.workers = 2
+        async with opened(avatar_path, backend, max_sessions=10, max_load=MAX_LOAD) as engine:
+            set_costs(engine, {1: 0.010})
+            assert engine.load(1) == pytest.approx(0.125) and engine.room == 7
+
+    virtual(main)
+
+
 def test_one_session_is_admitted_however_slow_the_machine(virtual, avatar_path):
     async def main(loop):
         async with opened(avatar_path, max_load=MAX_LOAD) as engine:
@@ -198,7 +209,8 @@ def test_one_session_is_admitted_however_slow_the_machine(virtual, avatar_path):
 
 async def test_what_batches_take_is_measured_at_the_start(avatar_path):
     async with Engine({"speaker": avatar_path}) as engine:
-        assert engine.costs.seconds.keys() == {"lips", "picture", "idle"}
-        assert engine.costs.sizes("picture") == [1], "small windows gain more on a CPU than batches do"
-        assert engine.costs.batch_s("idle", 1) > 0 and engine.costs.batch_s("picture", 1) > 0
-        assert engine.load() == 0 and engine.load(1) > 25 * engine.costs.batch_s("picture", 1)
+        assert engine.costs.seconds.keys() == {"lips", "idle", *LEVELS}
+        assert engine.costs.sizes("best") == [1], "small windows gain more on a CPU than batches do"
+        assert engine.costs.batch_s("idle", 1) > 0 and engine.costs.batch_s("best", 1) > 0
+        pictures = 25 * engine.costs.batch_s("best", 1)
+        assert engine.load() == 0 and 0 < engine.load(1) < pictures + 6.25 * engine.costs.batch_s("lips", 1)

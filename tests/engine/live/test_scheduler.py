@@ -1,14 +1,17 @@
-"""One batch at a time, of all sessions the most urgent work, and nobody's failure is another's."""
+"""A batch at a time for each worker, of all sessions the most urgent work, and nobody's failure is another's."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 
 import pytest
 
 from engine.live.batching import BatchTimes
 from engine.live.scheduler import Scheduler
+from engine.live.workers import NICENESS
 
 
 class Client:
@@ -119,17 +122,56 @@ def test_the_outcome_for_a_client_that_left_is_dropped(virtual):
     virtual(main)
 
 
-async def test_all_work_runs_on_one_thread_that_ends_with_the_scheduler():
-    threads, log = set(), []
-    scheduler = Scheduler(run)
+def test_as_many_batches_run_at_once_as_there_are_workers(virtual):
+    async def main(loop):
+        begun_s = []
+        scheduler, log = Scheduler(run, workers=2), []
+        for name in "abc":
+            scheduler.add(
+                Client(name, [1, 2], log, lambda work: begun_s.append(loop.time()) or loop.spend(0.1) or work)
+            )
+        await asyncio.sleep(1)
+        assert begun_s == pytest.approx([0, 0, 0.1, 0.1, 0.2, 0.2]) and len(log) == 6
+        await scheduler.close()
+
+    virtual(main)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_all_work_runs_on_the_workers_threads_which_end_with_the_scheduler(workers):
+    threads, log, together = set(), [], threading.Barrier(workers)
+
+    def perform(work):
+        threads.add(threading.current_thread())
+        together.wait(30)  # passes where all workers run at once
+        return work
+
+    scheduler = Scheduler(run, workers=workers)
     for name in "ab":
-        scheduler.add(Client(name, [1, 2, 3], log, lambda work: threads.add(threading.current_thread()) or work))
+        scheduler.add(Client(name, [1, 2, 3], log, perform))
     async with asyncio.timeout(30):
         while len(log) < 6:
             await asyncio.sleep(0)
     await scheduler.close()
-    (thread,) = threads
-    assert thread is not threading.main_thread() and not thread.is_alive()
+    assert len(threads) == workers and threading.main_thread() not in threads
+    assert not any(thread.is_alive() for thread in threads)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a thread has no priority of its own")
+async def test_workers_give_way_to_the_event_loop():
+    def niceness(work):
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return work
+
+    found, log = [], []
+    scheduler = Scheduler(run)
+    scheduler.add(Client("a", [1], log, niceness))
+    async with asyncio.timeout(30):
+        while not log:
+            await asyncio.sleep(0)
+    await scheduler.close()
+    here = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert found == [min(19, here + NICENESS)]
 
 
 async def test_closing_waits_for_the_work_in_progress():

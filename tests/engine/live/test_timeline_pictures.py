@@ -11,6 +11,7 @@ from player import CONFIG, LEAD, Player, at_48k, openings, speech
 
 from engine.errors import CapacityError
 from engine.live.job import LipsJob, PaintJob
+from engine.live.quality import Pace
 from engine.live.timeline import MAX_UTTERANCES
 from engine.media import SAMPLES_PER_FRAME, PlaybackFinished
 
@@ -164,7 +165,7 @@ def test_there_are_so_many_utterances_at_once_and_a_cancel_remembers_all_of_them
 
 
 def test_the_mouth_opens_and_closes_in_even_steps(player, opening_of):
-    player.puppet.level = 1.0
+    player.puppet.opening = 1.0
     player.say("a", speech(1.0))
     player.until_idle().emit(3)
     steps = np.diff(openings(player, opening_of))
@@ -197,9 +198,9 @@ def test_pictures_never_go_back_in_time(make_puppet):
     player.finish(quick)
     while player.timeline.next_frame <= quick.due:
         player.emit()
-    assert player.emit().image[0, 0, 0] == quick.base
+    assert player.emit().image[0, 0, 0] == quick.frames[0].base
     player.finish(slow)
-    assert player.emit().image[0, 0, 0] == quick.base
+    assert player.emit().image[0, 0, 0] == quick.frames[0].base
 
 
 @pytest.mark.parametrize("frames_a_picture", [1, 2, 3, 5, 9, 20])
@@ -216,7 +217,7 @@ def test_a_slow_painter_still_shows_pictures_at_its_own_rate(make_puppet, frames
             job = player.timeline.take(player.timeline.next_frame + frames_a_picture - 1, player.lead)
             if job is None:
                 break
-            left = frames_a_picture if job.stage == "picture" else 0
+            left = frames_a_picture if job.stage == "best" else 0
         left = max(0, left - 1)
         player.emit()
     first, last = [next(u.index for u in order if u.speaking) for order in (player.units, player.units[::-1])]
@@ -239,7 +240,7 @@ def test_memory_stays_bounded_over_a_long_utterance(make_puppet):
     pictures, segments = [], set()
 
     def watch(job, outcome):
-        segments.add(job.segment) if isinstance(job, LipsJob) else pictures.append(weakref.ref(outcome))
+        segments.add(job.segment) if isinstance(job, LipsJob) else pictures.append(weakref.ref(outcome[0]))
 
     player = Player(make_puppet(watch=watch))
     player.timeline.start_utterance("a", 16_000, 1)
@@ -251,3 +252,53 @@ def test_memory_stays_bounded_over_a_long_utterance(make_puppet):
     (segment,) = segments
     assert len(segment.lips) <= CONFIG.lead_frames + 4 and segment.buffered_samples < 48_000
     assert len(pictures) > 1000 and sum(picture() is not None for picture in pictures) <= CONFIG.lead_frames + 2
+
+
+# ---- runs
+
+
+@pytest.mark.parametrize("length_s", [0.96, 1.0, 1.04])
+def test_at_half_the_rate_of_the_network_every_frame_still_has_its_own_picture(make_puppet, length_s):
+    jobs, whole, half = [], Player(make_puppet()), Player(make_puppet(watch=lambda job, _: jobs.append(job)))
+    half.pace = Pace("best-half")
+    for player in (whole, half):
+        player.say("a", speech(length_s))
+        player.until_idle().emit(5)
+    assert all(unit.fresh for unit in half.units)
+    shown = [[unit.image[0, 0, :2].tolist() for unit in player.units] for player in (whole, half)]
+    assert shown[0] == shown[1], "the same base frames and lips"
+    runs = [job.frames for job in jobs if job.stage in ("best", "best-half")]
+    assert [len(run) for run in runs[:-1]] == [2] * (len(runs) - 1) and len(runs[-1]) in (1, 2)
+    assert all(second.due == first.due + 1 for first, second in (run for run in runs if len(run) == 2))
+
+
+def test_a_cancel_in_a_run_drops_all_its_pictures(make_puppet):
+    player = Player(make_puppet())
+    player.pace = Pace("best-half")
+    player.say("a", speech(1.0))
+    player.emit(LEAD + 4)
+    player.until_late()
+    run = player.take(PaintJob)
+    assert len(run.frames) == 2
+    player.timeline.cancel()
+    player.finish(run)
+    assert not player.emit().fresh and not player.emit().fresh
+
+
+def test_an_idle_picture_that_is_late_does_not_replace_speech(make_puppet):
+    """Two workers: the idle picture of a frame may be ready after speech took the frame."""
+    player = Player(make_puppet(), lead=1)
+    player.say("a", speech(1.0))
+    before, step, idle = (player.timeline.take(0, player.lead) for _ in range(3))
+    assert (before.stage, step.stage, idle.stage) == ("idle", "lips", "idle")
+    player.finish(before)
+    player.finish(step)
+    speaking = player.timeline.take(0, player.lead)
+    while speaking.stage == "lips":
+        player.finish(speaking)
+        speaking = player.timeline.take(0, player.lead)
+    assert speaking.due == idle.due == 1
+    player.finish(idle)
+    player.jobs_a_frame = 0
+    player.emit()
+    assert player.emit().speaking and not player.units[-1].fresh, "its own picture is not ready"

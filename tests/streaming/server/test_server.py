@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import wave
 from urllib.parse import urlsplit
@@ -13,9 +12,12 @@ import pytest
 from conftest import Client
 from prometheus_client.parser import text_string_to_metric_families
 
+from engine.backends.select import CPU, describe
+from engine.config import LEVELS
 from engine.errors import MediaError, PersonaStreamError
 from engine.live.batching import BatchTimes
 from engine.live.engine import Engine
+from engine.live.quality import Pace
 from streaming.config import ServerConfig
 from streaming.server.app import Server
 from streaming.server.catalog import WEB, list_samples
@@ -31,14 +33,16 @@ async def test_health_readiness_and_capacity(serving, max_sessions):
                 assert reply.status == 200
         session = await client.open_session()
         async with client.http.get("/capacity") as reply:
-            assert await reply.json() == {
+            capacity = await reply.json()
+            assert capacity.pop("quality") in LEVELS and "% (best)" in capacity.pop("quality_reason")
+            assert capacity == {
                 "sessions": 1,
                 "max_sessions": max_sessions,
                 "available": max_sessions - 1,
                 "viewers": 0,
                 "max_viewers": 64,
                 "draining": False,
-                "device": f"CPU, {os.cpu_count()} cores",
+                "device": describe(CPU),
                 "fallback": "",
             }
         assert session["whep"] == f"/v1/sessions/{session['id']}/whep"
@@ -95,7 +99,9 @@ async def test_a_session_that_would_make_others_miss_is_refused_and_capacity_tel
         Server(engine, ServerConfig(port=0), {}) as server,
         aiohttp.ClientSession(server.url) as http,
     ):
-        engine.costs = BatchTimes({"picture": {1: 0.015}})  # 3/8 of the device for each session
+        engine.costs = BatchTimes(
+            {level: {1: 0.015 * engine.backend.workers * Pace(level).run_frames} for level in LEVELS}
+        )  # 3/8 of the device for each session
         client = Client(server, http)
         for available in (2, 1, 0):
             async with client.http.get("/capacity") as reply:
@@ -242,7 +248,7 @@ async def test_metrics_are_prometheus_text_without_session_ids(serving, engine):
         assert found["personastream_sessions"] == found["personastream_sessions_opened_total"] == 1
         assert 'personastream_http_requests_total{method="POST",route="/v1/sessions",status="201"} 1.0\n' in page
         assert found["personastream_avatar_bytes"] == engine.avatars["speaker"].path.stat().st_size
-        assert f'personastream_device_info{{device="CPU, {os.cpu_count()} cores",fallback=""}} 1.0' in page
+        assert f'personastream_device_info{{device="{describe(CPU)}",fallback=""}} 1.0' in page
         assert found["process_resident_memory_bytes"] > 1e7
         for name in (
             "personastream_first_frame_seconds_count",

@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 import torch
 from cpu_rasteriser import CpuRasteriser
-from painted import ALIKE_DB, check, psnr
+from painted import ALIKE_DB, check, painted_together, psnr
 
 from engine.audio import read_speech
 from engine.avatar.avatar import Avatar
 from engine.backends import graphs
 from engine.backends.cpu import CpuBackend
 from engine.errors import AvatarFileError, SettingError
-from engine.live.job import PaintJob
 from engine.live.pipeline import AvatarPipeline
 from engine.models.renderer import RendererConfig
 from engine.models.weights import load_face_model
@@ -37,6 +36,7 @@ class OnTensors:
 
     def __init__(self, networks):
         self.device, self.fallback, self.quality = networks.device, networks.fallback, networks.quality
+        self.levels, self.workers = ("fast",), 1
         self.speech_config, self.initial_state, self.style = (
             networks.speech_config,
             networks.initial_state,
@@ -114,7 +114,7 @@ def test_pictures_of_people_in_one_batch_are_independent(backend, reference, ava
     one = backend.painter(video, avatar.bank, model)
     two = backend.painter(other, negative, model)
     batch = [(one, 10, lips(10)), (two, 10, lips(10)), (two, 50, lips(20)), (one, 11, lips(11))]
-    for picture, (painter, index, lower) in zip(one.paint_together(batch), batch, strict=True):
+    for picture, (painter, index, lower) in zip(painted_together(batch), batch, strict=True):
         own = (video, avatar.bank) if painter is one else (other, negative)
         expected = reference.painter(*own, model).paint(index, lower)
         check(picture, expected, own[0].read(index))
@@ -129,7 +129,7 @@ def test_frames_come_up_once_and_room_for_few_is_enough(backend, reference, avat
         painter.paint(index, lips(index))
     assert {18, 19, 20, 21, 22, 23} <= set(read) and max(Counter(read).values()) == 1
     places = [20, 60, 22, 90]
-    for index, picture in zip(places, painter.paint_together([(painter, i, lips(i)) for i in places]), strict=True):
+    for index, picture in zip(places, painted_together([(painter, i, lips(i)) for i in places]), strict=True):
         expected = reference.painter(video, avatar.bank, model).paint(index, lips(index))
         check(picture, expected, video.read(index))
 
@@ -138,7 +138,7 @@ def test_a_returned_picture_is_never_painted_over(backend, avatar, video, model,
     painter = backend.painter(video, avatar.bank, model)
     first = painter.paint(10, lips(10))
     kept = first.copy()
-    painter.paint_together([(painter, 10, lips(50)), (painter, 40, lips(40))])
+    painted_together([(painter, 10, lips(50)), (painter, 40, lips(40))])
     assert np.array_equal(first, kept)
     assert np.array_equal(painter.paint(10, lips(10)), kept)
 
@@ -150,14 +150,11 @@ def test_fine_textures_are_refused(backend, avatar, video, model):
 
 
 def test_a_pipeline_paints_with_the_painter_of_its_backend(backend, reference, avatar, model, lips):
-    jobs = [PaintJob(20, lips(20), 0, 0), PaintJob(20, None, 0, 0)]
     on_device, on_cpu = (AvatarPipeline(b, avatar, model) for b in (backend, reference))
-    for job in jobs:
-        picture, expected = on_device.perform(job), on_cpu.perform(job)
-        if job.lips is None:
-            assert np.array_equal(picture, expected)
-        else:
-            check(picture, expected, on_device.avatar.open_base().read(job.base))
+    (picture,), (expected,) = (p.perform(p.paint_job(20, lips(20))) for p in (on_device, on_cpu))
+    check(picture, expected, FittedVideo.of(avatar).read(20))
+    (picture,), (expected,) = (p.perform(p.paint_job(20, None)) for p in (on_device, on_cpu))
+    assert np.array_equal(picture, expected)
 
 
 def test_frames_are_fetched_ahead_in_both_directions(backend, avatar, video, model, lips):
@@ -191,7 +188,7 @@ def test_a_frame_that_cannot_be_read_fails_its_picture_and_no_other(backend, ava
 @pytest.mark.slow
 def test_a_pipeline_measures_batches_of_pictures(backend, avatar, model):
     costs = AvatarPipeline(backend, avatar, model).warm()
-    assert costs.seconds.keys() == {"lips", "picture", "idle"} and costs.seconds["picture"][1] > 0
+    assert costs.seconds.keys() == {"lips", "fast", "idle"} and costs.seconds["fast"][1] > 0
 
 
 @pytest.mark.slow

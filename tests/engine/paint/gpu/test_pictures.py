@@ -9,14 +9,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from painted import check
+from painted import check, painted_together
 
 from engine.avatar.avatar import Avatar
 from engine.backends import graphs
 from engine.backends.cpu import CpuBackend
 from engine.backends.cuda import CudaBackend, cpu_parts, cuda_device
 from engine.backends.tensorrt.runner import open_backend
-from engine.live.job import PaintJob
 from engine.live.pipeline import AvatarPipeline
 from engine.models.renderer import RendererConfig
 from engine.models.weights import load_face_model
@@ -62,7 +61,7 @@ def check_all(backend, avatar, model, lips, expected, alike_db):
     painter = backend.painter(FittedVideo.of(avatar), avatar.bank, model)
     places = [0, 1, 20, 21, avatar.frames - 1]
     for count in (1, len(places)):
-        pictures = painter.paint_together([(painter, index, lips(index)) for index in places[:count]])
+        pictures = painted_together([(painter, index, lips(index)) for index in places[:count]])
         for index, picture in zip(places, pictures, strict=False):
             check(picture, *expected(index), alike_db)
 
@@ -80,7 +79,7 @@ def test_the_backend_of_a_server_paints_them_too(avatar, model, lips, expected):
 def test_what_was_opened_in_one_thread_paints_in_another(avatar, model, lips, expected):
     pipeline = AvatarPipeline(CudaBackend.through_torch(cuda_device()), avatar, model)
     painted = []
-    thread = threading.Thread(target=lambda: painted.append(pipeline.perform(PaintJob(20, lips(20), 0, 0))))
+    thread = threading.Thread(target=lambda: painted.append(*pipeline.perform(pipeline.paint_job(20, lips(20)))))
     thread.start()
     thread.join()
     check(painted[0], *expected(20), 42)
@@ -102,7 +101,7 @@ def test_the_steady_state_allocates_nothing_and_waits_for_the_pictures_alone(ava
     def run(frames):
         for first in frames:
             batch = [(painter, first + i // 2, lips(first + i)) for i in range(BATCH)]
-            assert len(painter.paint_together(batch)) == BATCH
+            assert len(painted_together(batch)) == BATCH
 
     last = avatar.frames - BATCH
     run([*range(0, last, 4), *range(0, last, 4)])  # twice round, so that old frames have made room for new ones
@@ -128,7 +127,7 @@ def test_a_batch_that_failed_leaves_nothing_in_the_next_one(avatar, model, lips,
     backend = CudaBackend(runners | {"renderer": failing_once}, *cpu_parts(), device)
     painter = backend.painter(FittedVideo.of(avatar), avatar.bank, model)
     with pytest.raises(ZeroDivisionError):
-        painter.paint_together([(painter, 40, lips(40)), (painter, 41, lips(41))])
+        painted_together([(painter, 40, lips(40)), (painter, 41, lips(41))])
     picture = painter.paint(20, lips(20))
     check(picture, *expected(20), 42)
     assert np.array_equal(picture, painter.paint(20, lips(20)))
