@@ -56,7 +56,7 @@ def _sample(
         above, below = min(max(row - 1, 0), height - 1) * stride, min(max(row + 2, 0), height - 1) * stride
         here, under = min(max(row, 0), height - 1) * stride, min(max(row + 1, 0), height - 1) * stride
         for tap in range(4):
-            at = 3 * min(max(column - 1 + i, 0), width - 1)
+            at = 3 * min(max(column - 1 + tap, 0), width - 1)
             for c in range(3):
                 line[3 * tap + c] = (
                     v0 * np.float32(flat[above + at + c])

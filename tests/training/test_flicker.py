@@ -10,7 +10,7 @@ from engine.models.renderer import DualAttentionRenderer, RendererConfig
 from engine.models.weights import load_face_model
 from engine.paint.shape import Shape
 from training.evaluate.contact_sheet import attention_strip, sheet_row
-from training.evaluate.flicker import Flicker, Sequence, driven_sequence
+from training.evaluate.flicker import Flicker, LaidPictures, Sequence, driven_sequences
 from training.renderer.samples import SampleMaker
 
 POSE = torch.tensor([0.0, 0.0, 0.0, 0.38, 0.5, 0.25])
@@ -55,11 +55,26 @@ def test_a_still_picture_does_not_flicker_and_a_noisy_one_does(model):
 def test_a_driven_sequence_has_the_upper_face_of_its_base_frames_and_other_mouths(model):
     torch.manual_seed(0)
     network = DualAttentionRenderer(RendererConfig()).eval().requires_grad_(False)
-    painted, recorded = driven_sequence(network, Talking(model), model, frames=4)
+    sequences = driven_sequences(network, Talking(model), model, frames=4)
+    painted, recorded = sequences["ours"], sequences["recorded"]
     assert len(painted.crops) == len(recorded.crops) == 4
     for image, true in zip(painted.crops, recorded.crops, strict=True):
         assert np.array_equal(image[:100], true[:100]) and not np.array_equal(image, true)
     assert not np.allclose(painted.shapes[0].mesh, recorded.shapes[0].mesh, atol=0.5)
+
+
+def test_at_half_rate_every_second_picture_is_laid_from_the_one_before_it(model):
+    torch.manual_seed(0)
+    network = DualAttentionRenderer(RendererConfig()).eval().requires_grad_(False)
+    sequences = driven_sequences(network, Talking(model), model, frames=4)
+    ours, half = sequences["ours"], sequences["half"]
+    same = [np.array_equal(one, other) for one, other in zip(ours.crops, half.crops, strict=True)]
+    assert same == [True, False, True, False]
+    assert not np.array_equal(half.crops[0], half.crops[1]), "each picture has its own lips"
+    figures = LaidPictures(model)(ours, half)
+    assert figures["laid_lips_psnr"] > 18 and figures["laid_lpips"] < 0.2 and 0.2 < figures["laid_sharpness"] < 2
+    alike = LaidPictures(model)(ours, ours)
+    assert alike["laid_lips_psnr"] > 70 and alike["laid_sharpness"] == 1
 
 
 def test_rows_of_the_contact_sheet_are_of_one_width(model):

@@ -14,7 +14,7 @@ from engine.paint.align import Aligner, Reference
 from engine.paint.painter import CpuPainter, FittedVideo
 from engine.paint.shape import Shape
 from engine.paint.window import Window
-from training.evaluate.measures import signed
+from training.evaluate.measures import psnr, sharpness, signed
 from training.renderer.lpips import Lpips
 from training.renderer.samples import ClipFaces
 
@@ -31,15 +31,35 @@ class Sequence:
 
 
 @torch.inference_mode()
-def driven_sequence(
+def driven_sequences(
     network: DualAttentionRenderer, faces: ClipFaces, model: MorphableModel, frames: int = SEQUENCE_FRAMES
-) -> tuple[Sequence, Sequence]:
-    """A stretch of the clip with the mouths of another one, painted as the engine paints, and the same stretch as
-    recorded."""
+) -> dict[str, Sequence]:
+    """A stretch of the clip with the mouths of another one: `ours` with every picture rendered, `half` with every
+    second one laid from the picture before it, and the same stretch as `recorded`."""
     starts = [i for i in range(len(faces) - frames) if faces.index[i + frames - 1] - faces.index[i] == frames - 1]
     base, mouth = starts[0], starts[-1]
-    recorded = list(range(base, base + frames))
-    far = [int(row) for row in np.argsort(faces.opening, kind="stable") if row not in recorded]
+    rows = list(range(base, base + frames))
+    painter = _painter(network, faces, model, without=rows)
+    driven = [(row, faces.canonical[mouth + i][model.lower]) for i, row in enumerate(rows)]
+    shapes = []
+    for row, lower in driven:
+        vertices = faces.canonical[row].clone()
+        vertices[model.lower] = lower
+        shapes.append(Shape.posed(vertices, faces.neutral[row], faces.poses[row]))
+    pairs = [driven[i : i + 2] for i in range(0, frames, 2)]
+    rendered = [painter.paint(row, lower) for row, lower in driven]
+    (*halves,) = painter.paint_together([(painter, pair, True) for pair in pairs])
+    as_recorded = [Shape.posed(faces.canonical[row], faces.neutral[row], faces.poses[row]) for row in rows]
+    return {
+        "ours": Sequence(rendered, shapes),
+        "half": Sequence([picture for pair in halves for picture in pair], shapes),
+        "recorded": Sequence([faces.crop(row) for row in rows], as_recorded),
+    }
+
+
+def _painter(network: DualAttentionRenderer, faces: ClipFaces, model: MorphableModel, without: list[int]) -> CpuPainter:
+    """The engine's painter for the clip, with a bank of other rows than `without`."""
+    far = [int(row) for row in np.argsort(faces.opening, kind="stable") if row not in without]
     bank = [far[i] for i in np.linspace(0, len(far) - 1, min(BANK, len(far))).round().astype(int)]
     box = torch.tensor([0, 0, CROP_PX], dtype=torch.int32)
     video = FittedVideo(
@@ -52,16 +72,29 @@ def driven_sequence(
         pose=faces.poses[bank],
         frames=torch.tensor(bank, dtype=torch.int32),
     )
-    painter = CpuPainter(network, video, references, model)
-    painted, shapes = [], []
-    for i, row in enumerate(recorded):
-        lower = faces.canonical[mouth + i][model.lower]
-        painted.append(painter.paint(row, lower))
-        vertices = faces.canonical[row].clone()
-        vertices[model.lower] = lower
-        shapes.append(Shape.posed(vertices, faces.neutral[row], faces.poses[row]))
-    as_recorded = [Shape.posed(faces.canonical[row], faces.neutral[row], faces.poses[row]) for row in recorded]
-    return Sequence(painted, shapes), Sequence([faces.crop(row) for row in recorded], as_recorded)
+    return CpuPainter(network, video, references, model)
+
+
+class LaidPictures:
+    """The pictures of `half` that were laid, against the rendered ones: PSNR of the lips in dB, LPIPS of the pasted
+    window, and the energy of the lips' detail relative to the rendered ones."""
+
+    def __init__(self, model: MorphableModel) -> None:
+        self._aligner, self._lpips = Aligner(model), Lpips()
+
+    @torch.inference_mode()
+    def __call__(self, rendered: Sequence, half: Sequence) -> dict[str, float]:
+        rows = []
+        for i in range(1, len(half.crops), 2):
+            target = self._aligner.target(half.shapes[i], half.shapes[i])
+            lips = np.zeros((CROP_PX, CROP_PX))
+            lips[target.window.pixels] = np.kron(target.lip_mask > 0, np.ones((CELL_PX, CELL_PX)))
+            ours, laid = rendered.crops[i], half.crops[i]
+            pair = [signed(crop[target.window.pixels])[None] for crop in (ours, laid)]
+            detail = sharpness(laid, lips) / max(sharpness(ours, lips), 1e-8)
+            rows.append((psnr(laid, ours, lips), float(self._lpips(*pair)), detail))
+        names = ("laid_lips_psnr", "laid_lpips", "laid_sharpness")
+        return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True))
 
 
 class Flicker:

@@ -3,8 +3,8 @@
 There are three kinds of frames. `same`: self-reenactment as in the paper's Table 1; the lower face is rendered from
 other frames of the video and pasted into the frame itself. `crossed`: as live, the base frame has a similar pose and
 another mouth; the truth is the frame of that mouth. `driven`: consecutive base frames with the mouths of another
-stretch, through the engine's painter, for flicker. For large faces, `fine_same` and `fine_crossed` are the first two
-kinds at 512 px (`training.evaluate.fine`).
+stretch, through the engine's painter, for flicker, with every picture rendered (`ours`) and every second one (`half`).
+For large faces, `fine_same` and `fine_crossed` are the first two kinds at 512 px (`training.evaluate.fine`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from training.data.clips import crops_path, read_manifest
 from training.evaluate.cases import Case, CaseMaker, Choice
 from training.evaluate.contact_sheet import attention_strip, fine_sheet, sheet_row
 from training.evaluate.fine import FineClip, FineMeasures, is_large
-from training.evaluate.flicker import Flicker, driven_sequence
+from training.evaluate.flicker import Flicker, LaidPictures, driven_sequences
 from training.evaluate.measures import Identity, frechet, mouth_cavity, psnr, sharpness, signed, ssim, teeth
 from training.renderer.lpips import Features, Lpips
 from training.renderer.samples import ClipFaces, Sample, SampleMaker, collate
@@ -124,7 +124,7 @@ class Evaluation:
         self.fine_pictures: list[list[np.ndarray]] = []
         self._network, self._model, self._runs, self._choice = network, model, runs, choice
         self._maker, self._measures = SampleMaker(model), Measures()
-        self._flicker, self._fine = Flicker(model), FineMeasures(network, model)
+        self._flicker, self._laid, self._fine = Flicker(model), LaidPictures(model), FineMeasures(network, model)
         self._values: dict[str, list[float]] = defaultdict(list)
         self._cases = 0
 
@@ -138,16 +138,21 @@ class Evaluation:
                 self._measure_case(cases.case(cast))
                 if fine_clip is not None:
                     self.fine_pictures.append(self._fine(fine_clip, cast))
-        sequences = driven_sequence(self._network, faces, self._model)
-        for name, sequence in zip(("ours", "recorded"), sequences, strict=True):
+        sequences = driven_sequences(self._network, faces, self._model)
+        for name, sequence in sequences.items():
             for figure, value in self._flicker(sequence).items():
                 self._values[f"driven/{figure}/{name}"].append(value)
+        for figure, value in self._laid(sequences["ours"], sequences["half"]).items():
+            self._values[f"driven/{figure}"].append(value)
 
     def figures(self) -> dict[str, float]:
         """Means over all frames, ratios of flicker and Fréchet distances."""
         figures = {name: float(np.mean(values)) for name, values in (self._values | self._fine.figures).items()}
         for name in ("temporal_lpips", "still_difference"):
-            figures[f"driven/{name}_ratio"] = figures[f"driven/{name}/ours"] / figures[f"driven/{name}/recorded"]
+            for kind in ("ours", "half"):
+                figures[f"driven/{name}_ratio/{kind}"] = (
+                    figures[f"driven/{name}/{kind}"] / figures[f"driven/{name}/recorded"]
+                )
         features = self._measures.features
         for key in [key for key in features if not key.endswith("truth")]:
             kind, name = key.split("/")
