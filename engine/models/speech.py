@@ -7,6 +7,7 @@ stream's first sample and after its last one there is silence.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.config import WindowConfig
+from engine.models.int8 import quantise
 
 Samples = npt.NDArray[np.float32]
 
@@ -115,7 +117,8 @@ class MelFrontEnd(nn.Module):
         """windows [B, N] in [-1, 1] to [B, mel_bins, N / 160]; about -2 (silence) to 2 (full scale)."""
         windows = nn.functional.pad(windows.float(), (STFT_WINDOW_SAMPLES - HOP_SAMPLES, 0))
         frames = windows.unfold(-1, STFT_WINDOW_SAMPLES, HOP_SAMPLES) * self.taper
-        power = torch.fft.rfft(frames, n=FFT_SAMPLES).abs().square() @ self.mel
+        spectrum = torch.view_as_real(torch.fft.rfft(frames, n=FFT_SAMPLES))
+        power = spectrum.square().sum(-1) @ self.mel
         decades: Tensor = power.clamp_min(1e-5).log10()
         return (decades + 1).transpose(1, 2) / 2
 
@@ -124,6 +127,23 @@ class MelFrontEnd(nn.Module):
         x = nn.functional.gelu(self.conv1(self.log_mel(windows)))
         features: Tensor = nn.functional.gelu(self.conv2(x))
         return features
+
+
+class LastLayer(nn.Module):
+    """The last layer of a HuBERT with the norms before attention and feed-forward, for the last `tokens` of a window
+    alone. They attend to all tokens of the window and equal those of `layer`."""
+
+    def __init__(self, layer: nn.Module, tokens: int) -> None:
+        super().__init__()
+        self.layer, self.tokens = layer, tokens
+
+    def forward(self, hidden: Tensor, **_: Any) -> tuple[Tensor]:
+        """hidden [B, F, W] to [B, tokens, W]; `HubertModel` also passes masks, which windows have none of."""
+        layer: Any = self.layer
+        normed = layer.layer_norm(hidden)
+        mixed, *_ = layer.attention(normed[:, -self.tokens :], key_value_states=normed)
+        hidden = hidden[:, -self.tokens :] + mixed
+        return (hidden + layer.feed_forward(layer.final_layer_norm(hidden)),)
 
 
 class SpeechEncoder(nn.Module):
@@ -181,10 +201,21 @@ class SpeechEncoder(nn.Module):
 
         Lips move ahead of the sound, so a frame's features are joined with those of the last frame in its lookahead.
         """
-        features = self.all_frames(windows)
-        now, step = self.config.left_frames, self.config.step_frames
-        ahead = now + self.config.lookahead_frames
-        return torch.cat([features[:, now : now + step], features[:, ahead : ahead + step]], -1)
+        step, lookahead = self.config.step_frames, self.config.lookahead_frames
+        features = self.all_frames(windows)[:, -(step + lookahead) :]
+        return torch.cat([features[:, :step], features[:, lookahead:]], -1)
+
+    def for_cpu(self, int8: bool) -> SpeechEncoder:
+        """A copy for `forward` alone that does not compute what `forward` drops: the last layer's tokens of the
+        context, a twelfth of the time. int8: multiply in int8 inside the layers (`engine.models.int8`)."""
+        encoder = copy.deepcopy(self)
+        layers: Any = encoder.hubert.encoder
+        if encoder.hubert.config.do_stable_layer_norm:
+            tokens = FRAME_TOKENS * (self.config.step_frames + self.config.lookahead_frames)
+            layers.layers[-1] = LastLayer(layers.layers[-1], tokens)
+        if int8:
+            quantise(layers)
+        return encoder
 
 
 @dataclass(frozen=True)
