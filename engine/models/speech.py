@@ -163,6 +163,15 @@ def _stacked(*linears: nn.Linear) -> nn.Linear:
     return stacked.requires_grad_(False)
 
 
+def _without_weight_norm(conv: nn.Conv1d) -> nn.Conv1d:
+    """The same convolution with its weight as it is now; weight norm computes it in every call."""
+    plain = nn.Conv1d(
+        conv.in_channels, conv.out_channels, conv.kernel_size[0], padding=conv.padding[0], groups=conv.groups
+    )
+    plain.load_state_dict({"weight": conv.weight, "bias": conv.bias})
+    return plain.requires_grad_(False)
+
+
 class SpeechEncoder(nn.Module):
     """HuBERT, then a linear projection of the two tokens of a frame: 50 Hz to 25 Hz."""
 
@@ -237,6 +246,7 @@ class SpeechEncoder(nn.Module):
             hubert.encoder.layers = nn.ModuleList(
                 [*(WindowLayer(layer, whole) for layer in first), WindowLayer(last, used)]
             )
+        hubert.encoder.pos_conv_embed.conv = _without_weight_norm(hubert.encoder.pos_conv_embed.conv)
         if int8:
             quantise(hubert.encoder)
         return copied
