@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engine.avatar.file import Bank
 from engine.config import FINE, LEVELS, Level, Quality, QualityOption
+from engine.models import int8 as int8_layers
 from engine.models import weights
 from engine.models.geometry import GeometryConfig, GeometryGenerator, GeometryState
 from engine.models.morphable import MorphableModel
@@ -68,9 +69,10 @@ class CpuBackend:
         fallback: str = "",
         quality: QualityOption = "auto",
         bfloat16: bool | None = None,
+        int8: bool | None = None,
     ) -> CpuBackend:
-        """With the weights that ship with the engine; bfloat16 by default where the processor has it. Raises
-        WeightsError.
+        """With the weights that ship with the engine; bfloat16 by default where the processor has it, int8 in the
+        layers of the speech encoder where PyTorch has it. Raises WeightsError.
 
         threads: of one call. One is the default: a second one gains a sixth on an idle machine, and more than halves
         the rate by busy waiting when a video encoder or a browser uses the other core (docs/latency.md). The other
@@ -78,8 +80,9 @@ class CpuBackend:
         """
         torch.set_num_threads(threads)
         cv2.setNumThreads(threads)
+        speech = weights.load(SpeechEncoder, SpeechConfig, weights.default_path("speech"))
         return cls(
-            weights.load(SpeechEncoder, SpeechConfig, weights.default_path("speech")),
+            speech.for_cpu(int8_layers.available() if int8 is None else int8),
             weights.load(GeometryGenerator, GeometryConfig, weights.default_path("geometry")),
             weights.load(DualAttentionRenderer, RendererConfig, weights.default_path("renderer")),
             bfloat16=native_bfloat16() if bfloat16 is None else bfloat16,
@@ -95,8 +98,8 @@ class CpuBackend:
 
     @torch.inference_mode()
     def encode_speech(self, windows: Tensor) -> Tensor:
-        features: Tensor = self._speech(windows)
-        return features
+        # One window at a time: windows of a batch would share the scales of int8, and gain nothing on a CPU.
+        return torch.cat([self._speech(window) for window in windows.split(1)])
 
     def initial_state(self, sessions: int) -> GeometryState:
         return self._geometry.init_state(sessions)

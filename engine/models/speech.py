@@ -7,6 +7,7 @@ stream's first sample and after its last one there is silence.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.config import WindowConfig
+from engine.models.int8 import quantise
 
 Samples = npt.NDArray[np.float32]
 
@@ -115,7 +117,8 @@ class MelFrontEnd(nn.Module):
         """windows [B, N] in [-1, 1] to [B, mel_bins, N / 160]; about -2 (silence) to 2 (full scale)."""
         windows = nn.functional.pad(windows.float(), (STFT_WINDOW_SAMPLES - HOP_SAMPLES, 0))
         frames = windows.unfold(-1, STFT_WINDOW_SAMPLES, HOP_SAMPLES) * self.taper
-        power = torch.fft.rfft(frames, n=FFT_SAMPLES).abs().square() @ self.mel
+        real, imaginary = torch.view_as_real(torch.fft.rfft(frames, n=FFT_SAMPLES)).unbind(-1)
+        power = (real.square() + imaginary.square()) @ self.mel  # a third of the time of abs()
         decades: Tensor = power.clamp_min(1e-5).log10()
         return (decades + 1).transpose(1, 2) / 2
 
@@ -124,6 +127,49 @@ class MelFrontEnd(nn.Module):
         x = nn.functional.gelu(self.conv1(self.log_mel(windows)))
         features: Tensor = nn.functional.gelu(self.conv2(x))
         return features
+
+
+class WindowLayer(nn.Module):
+    """A layer of a HuBERT with the norms before attention and feed-forward, for windows without masks, from `layer`.
+
+    Queries, keys and values come from one product. tokens: only the last ones of the window are computed; they attend
+    to the whole window.
+    """
+
+    def __init__(self, layer: Any, tokens: int) -> None:
+        super().__init__()
+        self.tokens = tokens
+        attention, feed_forward = layer.attention, layer.feed_forward
+        self.heads: int = attention.num_heads
+        self.norm, self.mix = layer.layer_norm, _stacked(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.out, self.hidden_norm = attention.out_proj, layer.final_layer_norm
+        self.expand, self.contract = feed_forward.intermediate_dense, feed_forward.output_dense
+        self.activation = feed_forward.intermediate_act_fn
+
+    def forward(self, hidden: Tensor, **_: Any) -> tuple[Tensor]:
+        """hidden [B, F, W] to [B, tokens, W], as `HubertModel` calls its layers."""
+        query, key, value = self.mix(self.norm(hidden)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = nn.functional.scaled_dot_product_attention(query[:, :, -self.tokens :], key, value)
+        hidden = hidden[:, -self.tokens :] + self.out(mixed.transpose(1, 2).flatten(2))
+        return (hidden + self.contract(self.activation(self.expand(self.hidden_norm(hidden)))),)
+
+
+def _stacked(*linears: nn.Linear) -> nn.Linear:
+    """One layer with the outputs of all of `linears`, which have the same input."""
+    stacked = nn.Linear(linears[0].in_features, sum(linear.out_features for linear in linears))
+    with torch.no_grad():
+        stacked.weight.copy_(torch.cat([linear.weight for linear in linears]))
+        stacked.bias.copy_(torch.cat([linear.bias for linear in linears]))
+    return stacked.requires_grad_(False)
+
+
+def _without_weight_norm(conv: nn.Conv1d) -> nn.Conv1d:
+    """The same convolution with its weight as it is now; weight norm computes it in every call."""
+    plain = nn.Conv1d(
+        conv.in_channels, conv.out_channels, conv.kernel_size[0], padding=conv.padding[0], groups=conv.groups
+    )
+    plain.load_state_dict({"weight": conv.weight, "bias": conv.bias})
+    return plain.requires_grad_(False)
 
 
 class SpeechEncoder(nn.Module):
@@ -181,10 +227,29 @@ class SpeechEncoder(nn.Module):
 
         Lips move ahead of the sound, so a frame's features are joined with those of the last frame in its lookahead.
         """
-        features = self.all_frames(windows)
-        now, step = self.config.left_frames, self.config.step_frames
-        ahead = now + self.config.lookahead_frames
-        return torch.cat([features[:, now : now + step], features[:, ahead : ahead + step]], -1)
+        features = self.all_frames(windows)[:, -self._used_frames :]
+        return torch.cat([features[:, : self.config.step_frames], features[:, self.config.lookahead_frames :]], -1)
+
+    @property
+    def _used_frames(self) -> int:
+        """The frames at a window's end whose features `forward` returns."""
+        return self.config.step_frames + self.config.lookahead_frames
+
+    def for_cpu(self, int8: bool) -> SpeechEncoder:
+        """A copy for `forward` alone, with `WindowLayer`s, of which the last one computes only the tokens of the new
+        frames and of their lookahead. int8: multiply in int8 inside the layers (`engine.models.int8`)."""
+        copied = copy.deepcopy(self).eval()
+        hubert: Any = copied.hubert
+        if hubert.config.do_stable_layer_norm:
+            whole, used = (FRAME_TOKENS * frames for frames in (self.config.window_frames, self._used_frames))
+            *first, last = hubert.encoder.layers
+            hubert.encoder.layers = nn.ModuleList(
+                [*(WindowLayer(layer, whole) for layer in first), WindowLayer(last, used)]
+            )
+        hubert.encoder.pos_conv_embed.conv = _without_weight_norm(hubert.encoder.pos_conv_embed.conv)
+        if int8:
+            quantise(hubert.encoder)
+        return copied
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA devic
 
 @pytest.fixture(scope="module")
 def reference():
-    return CpuBackend.embedded(bfloat16=False)
+    return CpuBackend.embedded(bfloat16=False, int8=False)
 
 
 @pytest.fixture(scope="module")

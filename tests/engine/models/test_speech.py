@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
 
+from engine.models.int8 import available
 from engine.models.speech import (
     FRAME_SAMPLES,
     SpeechConfig,
@@ -118,6 +120,24 @@ def test_cutting_leaves_the_state_untouched(encoder: SpeechEncoder, pcm: np.ndar
     once, after = _hear(encoder, pcm[5000:], state)
     after.pcm[:] = 1.0
     assert np.array_equal(state.pcm, before) and torch.equal(_hear(encoder, pcm[5000:], state)[0], once)
+
+
+@pytest.mark.parametrize("stable", [True, False])
+def test_the_encoder_for_the_cpu_computes_the_same_features(stable: bool, pcm: np.ndarray) -> None:
+    torch.manual_seed(0)
+    whole = SpeechEncoder(replace(SMALL, hubert={**TINY, "do_stable_layer_norm": stable})).eval()
+    windows = torch.from_numpy(cut(pcm, init_state(SMALL), SMALL)[0])
+    with torch.inference_mode():
+        torch.testing.assert_close(whole.for_cpu(int8=False)(windows), whole(windows), atol=1e-6, rtol=1e-5)
+
+
+def test_the_encoder_for_the_cpu_leaves_the_whole_one_untouched(pcm: np.ndarray) -> None:
+    whole = SpeechEncoder(SMALL).eval()
+    names = list(whole.state_dict())
+    whole.for_cpu(int8=available())
+    assert list(whole.state_dict()) == names
+    with torch.inference_mode():
+        assert whole.all_frames(torch.zeros(1, SMALL.window_samples)).shape[1] == SMALL.window_frames
 
 
 def test_no_sound_has_no_features(encoder: SpeechEncoder) -> None:
