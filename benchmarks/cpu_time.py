@@ -24,12 +24,14 @@ class CpuTimes:
     @staticmethod
     def now(server_pid: int) -> CpuTimes:
         """Of the threads of the server by their names, and of all other processes that this one started by their kind.
-        Empty where there is no /proc."""
+        `other processes`: of the rest of the machine. Empty where there is no /proc."""
         seconds: Counter[str] = Counter()
         if (PROC / "self" / "stat").exists():
+            busy_s = _busy_s()
             for pid in _descendants(os.getpid()):
                 for tid, name, used_s in _threads(pid):
                     seconds[_thread_kind(tid, pid, name) if pid == server_pid else _process_kind(pid)] += used_s
+            seconds["other processes"] = busy_s - seconds.total()
         return CpuTimes(time.monotonic(), seconds)
 
     def cores_since(self, before: CpuTimes) -> dict[str, float]:
@@ -43,6 +45,12 @@ class CpuTimes:
 
 def thread_names(pid: int) -> list[str]:
     return [name for _, name, _ in _threads(pid)]
+
+
+def _busy_s() -> float:
+    """Processor time that all processes and the kernel have used since the machine started; user, nice, system."""
+    fields = (PROC / "stat").read_text().splitlines()[0].split()
+    return sum(map(int, fields[1:4])) / os.sysconf("SC_CLK_TCK")
 
 
 def _descendants(root: int) -> set[int]:

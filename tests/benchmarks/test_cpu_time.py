@@ -37,7 +37,7 @@ def test_the_time_of_a_servers_busy_thread_is_found_under_the_threads_name():
         finally:
             process.kill()
     assert cores["server: encode"] > 0 and cores["server: encode"] > cores["server: event loop"]
-    assert "benchmark" in cores, "the process that measures is a part of the load"
+    assert {"benchmark", "other processes"} <= cores.keys(), "the process that measures is a part of the load"
 
 
 def test_shares_are_of_the_time_between_two_readings_with_the_busiest_part_first():
