@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+import av
 import numpy as np
 import pytest
 
@@ -65,3 +66,21 @@ def test_every_encoder_that_works_here_makes_key_frames_on_demand(name):
         picture = encoder.encode(converter.convert(np.full((256, 256, 3), 10 * index, np.uint8)), index)
         keys.append(picture.keyframe)
     assert [index for index, key in enumerate(keys) if key] == [0, 10]
+
+
+def test_a_picture_that_is_easy_to_encode_takes_few_bits_and_still_looks_the_same():
+    config = EncoderConfig(codec="libx264", keyframe_interval_s=1_000)
+    encoder, converter = PictureEncoder(VideoCodec.H264, config), PictureConverter(config)
+    decoder = av.CodecContext.create("h264", "r")
+    random = np.random.default_rng(0)
+    ramp = np.linspace(40, 200, 256)[:, None, None] + np.zeros((1, 256, 3))
+    sizes, errors = [], []
+    for index in range(25):
+        image = (np.roll(ramp, 3 * index, axis=0) + random.normal(0, 2, (256, 256, 1))).astype(np.uint8)
+        planes = converter.convert(image)
+        picture = encoder.encode(planes, index)
+        sizes.append(len(picture.data))
+        for frame in decoder.decode(av.Packet(picture.data)):
+            errors.append(np.mean((frame.to_ndarray()[:256].astype(float) - planes.to_ndarray()[:256]) ** 2))
+    assert 8 * sum(sizes) < config.bitrate_bps / 2, "of the second that these pictures take"
+    assert 10 * np.log10(255**2 / np.mean(errors)) > 42, "dB"
