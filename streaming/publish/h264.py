@@ -26,6 +26,7 @@ FRAME_TIME_BASE = Fraction(1, FPS)
 # of the 2.5 Mbit/s, a third of the packets, and so a third of the event loop's time: a packet costs more than its bits.
 FINEST_QUANTIZER = 18
 SOFTWARE = "libx264"
+ADJUSTABLE = ("libx264", "h264_nvenc")  # a new bitrate takes effect with the next picture
 # In the order in which `auto` tries them, with their settings for the least delay. VA-API is not among them: PyAV's
 # wheels are built without it.
 HARDWARE = {
