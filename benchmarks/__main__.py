@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from benchmarks.rivals import ConvolutionalLips, LatentDecoder, LatentUNet
 from engine.backends import graphs
 from engine.backends.cuda import cuda_device
 from engine.backends.graphs import Precision
+from engine.backends.select import describe
 
 NOTE = (
     "Speed only. The rivals are our own networks of the structure, tensor sizes and arithmetic of the class named, "
@@ -54,15 +53,16 @@ class Benchmark:
             for name, what, make, example in self._contestants(device)
             for batch in self.batch
         ]
-        title = f"{_describe(device)}, {_precision(device)}" + (", rivals made small" if self.small else "")
+        title = f"{describe(device)}, {_precision(device)}" + (", rivals made small" if self.small else "")
         Console().print(_table(figures, title))
         print(NOTE)
         if self.json is not None:
             self.json.parent.mkdir(parents=True, exist_ok=True)
             facts = {
-                "device": _describe(device),
+                "device": describe(device),
                 "precision": _precision(device),
                 "torch": torch.__version__,
+                "instruction_set": torch.backends.cpu.get_cpu_capability(),
                 "threads": self.threads,
                 "small": self.small,
                 "note": NOTE,
@@ -96,12 +96,6 @@ class Benchmark:
 
 def _precision(device: torch.device) -> Precision:
     return "float16" if device.type == "cuda" else "float32"
-
-
-def _describe(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()} CPU, {os.cpu_count()} cores"
 
 
 def _table(figures: list[Figure], title: str) -> Table:

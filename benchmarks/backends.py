@@ -100,6 +100,7 @@ class Backends:
         if self.json is not None:
             facts = {
                 "device": describe(device),
+                "instruction_set": torch.backends.cpu.get_cpu_capability(),
                 "precision": precision,
                 "torch": torch.__version__,
                 "matmul_tflops": ceiling,

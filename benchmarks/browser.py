@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 import aiohttp
 import numpy as np
+import torch
 import tyro
 from playwright.async_api import Page
 from prometheus_client.parser import text_string_to_metric_families
@@ -24,20 +25,24 @@ from scipy.stats import theilslopes
 
 from benchmarks import chromium, command
 from benchmarks.chromium import PageError, until
+from benchmarks.cpu_time import CpuTimes, thread_names
 from benchmarks.live_page import CHANGED, INTERRUPT, LOUD, SAMPLE, live_page, marks, write_sample
-from benchmarks.serving import ROOT, serving
+from benchmarks.serving import ROOT, ServerProcess, serving
 from engine.config import Quality
 from engine.errors import SettingError
 
 SAMPLE_S = 30.0
 LEAST_S = 2.0
-SPEECH_S = 3.0  # before an interruption
-SILENCE_S = 2.0  # the last sound is searched for this long after an interruption
+SPEECH_S = 1.5  # before an interruption
+SILENCE_S = 1.0  # the last sound is searched for this long after an interruption
 FIRST_MS = 300  # of speech, sent before the clock for the first synced frame starts
+EVEN_MS = 80.0  # the longest gap of an even cadence: one picture of 25 a second is missing
+HALF_REFRESH_MS = 1_000 / 60 / 2  # the browser shows pictures at the refreshes of a screen of 60 Hz
 TAKE_S = 20.0  # interval at which the probe's records are moved out of the page
 # WebAudio hears a remote track this much later than the loudspeaker plays it: its buffer, and the sink of a machine
 # without a sound card. Measured against the browser's own estimate of both playout times.
 TAP_MS = 40.0
+LEAST_CORES = 0.005  # a smaller share of a core is not listed
 MS_PER_HOUR = 3_600_000
 
 Figures = dict[str, Any]
@@ -51,7 +56,7 @@ class Watch:
     seconds: float = 60.0
     """Duration of uninterrupted speech in `talk`, and of flashes in `marks`."""
     parts: tuple[Literal["talk", "marks"], ...] = ("talk", "marks")
-    rounds: int = 3
+    rounds: int = 10
     """How often speech is begun and interrupted, to measure the first synced frame and the barge-in."""
     settle_s: float = 12.0
     """Duration of the first flashes, which do not count: a browser that starts on a busy machine buffers sound before
@@ -87,7 +92,11 @@ async def talk(avatar: Path, options: tuple[str, ...], speech: Path, seconds: fl
     """Serve with `options`; the avatar speaks and is interrupted `rounds` times, then speaks for `seconds`."""
     with tempfile.TemporaryDirectory() as folder:
         write_sample(speech, Path(folder), SAMPLE_S)
-        async with serving(avatar, *options, "--samples", folder) as server, live_page(server.url) as page:
+        arguments = (*options, "--samples", folder)
+        async with (
+            serving(avatar, *arguments, module="benchmarks.named_server") as server,
+            live_page(server.url) as page,
+        ):
             before, first_ms, barge_in_ms = await page.evaluate("probe.stats()"), [], []
             for _ in range(rounds):
                 first_ms.append(await first_frame_ms(page))
@@ -95,19 +104,39 @@ async def talk(avatar: Path, options: tuple[str, ...], speech: Path, seconds: fl
                 barge_in_ms.append(await interruption_ms(page))
             first_ms.append(await first_frame_ms(page))
             spoken_ms, counted = await page.evaluate("performance.now()"), await counters(server.url)
+            used = CpuTimes.now(server.pid)
             for left_s in np.arange(seconds, 0, -SAMPLE_S):
                 await asyncio.sleep(min(left_s, SAMPLE_S))
                 if left_s > SAMPLE_S:
                     await page.evaluate(f"{SAMPLE}.click()")
+            cores = CpuTimes.now(server.pid).cores_since(used)
             after, counts = await page.evaluate("probe.stats()"), await counters(server.url)
+            machine = await machine_figures(server)
             frames = np.array(await page.evaluate(f"probe.frames.filter(([seen]) => seen >= {spoken_ms})"))
             skews_ms = np.array(await page.evaluate("probe.skews")).reshape(-1, 2)[:, 1]
-    latencies: Figures = {
-        "first_synced_frame_ms": [round(value) for value in first_ms],
-        "barge_in_ms": [round(value) for value in barge_in_ms],
-    }
     increase = {name: value - counted.get(name, 0.0) for name, value in counts.items()}
-    return receiver_figures(before, after) | speech_figures(frames, increase) | latencies | skew_figures(skews_ms)
+    return (
+        machine
+        | receiver_figures(before, after)
+        | speech_figures(frames, increase)
+        | latency_figures("first_synced_frame", first_ms)
+        | latency_figures("barge_in", barge_in_ms)
+        | skew_figures(skews_ms)
+        | {"cores": {name: round(share, 3) for name, share in cores.items() if share > LEAST_CORES}}
+    )
+
+
+async def machine_figures(server: ServerProcess) -> Figures:
+    """The processor, as the server describes it, its instruction set, the threads of inference, and the quality of
+    pictures that the server chose, None if it does not say."""
+    async with aiohttp.ClientSession() as http, http.get(f"{server.url}/capacity") as reply:
+        capacity = await reply.json()
+    return {
+        "device": capacity["device"],
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "inference_threads": sum(name.startswith("inference") for name in thread_names(server.pid)),
+        "quality": capacity.get("quality"),
+    }
 
 
 def receiver_figures(before: Figures, after: Figures) -> Figures:
@@ -128,16 +157,28 @@ def receiver_figures(before: Figures, after: Figures) -> Figures:
 def speech_figures(frames: np.ndarray, increase: dict[tuple[str, ...], float]) -> Figures:
     """Figures from `probe.frames` in speech, and from the increase of the server's counters meanwhile."""
     spoken_s = (frames[-1, 0] - frames[0, 0]) / 1_000
+    new = frames[frames[:, 2] > CHANGED]
+    gaps_ms = np.diff(new[:, 1])
     fresh, repeated = (
         increase.get(("personastream_viewer_units_total", kind, "speaking"), 0.0) for kind in ("fresh", "repeated")
     )
     return {
         "rendered_fps_in_speech": len(frames) / spoken_s,
-        "distinct_fps_in_speech": float((frames[:, 2] > CHANGED).sum() / spoken_s),
+        "distinct_fps_in_speech": len(new) / spoken_s,
+        "new_picture_gap_ms": [round(float(np.percentile(gaps_ms, percent)), 1) for percent in (50, 95, 99)],
+        "new_picture_gaps_even_percent": 100 * float(np.mean(gaps_ms <= EVEN_MS + HALF_REFRESH_MS)),
         "fresh_fps_in_speech": fresh / spoken_s,
         "repeated_in_speech": int(repeated),
         "units": int(increase.get(("personastream_units_total",), 0.0)),
         "units_late": int(increase.get(("personastream_deadline_misses_total", "tick"), 0.0)),
+    }
+
+
+def latency_figures(name: str, values_ms: list[float]) -> Figures:
+    """All values of a latency, and their 50th and 95th percentile."""
+    return {
+        f"{name}_ms": [round(value) for value in values_ms],
+        f"{name}_p50_p95_ms": [round(float(np.percentile(values_ms, percent))) for percent in (50, 95)],
     }
 
 
@@ -205,7 +246,11 @@ async def flash(avatar: Path, options: tuple[str, ...], seconds: float, settle_s
 def _table(figures: Figures) -> Table:
     table = Table("figure", "value", title="browser")
     for name, value in figures.items():
-        table.add_row(name, f"{value:.2f}" if isinstance(value, float) else str(value))
+        if isinstance(value, dict):
+            for part, share in value.items():
+                table.add_row(f"{name}, {part}", f"{share:.2f}")
+        else:
+            table.add_row(name, f"{value:.2f}" if isinstance(value, float) else str(value))
     return table
 
 

@@ -36,28 +36,39 @@ window.probe = {
     }
   };
 
+  // Luma of the part [left, top, width, height] of a picture, px, averaged over squares of CELL px. Only this part
+  // is copied out of the decoder's picture, and nothing is converted to RGB: a canvas would convert all of it.
+  const CELL = 4;
+  const lumaOf = async (frame, [left, top, width, height]) => {
+    const even = (value) => Math.round(value / 2) * 2; // colour has half the resolution
+    const rect = { x: even(left), y: even(top), width: even(width), height: even(height) };
+    const planes = new Uint8Array(frame.allocationSize({ rect }));
+    const [{ offset, stride }] = await frame.copyTo(planes, { rect });
+    const columns = Math.floor(rect.width / CELL);
+    const sums = new Float32Array(columns * Math.floor(rect.height / CELL));
+    for (let y = 0; y < Math.floor(rect.height / CELL) * CELL; y++) {
+      const row = offset + y * stride;
+      const cells = Math.floor(y / CELL) * columns;
+      for (let x = 0; x < columns * CELL; x++) sums[cells + Math.floor(x / CELL)] += planes[row + x];
+    }
+    return sums.map((sum) => sum / CELL ** 2);
+  };
+  const meanOf = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
   /** Watch the pictures of a <video>. [left, top, width, height]: the mouth, in parts of the frame. */
   probe.watch = (video, [left, top, width, height]) => {
-    const canvas = new OffscreenCanvas(48, 32);
-    const pen = canvas.getContext("2d", { willReadFrequently: true });
     let before = null;
-    const see = (now, { expectedDisplayTime, width: w, height: h }) => {
+    const see = async (now, { expectedDisplayTime, width: w, height: h }) => {
       video.requestVideoFrameCallback(see);
-      pen.drawImage(video, left * w, top * h, width * w, height * h, 0, 0, 44, 32);
-      pen.drawImage(video, 0, 0, w / 16, h / 16, 44, 0, 4, 4);
-      const { data } = pen.getImageData(0, 0, 48, 32);
-      const grey = new Float32Array(44 * 32);
-      for (let y = 0, i = 0; y < 32; y++) {
-        for (let x = 0; x < 44; x++) {
-          const at = (y * 48 + x) * 4;
-          grey[i++] = 0.299 * data[at] + 0.587 * data[at + 1] + 0.114 * data[at + 2];
-        }
-      }
-      let change = 0;
-      if (before) grey.forEach((value, i) => (change += Math.abs(value - before[i]) / grey.length));
-      before = grey;
-      const corner = (48 + 46) * 4;
-      probe.frames.push([now, expectedDisplayTime, change, data[corner + 1]]);
+      const frame = new VideoFrame(video);
+      const [mouth, corner] = await Promise.all([
+        lumaOf(frame, [left * w, top * h, width * w, height * h]),
+        lumaOf(frame, [0, 0, w / 16, h / 16]),
+      ]);
+      frame.close();
+      const change = before ? meanOf(mouth.map((value, i) => Math.abs(value - before[i]))) : 0;
+      before = mouth;
+      probe.frames.push([now, expectedDisplayTime, change, meanOf(corner)]);
     };
     video.requestVideoFrameCallback(see);
   };

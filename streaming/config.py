@@ -15,7 +15,8 @@ from engine.config import MAX_LOAD
 class EncoderConfig:
     """The one encode of a session that all its viewers and broadcasts share."""
 
-    codec: Literal["auto", "h264_nvenc", "libx264"] = "auto"  # for H.264; auto: NVENC if the GPU has it, else x264
+    # for H.264; auto: the first of the hardware encoders that works on this machine, else x264
+    codec: Literal["auto", "libx264", "h264_nvenc", "h264_videotoolbox", "h264_qsv", "h264_amf"] = "auto"
     height_px: int | None = None  # of the encoded picture; its width follows. None: the avatar's own
     bitrate_bps: int = 2_500_000  # of the picture: the rate of broadcasts, the maximum for viewers
     min_bitrate_bps: int = 300_000  # the lowest rate to which one viewer's poor link may bring all viewers of a session

@@ -16,12 +16,12 @@ from engine.queues import MediaQueue, Policy, QueueClosed
 from streaming.config import EncoderConfig
 from streaming.publish.encoders import (
     Picture,
+    PictureConverter,
     PictureEncoder,
     SoundCodec,
     SoundEncoder,
     SoundPacket,
     VideoCodec,
-    to_planes,
 )
 
 # Half a second: the encoder or a reader can be this far behind after the process got no CPU time. A unit
@@ -107,6 +107,7 @@ class Broadcast:
         self._session = session
         self._config = config
         self._streams: list[EncodedStream] = []
+        self._converter = PictureConverter(config)
         self._pictures: dict[VideoCodec, PictureEncoder] = {}
         self._sounds: dict[SoundCodec, SoundEncoder] = {}
         self._has_streams = asyncio.Event()
@@ -195,7 +196,7 @@ class Broadcast:
         with self.times.measure("encode"):
             pictures: dict[VideoCodec, Picture | None] = {}
             if self._pictures:
-                planes = to_planes(unit.image, self._config)
+                planes = self._converter.convert(unit.image)
                 pictures = {codec: encoder.encode(planes, unit.index) for codec, encoder in self._pictures.items()}
             return pictures, {codec: encoder.encode(unit.samples, unit.pts) for codec, encoder in self._sounds.items()}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.browser import Watch
+from benchmarks.browser import Watch, speech_figures
 from benchmarks.chromium import PROGRAM, PageError, console, launch, observe, open_page, program, until
 from benchmarks.live_page import marks
 from engine.errors import SettingError
@@ -33,6 +33,8 @@ def test_every_figure_is_measured_and_they_fit_together(avatar_path, tmp_path, c
     assert {"freezes", "packets_lost", "sound_concealed_percent", "picture_ahead_p99_abs_ms"} <= figures.keys()
     assert figures["marks"] >= 2 and figures["mark_spread_ms"] >= 0
     assert {"mark_picture_ahead_median_ms", "mark_trend_ms_per_hour"} <= figures.keys()
+    assert figures["device"] and figures["instruction_set"] and figures["inference_threads"] >= 1
+    assert figures["cores"]["server: inference_0"] > 0 and figures["cores"]["chromium: renderer"] > 0
 
 
 @pytest.mark.parametrize("setting", [{"seconds": math.nan}, {"rounds": 0}, {"settle_s": -1.0}])
@@ -62,6 +64,19 @@ async def test_a_page_is_watched_without_touching_it_and_its_errors_are_raised()
         with pytest.raises(PageError, match="nothing is not defined"):
             async with open_page(browser, page_with("")) as page:
                 await page.evaluate("nothing")
+
+
+def test_the_cadence_counts_new_pictures_and_allows_one_that_is_missing():
+    shown_ms = np.cumsum([0.0, 33.3, 50.0, 33.3, 83.3, 33.3, 100.0, 50.0])
+    change = np.full(8, 2.0)
+    frames = np.stack([shown_ms, shown_ms, change, change], axis=1)
+    figures = speech_figures(frames, {})
+    assert figures["new_picture_gaps_even_percent"] == pytest.approx(100 * 6 / 7), "all gaps but that of 100 ms"
+    assert figures["new_picture_gap_ms"][0] == 50.0 and figures["new_picture_gap_ms"][2] > 95
+    frames[1, 2] = 0.1  # repeats the picture before it
+    figures = speech_figures(frames, {})
+    assert figures["distinct_fps_in_speech"] == pytest.approx(7 / 8 * figures["rendered_fps_in_speech"])
+    assert figures["new_picture_gaps_even_percent"] == pytest.approx(100 * 5 / 6), "33.3 and 50 ms have become 83.3"
 
 
 def test_a_flash_is_paired_with_the_nearest_beep():

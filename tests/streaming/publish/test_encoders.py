@@ -12,14 +12,12 @@ from av.video.reformatter import Colorspace
 from engine.errors import SettingError
 from streaming.config import EncoderConfig
 from streaming.publish.encoders import (
+    PictureConverter,
     PictureEncoder,
     SoundCodec,
     SoundEncoder,
     VideoCodec,
     check_encoder,
-    h264_codec,
-    nvenc_fault,
-    to_planes,
 )
 
 CONFIG = EncoderConfig(codec="libx264", bitrate_bps=1_000_000)
@@ -33,7 +31,7 @@ def noise(seed, side=256):
 
 
 def encode(encoder, index, image=None):
-    return encoder.encode(to_planes(noise(index) if image is None else image, CONFIG), index)
+    return encoder.encode(PictureConverter(CONFIG).convert(noise(index) if image is None else image), index)
 
 
 @BOTH
@@ -50,8 +48,19 @@ def test_colours_survive(codec, colour):
 
 
 def test_the_picture_is_scaled_to_the_configured_height():
-    planes = to_planes(np.zeros((720, 1280, 3), np.uint8), EncoderConfig(height_px=361))
+    planes = PictureConverter(EncoderConfig(height_px=361)).convert(np.zeros((720, 1280, 3), np.uint8))
     assert (planes.width, planes.height) == (642, 360), "even, as the codecs need it"
+
+
+def test_a_repeated_picture_is_converted_once_and_another_one_anew():
+    converter, images = PictureConverter(CONFIG), [noise(0), noise(1)]
+    first = converter.convert(images[0])
+    kept = first.to_ndarray()
+    assert converter.convert(images[0]) is first
+    other = converter.convert(images[1])
+    assert np.abs(other.to_ndarray().astype(int) - kept).mean() > 10
+    assert (first.to_ndarray() == kept).all(), "an encoder may still read it"
+    assert (converter.convert(images[0]).to_ndarray() == kept).all()
 
 
 @BOTH
@@ -122,24 +131,6 @@ def test_settings_out_of_range_are_named(wrong):
     with pytest.raises(SettingError, match=next(iter(wrong))):
         check_encoder(EncoderConfig(**wrong))
     check_encoder(EncoderConfig())
-
-
-@pytest.mark.skipif(nvenc_fault() is None, reason="this machine has NVENC")
-def test_without_nvenc_x264_is_used_or_the_reason_is_given():
-    assert h264_codec(EncoderConfig()) == "libx264"
-    with pytest.raises(SettingError, match="h264_nvenc does not open here .* choose"):
-        h264_codec(EncoderConfig(codec="h264_nvenc"))
-
-
-@pytest.mark.skipif(nvenc_fault() is not None, reason=f"NVENC does not open: {nvenc_fault()}")
-def test_nvenc_makes_key_frames_on_demand():
-    encoder = PictureEncoder(VideoCodec.H264, EncoderConfig(codec="h264_nvenc", keyframe_gap_s=0))
-    keys = []
-    for index in range(20):
-        if index == 10:
-            encoder.request_keyframe()
-        keys.append(encode(encoder, index).keyframe)
-    assert [index for index, key in enumerate(keys) if key] == [0, 10]
 
 
 def heard(codec, packets):

@@ -10,7 +10,7 @@ from readback import read
 
 from streaming.config import EncoderConfig
 from streaming.publish.broadcast import EncodedUnit
-from streaming.publish.encoders import PictureEncoder, SoundCodec, SoundEncoder, VideoCodec, to_planes
+from streaming.publish.encoders import PictureConverter, PictureEncoder, SoundCodec, SoundEncoder, VideoCodec
 from streaming.publish.muxer import Muxer, mux_all
 
 CONFIG = EncoderConfig(codec="libx264")
@@ -29,7 +29,7 @@ def encoded(count=100, first_number=0):
         flash = index in FLASHES
         image = np.full((128, 128, 3), 235 if flash else 16, np.uint8)
         pts = 1_920 * (5_000 + index)
-        encoded_picture = picture.encode(to_planes(image, CONFIG), index)
+        encoded_picture = picture.encode(PictureConverter(CONFIG).convert(image), index)
         packets = sound.encode(beep if flash else np.zeros(1_920, np.int16), pts)
         units.append(EncodedUnit(first_number + index, pts, encoded_picture, packets, True, flash))
     return units
