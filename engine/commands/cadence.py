@@ -12,7 +12,7 @@ from engine.backends.backend import Backend
 from engine.live.engine import Engine
 from engine.live.session import Session
 from engine.live.trace import Tracer
-from engine.media import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME
+from engine.media import FPS, SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, MediaUnit
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Cadence:
 async def cadence(avatar: Path, pcm: np.ndarray, backend: Backend, tracer: Tracer | None = None) -> Cadence:
     """Let a live session of `avatar` speak pcm [N] int16 at 48 kHz, which arrives in real time."""
     async with Engine({"avatar": avatar}, backend=backend, tracer=tracer) as engine:
-        session, speaking = engine.open_session("avatar"), []
+        session = engine.open_session("avatar")
+        speaking: list[MediaUnit] = []
         units = session.subscribe(capacity=FPS)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_say(session, pcm))

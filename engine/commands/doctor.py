@@ -91,7 +91,7 @@ def _speed(backend: CpuBackend) -> Finding:
             measure(run, (1,))[1] for run in (lambda _: renderer(*example), lambda _: backend.encode_speech(window))
         )
     detail = (
-        f"{1000 * picture_s:.0f} ms for the network of a picture at 256 px, {1000 * step_s:.0f} ms for a step of speech, "
+        f"{1000 * picture_s:.0f} ms for the network of a picture (256 px), {1000 * step_s:.0f} ms for a speech step, "
         f"on each of {backend.workers} workers; `serve` measures its avatars, chooses the quality and logs why"
     )
     return Finding("speed", True, detail)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -30,6 +30,7 @@ from engine.models.weights import load_face_model
 log = logging.getLogger(__name__)
 
 IDLE_HZ = {"idle": FPS}
+Perform = Callable[[Sequence[Work[Job]]], Sequence[Outcome]]
 
 
 class Engine:
@@ -57,7 +58,7 @@ class Engine:
         self._max_sessions = max_sessions
         self._backend = backend
         self._max_load = max_load
-        self._perform = _perform if tracer is None else partial(_traced, tracer)
+        self._perform: Perform = _perform if tracer is None else partial(_traced, tracer)
         self.costs = BatchTimes()
         self._pipelines: dict[str, AvatarPipeline] = {}
         self._tasks = asyncio.TaskGroup()

@@ -4,7 +4,7 @@ pictures that come too late. Needs neither clock nor thread."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from engine.config import Level
@@ -18,7 +18,7 @@ CHEAPER = 0.95  # share of the load of a better pace; a smaller gain may be a me
 ROOM = 0.8  # load of a pace that is chosen although there is a cheaper one: encoders and viewers need the rest
 WINDOW_S = 1.0
 LEAST_FRAMES = 20  # of speech in a window
-KEPT = 0.9  # share of the pictures of a window that come in time where the device keeps up
+KEPT = 0.95  # share of the pictures of a window that come in time where the device keeps up
 OVERLOADED_WINDOWS = 2  # consecutive ones before a step down
 PATIENCE_S, MOST_PATIENCE_S = 10.0, 600.0  # speech with room for a better pace before a step up
 PROBATION_S = 30.0  # a step down so soon after a step up doubles the patience
@@ -57,12 +57,9 @@ class QualityController:
 
     def __init__(self, levels: Sequence[Level], load: Callable[[Pace], float]):
         self._load = load
-        self._paces: list[Pace] = []  # each cheaper than those before
-        least = float("inf")
-        for pace in (*map(Pace, levels), *(Pace(levels[-1], stride) for stride in range(2, MOST_STRIDE + 1))):
-            if not self._paces or load(pace) < CHEAPER * least:
-                self._paces.append(pace)
-                least = load(pace)
+        self._paces = [Pace(levels[0])]  # each cheaper than those before
+        self._add_cheaper(Pace(level) for level in levels[1:])
+        self._add_cheaper([Pace(self._paces[-1].level, stride) for stride in range(2, MOST_STRIDE + 1)])
         self._at = self._fitting()
         self.reason = f"a talking session needs {self._shares()} of the device"
         self._since_s = float("-inf")  # of the window
@@ -74,6 +71,11 @@ class QualityController:
     @property
     def pace(self) -> Pace:
         return self._paces[self._at]
+
+    def _add_cheaper(self, paces: Iterable[Pace]) -> None:
+        for pace in paces:
+            if self._load(pace) < CHEAPER * self._load(self._paces[-1]):
+                self._paces.append(pace)
 
     def _fitting(self) -> int:
         """The place of the first pace that fits: with room where another level follows, else at all."""
@@ -95,7 +97,7 @@ class QualityController:
         length_s = now_s - self._since_s
         if length_s < WINDOW_S or self._frames < LEAST_FRAMES:
             return
-        kept = self._fresh * self.pace.stride / self._frames
+        kept = self._fresh / (self._frames // self.pace.stride)
         self._since_s, self._frames, self._fresh = now_s, 0, 0
         self._overloaded = self._overloaded + 1 if kept < KEPT else 0
         better = self._paces[self._at - 1] if self._at else None

@@ -60,6 +60,7 @@ class SpeechSegment:
     emitted: int = 0
     wanted: int | None = None  # output frame by which its first picture could be shown
     start: int | None = None  # output frame of the first frame, once anchored
+    lead: int = 0  # with which it was anchored
     length: int | None = None  # frames in all, once closed
     painted: int | None = None  # the last output frame whose picture was begun
     step_begun: bool = False  # the lips of a step are being computed

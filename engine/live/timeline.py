@@ -253,7 +253,11 @@ class Timeline:
         """Close a segment that has no sound for another step, just in time to compute one more of silence."""
         if segment.length is not None or segment.step_ready or segment.step_begun:
             return
-        if not segment.awaits_more if segment.start is None else segment.start + segment.made - self.next_frame <= lead:
+        if segment.start is None:
+            starved = not segment.awaits_more
+        else:  # a machine that has become slower since it was anchored must not cut the speech of a sender in time
+            starved = segment.start + segment.made - self.next_frame <= min(lead, segment.lead)
+        if starved:
             segment.close(self._config.release_frames)
 
     def _next_lips(self, lead: int, first_paint: int) -> _Choice | None:
@@ -329,7 +333,7 @@ class Timeline:
             before = self._segments[self._segments.index(segment) - 1] if segment is not self._segments[0] else None
             free = 0 if before is None or before.start is None else before.start + (before.length or 0)
             margin = 0 if segment.step_ready or segment.length is not None else JITTER_FRAMES
-            segment.start = max(self.next_frame + lead + margin, free)
+            segment.start, segment.lead = max(self.next_frame + lead + margin, free), lead
             self._forget_pictures(segment.start)
 
     def _forget_pictures(self, start: int) -> None:

@@ -91,7 +91,7 @@ class LiveState(Collector):
             {"device": describe(self._engine.backend.device), "fallback": self._engine.backend.fallback},
         )
         pace = self._engine.quality.pace
-        levels: dict[str, bool] = {level: level == pace.level for level in self._engine.backend.levels}
+        levels = {str(level): level == pace.level for level in self._engine.backend.levels}
         yield StateSetMetricFamily("personastream_quality", "The quality of the pictures.", levels)
         yield GaugeMetricFamily(
             "personastream_frames_per_picture",

@@ -80,4 +80,20 @@ def test_a_barge_in_takes_effect_with_the_next_frame_and_the_mouth_closes(virtua
 def test_the_first_picture_comes_soon(virtual, make_puppet, paint_s, lips_s):
     seen = talk(virtual, make_puppet(paint_s=paint_s, lips_s=lips_s), real_time=True)
     first_s = next(moment for moment, unit in seen if unit.speaking and unit.fresh)
-    assert first_s - 0.5 < 0.28 + 1.2 * (paint_s + lips_s) + 4 / FPS
+    assert first_s - 0.5 < 0.32 + 1.2 * (paint_s + lips_s) + 6 / FPS
+
+
+def test_a_machine_that_becomes_slower_does_not_cut_the_speech(virtual, make_puppet):
+    async def main(loop):
+        puppet = make_puppet(paint_s=0.02, lips_s=0.01)
+        puppet.clock = loop
+        async with conversing(scheduler_of(), (puppet,)) as (session,):
+            async with asyncio.TaskGroup() as tasks:
+                seen = tasks.create_task(watch(session, 12, loop))
+                tasks.create_task(say(session, "a", speech(10.0), real_time=True))
+                await asyncio.sleep(2)
+                puppet.paint_s, puppet.lips_s = 0.15, 0.06
+            return seen.result()
+
+    frames = [unit.index for _, unit in virtual(main) if unit.speaking]
+    assert len(frames) == 10 * FPS and frames[-1] - frames[0] == len(frames) - 1
