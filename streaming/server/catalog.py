@@ -12,6 +12,7 @@ from aiohttp import hdrs, web
 
 from engine.errors import MediaError, UnknownAvatarError
 from engine.live.engine import Engine
+from streaming.server.address import address
 from streaming.voices.voice import Voice
 
 WEB = Path(__file__).parents[1] / "web"
@@ -35,7 +36,7 @@ class Catalog:
                 "name": name,
                 "width": avatar.width,
                 "height": avatar.height,
-                "thumbnail": f"/v1/avatars/{quote(name)}/thumbnail.jpg",
+                "thumbnail": address(request, f"/v1/avatars/{quote(name)}/thumbnail.jpg"),
             }
             for name, avatar in self._engine.avatars.items()
         ]
@@ -54,7 +55,7 @@ class Catalog:
         samples = [
             {
                 "name": sample.name,
-                "url": f"/v1/samples/{quote(sample.name)}.wav",
+                "url": address(request, f"/v1/samples/{quote(sample.name)}.wav"),
                 "duration_s": round(sample.duration_s, 2),
             }
             for sample in self._samples.values()
