@@ -6,26 +6,26 @@ import { request } from "./request.js";
 const $ = (id) => document.getElementById(id);
 const avatar = $("avatar");
 
-/** Reads key, session and token from the address. The key is removed from it at once and kept for this tab. */
+/** Takes key, session and token out of the address, where others could read them. The tab keeps the key, this entry of
+ * its history the session. */
 function takeFromAddress() {
   const address = new URL(location.href);
   const key = address.searchParams.get("key");
-  if (key) {
-    sessionStorage.setItem("key", key);
-    address.searchParams.delete("key");
-    history.replaceState(null, "", address);
-  }
+  if (key) sessionStorage.setItem("key", key);
   avatar.key = sessionStorage.getItem("key");
+  const given = { ...history.state };
   for (const name of ["session", "token"]) {
     // a session that another program has opened and speaks through
-    const given = address.searchParams.get(name);
-    if (given) avatar.setAttribute(name, given);
+    given[name] = address.searchParams.get(name) ?? given[name];
+    if (given[name]) avatar.setAttribute(name, given[name]);
   }
+  for (const name of ["key", "session", "token"]) address.searchParams.delete(name);
+  history.replaceState(given, "", address);
 }
 
 async function loadChoices() {
   const [{ avatars }, { samples }, { voices }] = await Promise.all(
-    ["avatars", "samples", "voices"].map(async (name) => (await request("GET", `/v1/${name}`)).json()),
+    ["avatars", "samples", "voices"].map(async (name) => (await request("GET", `v1/${name}`)).json()),
   );
   $("avatars").replaceChildren(...avatars.map(avatarChoice));
   $("who").hidden = avatars.length < 2 || avatar.hasAttribute("session");

@@ -166,7 +166,8 @@ export class PersonaStream extends HTMLElement {
   }
 
   get #server() {
-    return new URL(this.getAttribute("server") ?? new URL("/", import.meta.url), location.href).href;
+    const { href } = new URL(this.getAttribute("server") ?? new URL("./", import.meta.url), location.href);
+    return href.endsWith("/") ? href : `${href}/`; // it may be at a path of its own, behind a proxy
   }
 
   get #avatar() {
@@ -189,7 +190,7 @@ export class PersonaStream extends HTMLElement {
 
   #showPoster() {
     if (!this.#avatar) return;
-    this.#stage.poster = new URL(`/v1/avatars/${encodeURIComponent(this.#avatar)}/thumbnail.jpg`, this.#server).href;
+    this.#stage.poster = new URL(`v1/avatars/${encodeURIComponent(this.#avatar)}/thumbnail.jpg`, this.#server).href;
   }
 
   #follow(state) {
@@ -276,7 +277,7 @@ export class PersonaStream extends HTMLElement {
 /** A session that another program has opened, in the form that Conversation takes. */
 function sessionOf(id, token) {
   if (!id) return null;
-  const path = `/v1/sessions/${encodeURIComponent(id)}`;
+  const path = `v1/sessions/${encodeURIComponent(id)}`;
   return { id, token, whep: `${path}/whep`, speech: `${path}/speech`, ice_servers: [] };
 }
 
