@@ -80,6 +80,8 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
         return problem(
             400, ProtocolError.code, f"the body cannot be read ({detail}); expected what the headers say of it"
         )
+    except UnicodeEncodeError as error:  # aiohttp keeps them as surrogates, which no answer can hold
+        return problem(400, ProtocolError.code, f"a header has bytes that are not UTF-8 ({error.reason})")
     except PersonaStreamError as error:
         headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, CapacityError) else None
         return problem(status_of(error), error.code, str(error), headers)

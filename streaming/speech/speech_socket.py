@@ -41,6 +41,7 @@ from streaming.speech.protocol import (
     parse,
 )
 from streaming.speech.realtime import RealtimeReader, is_realtime, truncation
+from streaming.voices.ssml import plain
 from streaming.voices.voice import Voice, find_voice
 
 LATE_UTTERANCES = 256  # interrupted utterances whose messages may still arrive
@@ -156,7 +157,9 @@ class SpeechSocket:
             case SpeechEnd(utterance):
                 if self._is_open(utterance):
                     self._end(utterance)
-            case SpeechText(utterance, _, name):
+            case SpeechText(utterance, text, name):
+                if not plain(text).strip():
+                    raise ProtocolError("the text has no words beside its tags; expected some to speak")
                 voice = find_voice(self._voices, name)
                 if self._waiting.count(self._session.epoch) >= WAITING_TEXTS:
                     raise CapacityError(f"{WAITING_TEXTS} texts wait to be spoken; send this one later")
@@ -211,7 +214,7 @@ class SpeechSocket:
 
     async def _speak(self, message: SpeechText, voice: Voice, epoch: int) -> None:
         try:
-            async with contextlib.aclosing(voice.speak(message.text)) as pieces:
+            async with contextlib.aclosing(voice.speak(plain(message.text))) as pieces:
                 async for pcm in pieces:
                     await self._session.push_audio(message.id, pcm)
         except SessionClosedError:

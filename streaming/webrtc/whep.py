@@ -103,7 +103,7 @@ def _offer_in(body: str) -> str:
     """The SDP of a JSON body. Raises ProtocolError."""
     try:
         fields = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError(f'the body is not JSON ({error}); expected {{"sdp", "type": "offer"}}') from error
     if not isinstance(fields, dict) or not isinstance(fields.get("sdp"), str) or fields.get("type") != "offer":
         raise ProtocolError(f'the body has no offer; expected {{"sdp", "type": "offer"}}, found {body:.60}')

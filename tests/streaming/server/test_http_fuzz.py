@@ -23,7 +23,6 @@ async def ask(server, request: bytes) -> int:
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
         writer.write(request)
-        writer.write_eof()
         async with asyncio.timeout(30):
             line = await reader.readline()
         return int(line.split()[1]) if line else 0
@@ -59,6 +58,8 @@ def faults(caplog):
         ([b"Content-Type: \xff/;;="], b"{"),
         ([], b"[" * 100_000),
         ([], b"\xff\xfe"),
+        ([b"Origin: http://\xff"], b"{}"),
+        ([b"Authorization: Bearer \xff"], b"{}"),
     ],
 )
 async def test_a_body_that_is_not_what_its_headers_say_is_the_clients_fault(serving, faults, headers_and_body):
@@ -111,7 +112,7 @@ NAMES = st.sampled_from(
             b"Cookie",
         ),
         *(b"X-Forwarded-For", b"X-Forwarded-Prefix", b"Upgrade", b"Sec-WebSocket-Key", b"Sec-WebSocket-Version"),
-        *(b"Access-Control-Request-Method", b"If-Modified-Since", b"If-None-Match", b"Connection", b"Expect"),
+        *(b"Access-Control-Request-Method", b"If-Modified-Since", b"If-None-Match", b"Connection"),
     ]
 )
 VALUES = WORDS | st.sampled_from(

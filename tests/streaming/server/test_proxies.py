@@ -79,7 +79,11 @@ async def test_everything_works_below_a_path_through_a_proxy_with_its_default_se
     timeouts = TimeoutConfig(ping_s=0.25, event_keepalive_s=0.25)
     async with serving(proxies=1, timeouts=timeouts) as client:
         upstream = client.server.url.removeprefix("http://")
-        async with running(proxy(tmp_path, port, upstream), port), aiohttp.ClientSession() as http:
+        async with (
+            running(proxy(tmp_path, port, upstream), port),
+            aiohttp.ClientSession() as http,
+            asyncio.timeout(60),
+        ):
             async with http.get(f"{base}/") as page:
                 assert page.status == 200 and "persona-stream" in await page.text()
             async with http.post(f"{base}/v1/sessions", json={"avatar": "speaker"}) as reply:

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 from aiortc import RTCSessionDescription
-from aiortc.rtcdtlstransport import RTCCertificate, generate_certificate
-from cryptography.hazmat.primitives.asymmetric import rsa
+from rsa_certificate import RsaCertificate
 from whep_client import SDP, WhepClient, bearer, frames, gone
 
 from streaming.speech.protocol import SpeechText
@@ -22,20 +21,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 GSTREAMER_VIEWER = Path(__file__).parent / "gstreamer_viewer.py"
 SYSTEM_PYTHON = "/usr/bin/python3"
-
-
-class RsaCertificate(RTCCertificate):
-    """What GStreamer has, and pages that call generateCertificate with RSASSA-PKCS1-v1_5; OpenSSL's usual ciphers."""
-
-    @classmethod
-    def generateCertificate(cls):
-        key = rsa.generate_private_key(65_537, 2048)
-        return cls(key=key, cert=generate_certificate(key))
-
-    def _create_ssl_context(self, srtp_profiles):
-        context = super()._create_ssl_context(srtp_profiles)
-        context.set_cipher_list(b"ALL")
-        return context
 
 
 def with_rsa(whep):
