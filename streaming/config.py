@@ -56,6 +56,7 @@ class ServerConfig:
     host: str = "127.0.0.1"  # the address to listen at; 0.0.0.0: all, which needs a key or --open
     port: int = 8080  # 0: any free port
     open: bool = False  # admit everybody: listen beyond localhost without a key
+    public_catalog: bool = False  # with a key set, show the avatars' pictures to everybody
     proxies: int = 0  # your reverse proxies before this server; the client's address then comes from X-Forwarded-For
     base_path: str = ""  # a path such as /avatar, under which a proxy that removes it shows the server
     cors_origins: tuple[str, ...] = ()  # other sites whose pages may use the API: https://app.example, or * for all

@@ -125,6 +125,8 @@ class Server:
         )
         app[BASE_PATH], app[PROXIES] = checked_base_path(self._config.base_path), self._config.proxies
         app.on_response_prepare.append(self._cors.add_headers)
+        public = self._config.public_catalog
+        thumbnail = self._catalog.thumbnail if public else self._access.with_key_or_token(self._catalog.thumbnail)
         app.add_routes(
             [
                 web.get("/healthz", self._health.health),
@@ -132,7 +134,7 @@ class Server:
                 web.get("/capacity", self._access.with_key(self._health.capacity)),
                 web.get("/metrics", self._access.with_key(self._health.metrics)),
                 web.get("/v1/avatars", self._catalog.avatars),
-                web.get("/v1/avatars/{avatar}/thumbnail.jpg", self._catalog.thumbnail),
+                web.get("/v1/avatars/{avatar}/thumbnail.jpg", thumbnail),
                 web.get("/v1/voices", self._catalog.voices),
                 web.get("/v1/samples", self._catalog.samples),
                 web.get("/v1/samples/{sample}.wav", self._catalog.sample),

@@ -18,7 +18,7 @@ from streaming.voices.voice import Voice
 WEB = Path(__file__).parents[1] / "web"
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; media-src 'self' blob:; "
-    "img-src 'self' data:; frame-ancestors 'none'",
+    "img-src 'self' data: blob:; frame-ancestors 'none'",
     "Cache-Control": "no-cache",
     "Referrer-Policy": "no-referrer",  # the page's address may hold a key
 }

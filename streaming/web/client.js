@@ -1,7 +1,7 @@
 // The page: connects its controls to one <persona-stream>, and shows avatars, voices, samples, state and figures.
 
 import "./persona-stream.js";
-import { request } from "./request.js";
+import { picture, request } from "./request.js";
 import { voicesFor } from "./scripts.js";
 import { inWords } from "./wording.js";
 
@@ -35,6 +35,7 @@ async function loadChoices() {
   $("voices").replaceChildren(...voiceChoices(voices));
   $("say").hidden = voices.length === 0;
   $("samples").replaceChildren(...samples.map(sampleButton));
+  showPictures();
   choose(avatars[0]);
   avatar.connect(); // the avatar is visible, muted, before the first gesture
 }
@@ -63,11 +64,20 @@ function avatarChoice(found, index) {
   const input = Object.assign(document.createElement("input"), { type: "radio", name: "avatar", value: found.name });
   input.checked = index === 0;
   input.onchange = () => choose(found);
-  const image = Object.assign(new Image(72, 72), { src: found.thumbnail, alt: "" });
+  const image = Object.assign(new Image(72, 72), { alt: "" });
+  image.dataset.picture = found.thumbnail;
   const name = document.createElement("span");
   name.textContent = readable(found.name);
   choice.append(input, image, name);
   return choice;
+}
+
+/** Shows the avatars' pictures, as far as the key that this tab has lets it. */
+async function showPictures() {
+  for (const image of document.querySelectorAll("#avatars img:not([src])")) {
+    const address = await picture(image.dataset.picture, avatar.key);
+    if (address) image.src = address;
+  }
 }
 
 function choose({ name, width, height }) {
@@ -178,6 +188,7 @@ function showState({ name, title }) {
   $("state").dataset.state = name;
   $("speech").disabled = !["live", "reconnecting"].includes(name);
   $("stop").disabled = ["idle", "ended"].includes(name);
+  if (name === "live") showPictures(); // by then the key has been asked for
 }
 
 const FIGURES = {

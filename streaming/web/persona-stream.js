@@ -2,6 +2,7 @@
 
 import { Conversation } from "./connection.js";
 import { figuresOf } from "./figures.js";
+import { picture } from "./request.js";
 import { Microphone, decode, sendPcm, to16Bit } from "./sound.js";
 import { Stage } from "./stage.js";
 import { wordsFor } from "./wording.js";
@@ -188,9 +189,12 @@ export class PersonaStream extends HTMLElement {
     mine.open();
   }
 
-  #showPoster() {
-    if (!this.#avatar) return;
-    this.#stage.poster = new URL(`v1/avatars/${encodeURIComponent(this.#avatar)}/thumbnail.jpg`, this.#server).href;
+  async #showPoster() {
+    const avatar = this.#avatar;
+    if (!avatar) return;
+    const url = new URL(`v1/avatars/${encodeURIComponent(avatar)}/thumbnail.jpg`, this.#server);
+    const poster = await picture(url, this.getAttribute("token") ?? this.key);
+    if (poster && avatar === this.#avatar) this.#stage.poster = poster;
   }
 
   #follow(state) {

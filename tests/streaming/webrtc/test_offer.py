@@ -133,6 +133,39 @@ def test_the_level_of_the_answer_fits_the_pictures(size, level):
     assert f"profile-level-id=42e0{level:02x}" in answer
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "169.254.169.254", "fe80::1", "0.0.0.0", "::ffff:127.0.0.1"])
+def test_candidates_that_lead_into_the_server_are_heeded_for_clients_on_it_alone(host):
+    lines = [f"a=candidate:1 1 udp 2122194687 {address} 50000 typ host" for address in (host, "192.0.2.1")]
+    text = HEAD + section("video", "96", *H264, *lines)
+    assert Offer(text, local=True).sdp.count("a=candidate") == 2
+    outside = Offer(text, local=False).sdp
+    assert f" {host} 50000" not in outside and " 192.0.2.1 50000" in outside
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_candidates_of_one_viewer_are_bounded(serving, problem):
+    line = "a=candidate:{} 1 udp 2122194687 192.0.2.1 {} typ host\r\n"
+    async with serving() as client:
+        session = await client.open_session()
+        good = await a_good_offer()
+        flood = good.replace("a=end-of-candidates", "".join(line.format(n, n) for n in range(1, 200)) + "a=x", 1)
+        async with client.http.post(session["whep"], data=flood, headers=SDP | bearer(session)) as reply:
+            assert "expected at most 100" in await problem(reply, 400, "protocol")
+        trickling = good.replace("a=end-of-candidates\r\n", "")
+        async with client.http.post(session["whep"], data=trickling, headers=SDP | bearer(session)) as reply:
+            location, etag = reply.headers["Location"], reply.headers["ETag"]
+        headers = {"Content-Type": "application/trickle-ice-sdpfrag", "If-Match": etag} | bearer(session)
+        statuses = []
+        for n in range(1, 110):
+            body = "a=mid:0\r\n" + line.format(n, n)
+            async with client.http.patch(location, data=body, headers=headers) as reply:
+                statuses.append(reply.status)
+        assert statuses[0] == 204 and statuses[-1] == 429 and statuses.count(204) <= 100
+        async with client.http.delete(location, headers=bearer(session)) as reply:
+            assert reply.status == 200
+        await gone(client.server)
+
+
 @pytest.mark.asyncio(loop_scope="session")
 async def test_a_candidate_whose_name_does_not_resolve_does_not_hold_the_answer_back(serving):
     async with serving() as client:
