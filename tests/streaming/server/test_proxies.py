@@ -25,8 +25,8 @@ OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
 
 
 def documented(name: str) -> str:
-    """The block of docs/operations.md that follows the proxy's name."""
-    match = re.search(rf"{name}[^`]*```\w*\n(.*?)^```", OPERATIONS.read_text(), re.DOTALL | re.MULTILINE)
+    """The block of docs/operations.md in the proxy's language."""
+    match = re.search(rf"^```{name}\n(.*?)^```", OPERATIONS.read_text(), re.DOTALL | re.MULTILINE)
     assert match
     return match[1]
 
@@ -64,7 +64,7 @@ def nginx(folder, port, upstream):
 
 
 def caddy(folder, port, upstream):
-    block = documented("Caddy").replace("127.0.0.1:8080", upstream).replace("avatar.example", f"http://:{port}")
+    block = documented("caddy").replace("127.0.0.1:8080", upstream).replace("avatar.example", f"http://:{port}")
     (folder / "Caddyfile").write_text("{\n admin off\n auto_https off\n}\n" + block)
     return ["caddy", "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
 
