@@ -128,14 +128,18 @@ def split_secrets(url: str) -> tuple[str, dict[str, str]]:
     that hold them: the stream key of RTMP, passphrase and stream id of SRT."""
     parts = urlsplit(url)
     if parts.scheme.lower() in ("rtmp", "rtmps"):
-        names = url.split("/")[3:]
+        names = parts.path.split("/")[1:]
         app = 1 if len(names) == 2 else 2  # as ffmpeg splits them: application, its instance, key
         key = "/".join(names[app:])
         if not key:
             return url, {}
-        return "/".join(url.split("/")[:4]), {"rtmp_app": "/".join(names[:app]), "rtmp_playpath": key}
+        key += f"?{parts.query}" if parts.query else ""
+        shown = urlunsplit(parts._replace(path=f"/{names[0]}", query=""))
+        return shown, {"rtmp_app": "/".join(names[:app]), "rtmp_playpath": key}
     fields = [field.partition("=") for field in parts.query.split("&") if field]
-    options = {name: unquote(value) for name, _, value in fields if name in ("passphrase", "streamid")}
+    hidden = {name: value.replace("+", " ") for name, _, value in fields if name in ("passphrase", "streamid")}
+    # As ffmpeg reads them in an address: %XX means a character in the stream id alone.
+    options = {name: unquote(value) if name == "streamid" else value for name, value in hidden.items()}
     rest = "&".join(f"{name}={value}" for name, _, value in fields if name not in options)
     return urlunsplit(parts._replace(query=rest)), options
 

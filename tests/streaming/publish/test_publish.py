@@ -245,7 +245,7 @@ async def test_secrets_of_urls_are_not_shown(url, shown):
         ("rtmp://h/live/key?sign=1/2", "rtmp://h/live", {"rtmp_app": "live", "rtmp_playpath": "key?sign=1/2"}),
         ("rtmps://h:1/app/instance/key", "rtmps://h:1/app", {"rtmp_app": "app/instance", "rtmp_playpath": "key"}),
         ("rtmp://h/live", "rtmp://h/live", {}),
-        ("srt://h:9?passphrase=a%20b&latency=20", "srt://h:9?latency=20", {"passphrase": "a b"}),
+        ("srt://h:9?passphrase=a+b%20&latency=20", "srt://h:9?latency=20", {"passphrase": "a b%20"}),
         ("srt://h:9?streamid=%23!::m=publish", "srt://h:9", {"streamid": "#!::m=publish"}),
     ],
 )
