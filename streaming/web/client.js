@@ -222,6 +222,7 @@ $("say").onsubmit = (event) => {
   event.preventDefault();
   speakText();
 };
+$("text").oninput = () => tell([...$("text").value].length > MAX_CHARS ? problemOf($("text").value) : "", $("say"));
 $("text").onkeydown = (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();

@@ -60,17 +60,15 @@ async def test_it_comes_alive_by_itself_and_tells_its_figures(serving, browser):
 
 async def test_enter_speaks_and_shift_enter_begins_a_line_and_what_waits_is_shown_and_cleared(serving, browser):
     async with serving() as client, live(browser, client) as page:
-        await page.evaluate("document.querySelector('#text').focus()")
-        await page.keyboard.type("One two three four five six seven.")
+        await page.evaluate(TYPE + "document.querySelector('#text').focus()")
         await page.keyboard.press("Shift+Enter")
-        await page.keyboard.type("And eight and nine and ten and so on.")
         assert "\n" in await page.evaluate("document.querySelector('#text').value")
         await page.keyboard.press("Enter")
         await until(page, "avatar.speaking")
-        await until(page, "document.getElementById('skew').textContent.endsWith('ms')")
         await page.keyboard.type("Another.")  # the first text is selected: this one replaces it
         await page.keyboard.press("Enter")
         await until(page, "document.querySelector('#waiting').textContent === 'Another.'")
+        await until(page, "document.getElementById('skew').textContent.endsWith('ms')")
         await page.evaluate("document.querySelector('#clear').click()")
         await until(page, "!avatar.speaking && document.querySelector('#queue').hidden")
         await until(page, "document.getElementById('skew').textContent === '–'")
