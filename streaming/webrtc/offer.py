@@ -100,13 +100,11 @@ class Offer:
 
     def answer(self, sdp: str, width: int, height: int) -> str:
         """The client's answer from aiortc's: with the sections that are rejected, and the level of the pictures."""
-        head, answered = _split(sdp)
+        head, *answered = re.split("^(?=m=)", sdp, flags=re.MULTILINE)
         answers = iter(answered)
-        sections = [_joined([], [next(answers)]) if each.served else each.rejected() for each in self._sections]
+        sections = [next(answers) if each.served else each.rejected() for each in self._sections]
         level = f"{h264_level(width, height):02x}"
-        return re.sub(
-            r"(profile-level-id=[0-9a-fA-F]{4})[0-9a-fA-F]{2}", rf"\g<1>{level}", _joined(head, []) + "".join(sections)
-        )
+        return re.sub("(profile-level-id=[0-9a-fA-F]{4})[0-9a-fA-F]{2}", rf"\g<1>{level}", head + "".join(sections))
 
     def _name_sections(self) -> None:
         for number, section in enumerate(self._sections):

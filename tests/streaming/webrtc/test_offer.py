@@ -142,6 +142,12 @@ def test_candidates_that_lead_into_the_server_are_heeded_for_clients_on_it_alone
     assert f" {host} 50000" not in outside and " 192.0.2.1 50000" in outside
 
 
+def test_the_answer_keeps_every_line_of_aiortcs():
+    """Repairs of lost packets, for one, are found by their a=ssrc-group."""
+    answer = HEAD + section("video", "96", *H264, "a=ssrc-group:FID 1 2", "a=ssrc:1 cname:x", "a=msid:a b")
+    assert Offer(HEAD + section("video", "96", *H264)).answer(answer, 512, 512) == answer
+
+
 @pytest.mark.asyncio(loop_scope="session")
 async def test_candidates_of_one_viewer_are_bounded(serving, problem):
     line = "a=candidate:{} 1 udp 2122194687 192.0.2.1 {} typ host\r\n"
