@@ -42,9 +42,10 @@ class IceConfig:
 class TimeoutConfig:
     """How long the server waits for a client. These are not options of the command line."""
 
-    # A speech socket without a message for this long is pinged, and closed if no pong comes in half that time. Longer
-    # than back-pressure can keep the server from reading: one message of 8 kHz sound lasts 65 s.
-    ping_s: float = 60.0
+    ping_s: float = 15.0  # a speech socket is pinged this often: proxies close silent connections, many after 60 s
+    # A websocket that is silent for this long is closed if it does not answer a ping within half that time. A program
+    # answers pings while it reads: some send speech for a while and only then read.
+    silent_client_s: float = 60.0
     viewer_connect_s: float = 30.0  # a viewer that is not connected this long after its answer is removed
     event_keepalive_s: float = 15.0  # an event stream sends a comment this often: proxies close silent connections
 
@@ -56,7 +57,9 @@ class ServerConfig:
     host: str = "127.0.0.1"  # the address to listen at; 0.0.0.0: all, which needs a key or --open
     port: int = 8080  # 0: any free port
     open: bool = False  # admit everybody: listen beyond localhost without a key
+    public_catalog: bool = False  # with a key set, show the avatars' pictures to everybody
     proxies: int = 0  # your reverse proxies before this server; the client's address then comes from X-Forwarded-For
+    base_path: str = ""  # a path such as /avatar, under which a proxy that removes it shows the server
     cors_origins: tuple[str, ...] = ()  # other sites whose pages may use the API: https://app.example, or * for all
     max_body_bytes: int = 256 * 1024  # of an HTTP request; the largest body is an SDP offer
     max_sessions: int = 4  # open at the same time

@@ -2,7 +2,8 @@
 
 PersonaStreamError
 ├── CapacityError
-│   └── QuotaError
+│   ├── QuotaError
+│   └── SpeechRefusedError
 ├── PublishError
 ├── VoiceError
 │   ├── VoiceAuthError, VoiceQuotaError, VoiceUnreachableError
@@ -24,6 +25,14 @@ class QuotaError(CapacityError):
     def __init__(self, message: str, retry_after_s: int = CapacityError.retry_after_s):
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class SpeechRefusedError(CapacityError):
+    """More speech waits than a session keeps. Of `utterance`, `taken_samples` were taken before."""
+
+    def __init__(self, message: str, utterance: str, taken_samples: int):
+        super().__init__(message)
+        self.utterance, self.taken_samples = utterance, taken_samples
 
 
 class PublishError(PersonaStreamError):

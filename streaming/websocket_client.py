@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+PING_S = 15.0
 MAX_WAITING_FRAMES = 4  # received and not read, each up to `max_message_bytes`; beyond them TCP stops the sender
 
 
@@ -26,10 +27,11 @@ async def open_websocket(
         compression=None,  # sound and pictures hardly shrink, and on one machine it only costs time
         proxy=None,  # as for our HTTP requests: a proxy in the environment is seldom meant for localhost
         open_timeout=timeout_s,
-        # No keepalive: a server that stops reading reads no pings either, and a full session stops it for as long as
-        # its speech lasts. The default of 20 s would end such a connection. Vanished peers are detected elsewhere: our
-        # server sends pings, and a remote voice has a limit on its silence.
-        ping_interval=None,
+        # Pings are signs of life for proxies. Their answers have no time limit: a server may stop reading for as long
+        # as speech lasts. Vanished peers are detected elsewhere: our server sends pings, and a remote voice has a limit
+        # on its silence.
+        ping_interval=PING_S,
+        ping_timeout=None,
         max_size=max_message_bytes,
         max_queue=MAX_WAITING_FRAMES,
     )

@@ -23,6 +23,7 @@ class Utterance:
     channels: int
     to_playback_rate: PcmResampler
     sound: SampleQueue = field(default_factory=SampleQueue)
+    torn: bytes = b""  # the start of a sample whose rest has not come
     received_samples: int = 0
     played_samples: int = 0  # at 48 kHz
     started: bool = False

@@ -105,10 +105,11 @@ class Session:
         self._timeline.start_utterance(utterance, sample_rate_hz, channels)
 
     async def push_audio(self, utterance: str, pcm: bytes) -> None:
-        """Continue with s16le; waits while `buffered_speech_ms` are buffered. Ignored after a barge-in.
+        """Continue with s16le in pieces of any length; waits while `buffered_speech_ms` are buffered. Ignored after a
+        barge-in.
 
         Raises CapacityError where as much already waits behind an utterance that is still open; ProtocolError,
-        SpeechFormatError, SessionClosedError.
+        SessionClosedError.
         """
         self._need_open()
         epoch = self.epoch
@@ -135,10 +136,13 @@ class Session:
         return self._timeline.has_room(utterance, self._config.buffered_speech_ms)
 
     def end_utterance(self, utterance: str) -> None:
-        """No more sound follows. Raises ProtocolError, SessionClosedError."""
+        """No more sound follows. Raises ProtocolError, SessionClosedError; SpeechFormatError where the sound stopped
+        inside a sample, without which the utterance has ended."""
         self._need_open()
-        self._timeline.end_utterance(utterance)
-        self._scheduler.wake()
+        try:
+            self._timeline.end_utterance(utterance)
+        finally:
+            self._scheduler.wake()
 
     def cancel(self) -> None:
         """Barge-in: from the next frame on there is silence and the mouth closes."""

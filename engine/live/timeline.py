@@ -101,16 +101,11 @@ class Timeline:
 
         Raises CapacityError where `limit_ms` wait behind an utterance that is still open: there is room only when that
         one ends, and its end may be the next message on the very connection that would wait here. Raises ProtocolError
-        for an utterance that is not open, SpeechFormatError for half a sample.
+        for an utterance that is not open. The last sample waits for its rest in the next piece if `pcm` tears it.
         """
         utterance = self._utterance(name)
         if utterance is None:
             return []
-        sample_bytes = 2 * utterance.channels
-        if len(pcm) % sample_bytes:  # refused whole, not after most of it was taken
-            raise SpeechFormatError(
-                f"{len(pcm)} bytes for utterance {name!r}; expected whole s16le samples, {sample_bytes} bytes each"
-            )
         first = next(iter(self._utterances))
         waiting = sum(len(u.sound) for u in self._utterances.values())
         if name != first and waiting * 1000 >= limit_ms * SAMPLE_RATE_HZ:
@@ -118,8 +113,12 @@ class Timeline:
                 f"{waiting / SAMPLE_RATE_HZ:.1f} s of speech wait behind utterance {first!r}, which is still open; "
                 f"end {first!r}, then go on with {name!r}"
             )
+        sample_bytes = 2 * utterance.channels
+        pcm = utterance.torn + pcm
+        whole = len(pcm) - len(pcm) % sample_bytes
+        utterance.torn = pcm[whole:]
         size = utterance.sample_rate_hz // PIECES_A_SECOND * sample_bytes
-        return [pcm[start : start + size] for start in range(0, len(pcm), size)]
+        return [pcm[start : min(start + size, whole)] for start in range(0, whole, size)]
 
     def has_room(self, name: str, limit_ms: int) -> bool:
         """False while `limit_ms` wait to be played and `name` is the next utterance; always True for later ones."""
@@ -137,12 +136,21 @@ class Timeline:
             self._feed()
 
     def end_utterance(self, name: str) -> None:
-        """No more sound follows; ignored if it was cancelled. Raises ProtocolError if it is not open."""
+        """No more sound follows; ignored if it was cancelled. Raises ProtocolError if it is not open.
+
+        Raises SpeechFormatError where the sound stopped inside a sample: the utterance has ended without that one.
+        """
         utterance = self._utterance(name)
-        if utterance is not None:
-            utterance.sound.append(utterance.to_playback_rate.push(np.zeros(0, np.float32), last=True))
-            utterance.ended = True
-            self._feed()
+        if utterance is None:
+            return
+        utterance.sound.append(utterance.to_playback_rate.push(np.zeros(0, np.float32), last=True))
+        utterance.ended = True
+        self._feed()
+        if utterance.torn:
+            raise SpeechFormatError(
+                f"utterance {name!r} ended with {len(utterance.torn)} bytes of a sample that has "
+                f"{2 * utterance.channels}; they were dropped: send s16le sound in full"
+            )
 
     def _utterance(self, name: str) -> Utterance | None:
         utterance = self._utterances.get(name)

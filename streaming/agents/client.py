@@ -39,6 +39,7 @@ from streaming.speech.protocol import (
 from streaming.websocket_client import close_websocket, open_websocket
 
 PIECE_BYTES = 1 << 16  # of sound in one message
+MAX_AHEAD_S = 60.0  # of sound sent before its time; the server refuses what it has no room for
 BACKLOG = 25
 CONNECT_S = 10.0
 REFUSALS: dict[str, type[PersonaStreamError]] = {"unknown-avatar": UnknownAvatarError, "capacity": CapacityError}
@@ -58,18 +59,26 @@ class AvatarClient:
         self._messages: MediaQueue[AvatarMessage] = MediaQueue(BACKLOG, Policy.WAIT)
         self._names = itertools.count(1)
         self._speaking: str | None = None
+        self._played_s = 0.0  # the loop time at which all sound sent so far has been played, at the earliest
         self._interrupted = False  # units sent before the interruption may still arrive
 
     async def speak(self, pcm: bytes, sample_rate_hz: int, channels: int) -> None:
-        """Continue the utterance, or begin one, with s16le sound; waits while the session is full.
+        """Continue the utterance, or begin one, with s16le sound; waits while MAX_AHEAD_S of it are still to be played.
+        After `interrupt` the rest is not sent.
 
         Raises SessionClosedError.
         """
         if self._speaking is None:
             self._speaking = f"utterance {next(self._names)}"
             await self._send(SpeechStart(self._speaking, sample_rate_hz, channels))
+        utterance, loop = self._speaking, asyncio.get_running_loop()
         for start in range(0, len(pcm), PIECE_BYTES):
-            await self._send(SpeechAudio(self._speaking, pcm[start : start + PIECE_BYTES]))
+            await asyncio.sleep(self._played_s - loop.time() - MAX_AHEAD_S)
+            if self._speaking != utterance:
+                return
+            piece = pcm[start : start + PIECE_BYTES]
+            await self._send(SpeechAudio(utterance, piece))
+            self._played_s = max(self._played_s, loop.time()) + len(piece) / (2 * channels * sample_rate_hz)
 
     async def finish(self) -> None:
         """Complete the utterance, if there is one. Raises SessionClosedError."""
@@ -86,7 +95,7 @@ class AvatarClient:
 
         Raises SessionClosedError.
         """
-        self._speaking, self._interrupted = None, True
+        self._speaking, self._interrupted, self._played_s = None, True, 0.0
         await self._send(SpeechCancel())
 
     async def __aiter__(self) -> AsyncIterator[AvatarMessage]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from engine.backends.select import backend_for
 from engine.config import ComputeConfig, SessionConfig
 from engine.errors import AvatarFileError
 from engine.live.engine import Engine
-from streaming.commands.stop_signals import StopSignals
+from streaming.commands.stop_signals import StopSignals, interrupting
 from streaming.config import BroadcastConfig, ServerConfig, VoicesConfig
 from streaming.publish.encoders import check_encoder
 from streaming.publish.standing import standing_broadcast
@@ -28,6 +29,8 @@ from streaming.server.live_session import LiveSession
 from streaming.voices.configured import open_voices
 
 log = logging.getLogger(__name__)
+
+INTERRUPTED = 130  # 128 and the number of SIGINT, as shells report it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,27 +54,30 @@ class Serve:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         for chatty in ("aiortc", "aioice", "aiohttp.access"):
             logging.getLogger(chatty).setLevel(logging.WARNING)
-        asyncio.run(self.serve())
+        try:
+            asyncio.run(self.serve())
+        except KeyboardInterrupt:
+            log.info("server.stop before it was started")
+            return INTERRUPTED
         return 0
 
     async def serve(self) -> None:
-        """Serve until the first SIGINT or SIGTERM, then drain: at most `drain_s`, or until the second signal."""
+        """Serve until the first SIGINT or SIGTERM, then drain: at most `drain_s`, or until the second signal.
+
+        Raises KeyboardInterrupt for a signal during the start.
+        """
         check_encoder(self.server.encoder)
         samples, secrets = list_samples(self.samples), Secrets.from_environment()
         avatars = avatars_by_name(self.avatars)
-        with StopSignals() as stops:
-            async with (
-                open_voices(self.voices) as voices,
-                Engine(
-                    avatars,
-                    self.session,
-                    self.server.max_sessions,
-                    backend_for(self.compute.device, self.compute.quality),
-                    self.server.max_load,
-                ) as engine,
-                Server(engine, self.server, voices, samples, secrets) as server,
-            ):
+        async with contextlib.AsyncExitStack() as stack:
+            with interrupting():
+                voices = await stack.enter_async_context(open_voices(self.voices))
+                backend = backend_for(self.compute.device, self.compute.quality)
+                most, load = self.server.max_sessions, self.server.max_load
+                engine = await stack.enter_async_context(Engine(avatars, self.session, most, backend, load))
+                server = await stack.enter_async_context(Server(engine, self.server, voices, samples, secrets))
                 freeze_garbage()
+            with StopSignals() as stops:
                 async with standing_broadcast(
                     server.live_sessions, engine.avatars, self.broadcast, self.server.encoder, secrets
                 ) as live_session:

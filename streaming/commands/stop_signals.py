@@ -4,10 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
 from typing import Self
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def interrupting() -> Iterator[None]:
+    """During the block both signals raise KeyboardInterrupt in the main thread, whatever it does: loading a network and
+    running it for the first time leave the event loop no turn for minutes on some machines."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class StopSignals:

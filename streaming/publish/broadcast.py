@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+
+import av
+from av.error import FFmpegError
 
 from engine.errors import SessionClosedError
 from engine.live.session import Session
@@ -22,7 +26,10 @@ from streaming.publish.encoders import (
     SoundEncoder,
     SoundPacket,
     VideoCodec,
+    encoded_size,
 )
+
+log = logging.getLogger(__name__)
 
 # Half a second: the encoder or a reader can be this far behind after the process got no CPU time. A unit
 # lost between encoder and reader costs all pictures up to the next key frame.
@@ -118,6 +125,11 @@ class Broadcast:
     def session_id(self) -> str:
         return self._session.id
 
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Width and height of the encoded pictures."""
+        return encoded_size(self._session.avatar.width, self._session.avatar.height, self._config)
+
     def open(
         self,
         video: VideoCodec | None,
@@ -147,16 +159,17 @@ class Broadcast:
 
     async def run(self) -> None:
         """Encode while there are streams, until cancelled or the session ends; then close all streams."""
-        with ThreadPoolExecutor(1, thread_name_prefix=f"encode {self._session.id}") as thread:
-            try:
-                while True:
-                    await self._has_streams.wait()
-                    if not await self._encode_while_used(thread):
-                        return
-            finally:
-                self._ended = True
-                for stream in self._streams:
-                    await stream.units.close()
+        thread = ThreadPoolExecutor(1, thread_name_prefix=f"encode {self._session.id}")
+        try:
+            while True:
+                await self._has_streams.wait()
+                if not await self._encode_while_used(thread):
+                    return
+        finally:
+            self._ended = True
+            thread.shutdown(wait=False)  # an encoder that hangs must not stop the other sessions
+            for stream in self._streams:
+                await stream.units.close()
 
     async def _encode_while_used(self, thread: ThreadPoolExecutor) -> bool:
         """Encode until no stream is left; False if the session ended."""
@@ -197,8 +210,18 @@ class Broadcast:
             pictures: dict[VideoCodec, Picture | None] = {}
             if self._pictures:
                 planes = self._converter.convert(unit.image)
-                pictures = {codec: encoder.encode(planes, unit.index) for codec, encoder in self._pictures.items()}
+                pictures = {codec: self._encode_picture(codec, planes, unit.index) for codec in self._pictures}
             return pictures, {codec: encoder.encode(unit.samples, unit.pts) for codec, encoder in self._sounds.items()}
+
+    def _encode_picture(self, codec: VideoCodec, planes: av.VideoFrame, index: int) -> Picture | None:
+        """Encode in one codec. An encoder that fails is replaced, by x264 for H.264; raises if that one fails too."""
+        try:
+            return self._pictures[codec].encode(planes, index)
+        except (FFmpegError, OSError) as error:
+            log.warning("session %s: the %s encoder failed (%s); opening another one", self.session_id, codec, error)
+        software = dataclasses.replace(self._config, codec="libx264")
+        self._pictures[codec] = PictureEncoder(codec, software)
+        return self._pictures[codec].encode(planes, index)
 
     async def _hand_out(
         self,

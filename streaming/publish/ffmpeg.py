@@ -12,6 +12,7 @@ import os
 import subprocess
 from functools import lru_cache
 from typing import IO
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from streaming.config import EncoderConfig
 from streaming.errors import PublishError
@@ -67,11 +68,16 @@ class FfmpegSink:
 
     async def _start(self) -> tuple[asyncio.subprocess.Process, IO[bytes]]:
         """The ffmpeg process, and the write end of the pipe that it reads."""
+        url, options = split_secrets(self._url)
         reading, writing = os.pipe()
+        secrets, given = os.pipe()
+        os.write(given, "".join(f"{name}={value}\n" for name, value in options.items()).encode())
+        os.close(given)
         try:
             process = await asyncio.create_subprocess_exec(
-                *self._command(),
+                *self._command(url, secrets if options else None),
                 stdin=reading,
+                pass_fds=(secrets,),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C reaches this process alone; ffmpeg ends when its input does
@@ -81,6 +87,7 @@ class FfmpegSink:
             raise PublishError(f"ffmpeg does not start ({error.strerror or error})") from error
         finally:
             os.close(reading)
+            os.close(secrets)
         return process, os.fdopen(writing, "wb", buffering=0)
 
     async def _feed(self, process: asyncio.subprocess.Process, file: IO[bytes], stream: EncodedStream) -> None:
@@ -97,20 +104,44 @@ class FfmpegSink:
         except TimeoutError:
             process.kill()
 
-    def _command(self) -> list[str]:
+    def _command(self, url: str, secrets: int | None) -> list[str]:
+        """secrets: a file descriptor to read options from."""
         output = ["-hide_banner", "-nostats", "-loglevel", "error", "-progress", "pipe:1"]
         source = ["-analyzeduration", "0", "-fpsprobesize", "0", "-f", "nut", "-i", "pipe:0"]
         target = ["-map", "0", "-c", "copy", "-copyts", "-f", CONTAINERS[self._scheme]]
         if CONTAINERS[self._scheme] == "flv":
             target += ["-flvflags", "no_duration_filesize", "-rw_timeout", str(round(self._stall_s * 1e6))]
-        return ["ffmpeg", *output, "-stats_period", str(PROGRESS_S), *source, *target, self._url]
+        hidden = [] if secrets is None else ["-fpre", f"/dev/fd/{secrets}"]
+        return ["ffmpeg", *output, "-stats_period", str(PROGRESS_S), *source, *target, *hidden, url]
 
     async def _read_messages(self, process: asyncio.subprocess.Process, messages: list[str]) -> None:
         """Keep the last line of ffmpeg's standard error, without the secrets of the URL."""
         assert process.stderr is not None
         async for line in process.stderr:
             if text := line.decode("utf-8", "replace").strip():
-                messages[:] = [text.replace(self._url, without_secrets(self._url))]
+                shown = text.replace(self._url, without_secrets(self._url))
+                messages[:] = [shown.replace(split_secrets(self._url)[0], without_secrets(self._url))]
+
+
+def split_secrets(url: str) -> tuple[str, dict[str, str]]:
+    """The URL without its secrets, for the command line, which all users of this machine can read; and ffmpeg's options
+    that hold them: the stream key of RTMP, passphrase and stream id of SRT."""
+    parts = urlsplit(url)
+    if parts.scheme.lower() in ("rtmp", "rtmps"):
+        names = parts.path.split("/")[1:]
+        app = 1 if len(names) == 2 else 2  # as ffmpeg splits them: application, its instance, key
+        key = "/".join(names[app:])
+        if not key:
+            return url, {}
+        key += f"?{parts.query}" if parts.query else ""
+        shown = urlunsplit(parts._replace(path=f"/{names[0]}", query=""))
+        return shown, {"rtmp_app": "/".join(names[:app]), "rtmp_playpath": key}
+    fields = [field.partition("=") for field in parts.query.split("&") if field]
+    hidden = {name: value.replace("+", " ") for name, _, value in fields if name in ("passphrase", "streamid")}
+    # As ffmpeg reads them in an address: %XX means a character in the stream id alone.
+    options = {name: unquote(value) if name == "streamid" else value for name, value in hidden.items()}
+    rest = "&".join(f"{name}={value}" for name, _, value in fields if name not in options)
+    return urlunsplit(parts._replace(query=rest)), options
 
 
 async def _follow_progress(process: asyncio.subprocess.Process, status: Status) -> None:

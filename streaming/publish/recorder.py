@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
 from pathlib import Path
 from typing import IO
+
+import av
+from av.error import FFmpegError
 
 from streaming.config import EncoderConfig
 from streaming.errors import PublishError
@@ -14,7 +19,6 @@ from streaming.publish.muxer import Muxer, mux_all
 from streaming.publish.status import Status
 
 CONTAINERS = {".mp4": "mp4", ".mkv": "matroska", ".flv": "flv", ".ts": "mpegts"}
-MAX_RECORDINGS = 10_000  # with the same name
 
 
 class Recorder:
@@ -32,23 +36,36 @@ class Recorder:
         self._container = CONTAINERS[path.suffix.lower()]
         self._size = size
         self._config = config
+        self._number = 1  # of the last file
 
     async def send(self, stream: EncodedStream, status: Status) -> None:
         """Record until the stream ends. Raises PublishError if the file cannot be written."""
         try:
-            with _create(self._path) as file:
+            with await asyncio.to_thread(self._create) as file:
                 status.place = file.name
-                muxer = Muxer(file, self._container, self._size, self._config)
-                await mux_all(stream, muxer, lambda: status.live(os.fstat(file.fileno()).st_size), lambda: None)
+                try:
+                    muxer = Muxer(file, self._container, self._size, self._config)
+                    await mux_all(stream, muxer, lambda: status.live(os.fstat(file.fileno()).st_size), lambda: None)
+                finally:
+                    await asyncio.to_thread(_remove_if_empty, Path(file.name))
         except OSError as error:
             raise PublishError(f"{self._path}: cannot be written ({error.strerror or error})") from error
 
+    def _create(self) -> IO[bytes]:
+        while True:
+            stem = self._path.stem if self._number == 1 else f"{self._path.stem}-{self._number}"
+            try:
+                return self._path.with_stem(stem).open("xb", buffering=0)
+            except FileExistsError:
+                self._number += 1
 
-def _create(path: Path) -> IO[bytes]:
-    for number in range(1, MAX_RECORDINGS):
-        candidate = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
-        try:
-            return candidate.open("xb", buffering=0)
-        except FileExistsError:
-            continue
-    raise PublishError(f"{path}: {MAX_RECORDINGS} recordings have that name; choose another one")
+
+def _remove_if_empty(path: Path) -> None:
+    """Remove a recording without a picture, such as one that a full disk cut off at its header."""
+    try:
+        with av.open(str(path)) as recording:
+            if any(packet.size for packet in itertools.islice(recording.demux(video=0), 1)):
+                return
+    except (FFmpegError, OSError, IndexError):
+        pass
+    path.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from streaming.config import EncoderConfig
 from streaming.errors import PublishError
 from streaming.publish.destination import Destination
 from streaming.publish.sinks import is_file, open_sink
+from streaming.server.address import address
 from streaming.server.json_body import text_field
 from streaming.server.live_session import LiveSession
 
@@ -20,12 +21,12 @@ from streaming.server.live_session import LiveSession
 async def list_all(request: web.Request, live_session: LiveSession) -> web.Response:
     """GET: {"publications": [...]}, each with its status."""
     destinations = live_session.destinations.values()
-    return web.json_response({"publications": [_to_json(live_session, each) for each in destinations]})
+    return web.json_response({"publications": [_to_json(request, live_session, each) for each in destinations]})
 
 
 async def show(request: web.Request, live_session: LiveSession) -> web.Response:
     """GET one of them."""
-    return web.json_response(_to_json(live_session, _find(request, live_session)))
+    return web.json_response(_to_json(request, live_session, _find(request, live_session)))
 
 
 async def add(request: web.Request, live_session: LiveSession, config: EncoderConfig) -> web.Response:
@@ -34,7 +35,7 @@ async def add(request: web.Request, live_session: LiveSession, config: EncoderCo
     if is_file(url):
         raise PublishError(f"{url[:80]}: not a URL; only --publish on the command line records to files")
     sink = await asyncio.to_thread(open_sink, url, live_session.session.avatar, config)
-    body = _to_json(live_session, live_session.publish(url, sink))
+    body = _to_json(request, live_session, live_session.publish(url, sink))
     return web.json_response(body, status=201, headers={"Location": str(body["location"])})
 
 
@@ -51,6 +52,6 @@ def _find(request: web.Request, live_session: LiveSession) -> Destination:
     return destination
 
 
-def _to_json(live_session: LiveSession, destination: Destination) -> dict[str, str | int | None]:
-    location = f"/v1/sessions/{live_session.session.id}/publish/{destination.id}"
+def _to_json(request: web.Request, live_session: LiveSession, destination: Destination) -> dict[str, str | int | None]:
+    location = address(request, f"/v1/sessions/{live_session.session.id}/publish/{destination.id}")
     return {"id": destination.id, "location": location, **destination.status.to_json()}

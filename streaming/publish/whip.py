@@ -9,6 +9,7 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 import aiohttp
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpTransceiver, RTCSessionDescription
 from aiortc.rtcrtpsender import RTCRtpSender
+from yarl import URL
 
 from engine.errors import ProtocolError
 from streaming.errors import PublishError
@@ -16,9 +17,9 @@ from streaming.publish.broadcast import EncodedStream
 from streaming.publish.encoders import SoundCodec
 from streaming.publish.status import Status, without_secrets
 from streaming.race import race
-from streaming.webrtc.aiortc_private import negotiated_codec
+from streaming.webrtc.aiortc_private import dtls_failure, negotiated_codec, new_peer
+from streaming.webrtc.offer import BAD_DESCRIPTION
 from streaming.webrtc.tracks import TrackPair
-from streaming.webrtc.viewer import BAD_DESCRIPTION
 
 SCHEMES = {"whip": "http", "whips": "https"}
 TOKEN_VARIABLE = "PERSONASTREAM_WHIP_TOKEN"
@@ -48,7 +49,7 @@ class WhipSink:
 
     async def send(self, stream: EncodedStream, status: Status) -> None:
         """Publish until the stream ends. Raises PublishError if the endpoint refuses or the connection breaks."""
-        peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        peer = new_peer(RTCConfiguration(iceServers=[]))
         tracks = TrackPair()
         lost, connected = asyncio.Event(), asyncio.Event()
 
@@ -61,15 +62,18 @@ class WhipSink:
         peer.on("connectionstatechange", state_changed)
         resource: str | None = None
         try:
-            async with aiohttp.ClientSession(timeout=HTTP_TIMEOUT, headers=self._headers) as http:
+            async with aiohttp.ClientSession(timeout=HTTP_TIMEOUT) as http:
                 try:
                     resource = await self._negotiate(http, peer, tracks)
                     async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                        await connected.wait()
+                        await race(connected.wait(), lost.wait())
+                    if lost.is_set():
+                        why = dtls_failure(peer) or "no network path"
+                        raise PublishError(f"{self._shown_url}: no connection ({why})")
                     await self._forward(stream, tracks, status, lost)
                 finally:
                     if resource is not None:
-                        await http.delete(resource)
+                        await http.delete(resource, headers=self._credentials(resource))
         except TimeoutError as error:
             raise PublishError(f"{self._shown_url}: no connection within {CONNECT_TIMEOUT_S:.0f} s") from error
         except aiohttp.ClientError as error:
@@ -82,7 +86,7 @@ class WhipSink:
         """Offer and answer; returns the URL of the WHIP session, which a DELETE ends, if the endpoint names one."""
         transceivers = [_offer(peer, "video", tracks), _offer(peer, "audio", tracks)]
         await peer.setLocalDescription(await peer.createOffer())
-        headers = {"Content-Type": "application/sdp", "Accept": "application/sdp"}
+        headers = {"Content-Type": "application/sdp", "Accept": "application/sdp"} | self._headers
         # aiohttp follows a 307 or 308 with the same POST, as RFC 9725, 4.5, wants.
         async with http.post(self._endpoint, data=peer.localDescription.sdp, headers=headers) as reply:
             if reply.status != 201:
@@ -98,6 +102,10 @@ class WhipSink:
         except (*BAD_DESCRIPTION, ProtocolError) as error:
             raise PublishError(f"{self._shown_url}: the answer does not fit our offer ({error!r})") from error
         return resource
+
+    def _credentials(self, resource: str) -> dict[str, str]:
+        """The token, for a resource of the server that it was given for: an answer may name any other."""
+        return self._headers if URL(resource).origin() == URL(self._endpoint).origin() else {}
 
     async def _forward(self, stream: EncodedStream, tracks: TrackPair, status: Status, lost: asyncio.Event) -> None:
         sent = 0

@@ -34,6 +34,17 @@ class Access:
 
         return handler
 
+    def with_key_or_token(self, route: Handler) -> Handler:
+        """A route that a server key opens, if the server has any, and so does the token of any session."""
+
+        async def handler(request: web.Request) -> web.StreamResponse:
+            token = token_of(request)
+            if self._secrets.keys and not (self._secrets.admit(token) or self._live_sessions.owns(token)):
+                raise unauthorized("expected a key of this server or a session's token, as `Authorization: Bearer KEY`")
+            return await route(request)
+
+        return handler
+
     def of_session(self, route: SessionRoute) -> Handler:
         """A route of one session: it must exist, and the request must carry its token or a server key."""
 

@@ -16,11 +16,12 @@ from engine.live.engine import Engine
 from engine.metrics import StageTimes
 from streaming.config import ServerConfig
 from streaming.server.access import Access
+from streaming.server.address import BASE_PATH, PROXIES, checked_base_path
 from streaming.server.auth import KEYS_VARIABLE, Secrets
 from streaming.server.catalog import Catalog, Sample
 from streaming.server.cors import Cors, is_loopback
 from streaming.server.health import Health
-from streaming.server.http_errors import problem_middleware
+from streaming.server.http_errors import connection_log, problem_middleware
 from streaming.server.live_sessions import LiveSessions
 from streaming.server.metrics import Metrics
 from streaming.server.session_routes import SessionRoutes
@@ -69,7 +70,9 @@ class Server:
         self._catalog = Catalog(engine, voices, samples or {})
         self._session_routes = SessionRoutes(self.live_sessions, config, voices, ice, self._access)
         self._stack = AsyncExitStack()
-        self._runner = web.AppRunner(self._make_app(), access_log=None, shutdown_timeout=SHUTDOWN_S)
+        self._runner = web.AppRunner(
+            self._make_app(), access_log=None, logger=connection_log(), shutdown_timeout=SHUTDOWN_S
+        )
 
     @property
     def url(self) -> str:
@@ -120,7 +123,10 @@ class Server:
             middlewares=[self._count_requests, problem_middleware, self._cors.check],
             client_max_size=self._config.max_body_bytes,
         )
+        app[BASE_PATH], app[PROXIES] = checked_base_path(self._config.base_path), self._config.proxies
         app.on_response_prepare.append(self._cors.add_headers)
+        public = self._config.public_catalog
+        thumbnail = self._catalog.thumbnail if public else self._access.with_key_or_token(self._catalog.thumbnail)
         app.add_routes(
             [
                 web.get("/healthz", self._health.health),
@@ -128,7 +134,7 @@ class Server:
                 web.get("/capacity", self._access.with_key(self._health.capacity)),
                 web.get("/metrics", self._access.with_key(self._health.metrics)),
                 web.get("/v1/avatars", self._catalog.avatars),
-                web.get("/v1/avatars/{avatar}/thumbnail.jpg", self._catalog.thumbnail),
+                web.get("/v1/avatars/{avatar}/thumbnail.jpg", thumbnail),
                 web.get("/v1/voices", self._catalog.voices),
                 web.get("/v1/samples", self._catalog.samples),
                 web.get("/v1/samples/{sample}.wav", self._catalog.sample),

@@ -12,12 +12,13 @@ from aiohttp import hdrs, web
 
 from engine.errors import MediaError, UnknownAvatarError
 from engine.live.engine import Engine
+from streaming.server.address import address
 from streaming.voices.voice import Voice
 
 WEB = Path(__file__).parents[1] / "web"
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; media-src 'self' blob:; "
-    "img-src 'self' data:; frame-ancestors 'none'",
+    "img-src 'self' data: blob:; frame-ancestors 'none'",
     "Cache-Control": "no-cache",
     "Referrer-Policy": "no-referrer",  # the page's address may hold a key
 }
@@ -35,7 +36,7 @@ class Catalog:
                 "name": name,
                 "width": avatar.width,
                 "height": avatar.height,
-                "thumbnail": f"/v1/avatars/{quote(name)}/thumbnail.jpg",
+                "thumbnail": address(request, f"/v1/avatars/{quote(name)}/thumbnail.jpg"),
             }
             for name, avatar in self._engine.avatars.items()
         ]
@@ -54,7 +55,7 @@ class Catalog:
         samples = [
             {
                 "name": sample.name,
-                "url": f"/v1/samples/{quote(sample.name)}.wav",
+                "url": address(request, f"/v1/samples/{quote(sample.name)}.wav"),
                 "duration_s": round(sample.duration_s, 2),
             }
             for sample in self._samples.values()

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from engine.errors import SettingError
+from engine.errors import ProtocolError, SettingError
 
 CHANGING = ("POST", "PATCH", "DELETE")
 ALLOWED = {
@@ -37,7 +37,8 @@ class Cors:
 
     @web.middleware
     async def check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if self._own_names_only and not is_loopback(request.url.host or ""):
+        name = _host_of(request)
+        if self._own_names_only and not is_loopback(name):
             raise web.HTTPForbidden(
                 text=f"the request is for host {request.host:.100}; a server without a key answers to localhost alone. "
                 "Set PERSONASTREAM_API_KEY, or start it with --open to let everybody in"
@@ -67,6 +68,14 @@ class Cors:
 
     def _named(self, origin: str) -> bool:
         return "*" in self._others or origin.lower() in self._others
+
+
+def _host_of(request: web.Request) -> str:
+    """The name in the request's Host. Raises ProtocolError for one that is no name."""
+    try:
+        return request.url.host or ""
+    except ValueError as error:
+        raise ProtocolError(f"Host is {request.host!r:.100} ({error}); expected NAME or NAME:PORT") from error
 
 
 def same_site(origin: str, host: str) -> bool:

@@ -18,7 +18,9 @@ NAMES: dict[type[SessionEvent], str] = {Closing: "session.closing", Closed: "ses
 async def stream_events(request: web.Request, live_session: LiveSession, keepalive_s: float) -> web.StreamResponse:
     """GET text/event-stream until the session ends or the client leaves; a comment each `keepalive_s` of silence."""
     events = live_session.listen()
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+    response = web.StreamResponse(
+        headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    )
     try:
         await response.prepare(request)
         await response.write(encode(Viewers(len(live_session.viewers))))

@@ -8,6 +8,7 @@ import re
 from http import HTTPStatus
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from engine.errors import (
@@ -47,6 +48,21 @@ def problem(status: int, code: str, detail: str, headers: dict[str, str] | None 
     )
 
 
+class ClientFaults(logging.Filter):
+    """Drops what aiohttp logs, with a traceback, of requests that clients write wrong: they are answered with 400."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, web.RequestPayloadError | HttpProcessingError)
+
+
+def connection_log() -> logging.Logger:
+    """The log of faults below the routes, for aiohttp."""
+    connections = logging.getLogger(f"{__name__}.connections")
+    connections.addFilter(ClientFaults())
+    return connections
+
+
 @web.middleware
 async def problem_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turns every exception of a route into a problem document."""
@@ -59,6 +75,13 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
         code = re.sub("(?<=[a-z])(?=[A-Z])", "-", type(error).__name__.removeprefix("HTTP")).lower()
         kept = {name: error.headers[name] for name in ("Allow", "WWW-Authenticate") if name in error.headers}
         return problem(error.status, code, error.text or error.reason, kept)
+    except web.RequestPayloadError as error:
+        detail = " ".join(str(error).split())
+        return problem(
+            400, ProtocolError.code, f"the body cannot be read ({detail}); expected what the headers say of it"
+        )
+    except UnicodeEncodeError as error:  # aiohttp keeps them as surrogates, which no answer can hold
+        return problem(400, ProtocolError.code, f"a header has bytes that are not UTF-8 ({error.reason})")
     except PersonaStreamError as error:
         headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, CapacityError) else None
         return problem(status_of(error), error.code, str(error), headers)

@@ -12,7 +12,7 @@ def text_field(body: bytes, name: str, value: str) -> str:
     expected = f'expected {{"{name}": {value}}}'
     try:
         fields = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError(f"the body is not JSON ({error}); {expected}") from error
     text = fields.get(name) if isinstance(fields, dict) else None
     if not isinstance(text, str):

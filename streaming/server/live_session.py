@@ -63,6 +63,7 @@ class LiveSession:
         self.destinations: dict[str, Destination] = {}
         self.answering = 0  # offers of viewers that are being answered
         self.sockets = 0
+        self.waiting_bytes = 0  # of speech that its sockets have read and the session has not taken
         self._config, self._ice, self._metrics = config, ice, metrics
         self._loop = asyncio.get_running_loop()
         self.began_s = self._loop.time()
@@ -164,15 +165,16 @@ class LiveSession:
 
     # ---- its users
 
-    async def add_viewer(self, offer: str) -> tuple[Viewer, str]:
-        """A new viewer and its SDP answer. Raises QuotaError, ProtocolError, SessionClosedError."""
+    async def add_viewer(self, offer: str, *, local: bool) -> tuple[Viewer, str]:
+        """A new viewer, on this machine if `local`, and its SDP answer. Raises QuotaError, ProtocolError,
+        SessionClosedError."""
         most = self._config.max_session_viewers
         if len(self.viewers) + self.answering >= most:
             raise QuotaError(
                 f"this session has {most} viewers, which is the most; put an SFU in front of the server for more"
             )
         self.answering += 1
-        viewer = Viewer(self.broadcast, self._metrics, self._ice, self._config.timeouts.viewer_connect_s)
+        viewer = Viewer(self.broadcast, self._metrics, self._ice, self._config.timeouts.viewer_connect_s, local)
         try:
             answer = await viewer.answer(offer)
             tasks = self._open_tasks()

@@ -14,6 +14,7 @@ from engine.errors import CapacityError, DrainingError
 from engine.live.engine import Engine
 from streaming.config import ServerConfig
 from streaming.server.auth import Token
+from streaming.server.cors import is_loopback
 from streaming.server.limits import SessionRate
 from streaming.server.live_session import LiveSession
 from streaming.server.metrics import Metrics
@@ -104,15 +105,15 @@ class LiveSessions:
         await live_session.started()
         self._metrics.sessions_opened.inc()
 
-    async def add_viewer(self, live_session: LiveSession, offer: str) -> tuple[Viewer, str]:
-        """Add a viewer to one of the sessions, within the server's limit. Returns it and its SDP answer.
+    async def add_viewer(self, live_session: LiveSession, offer: str, address: str) -> tuple[Viewer, str]:
+        """Add a viewer at `address` to one of the sessions, within the server's limit. Returns it and its SDP answer.
 
         Raises CapacityError, QuotaError, ProtocolError, SessionClosedError.
         """
         most = self._config.max_viewers
         if self.viewers + sum(each.answering for each in self) >= most:
             raise CapacityError(f"this server has {most} viewers, which is the most; try again later")
-        return await live_session.add_viewer(offer)
+        return await live_session.add_viewer(offer, local=is_loopback(address))
 
     async def drain(self) -> None:
         """Open no more sessions, and end the open ones as soon as the speech that has begun is played."""

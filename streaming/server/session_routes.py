@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from aiohttp import web
+from aiohttp import WSCloseCode, web
 
 from streaming.config import ServerConfig
 from streaming.publish import routes as publish_routes
 from streaming.server.access import Access
+from streaming.server.address import address
 from streaming.server.auth import token_of
 from streaming.server.event_stream import stream_events
 from streaming.server.json_body import text_field
@@ -25,6 +27,24 @@ from streaming.voices.voice import Voice
 from streaming.webrtc import whep
 from streaming.webrtc.ice import Ice
 from streaming.webrtc.whep import Whep
+
+NO_MODEL = (
+    "this server gives a model a face, it is none: connect to your model's own Realtime API, and forward its events to "
+    "the speech websocket of a session (POST /v1/sessions, then /v1/sessions/{id}/speech)"
+)
+
+
+async def refuse_realtime(request: web.Request) -> web.StreamResponse:
+    """GET /v1/realtime, where OpenAI's clients connect: an `error` event for them, 404 for others."""
+    socket = web.WebSocketResponse()
+    if not socket.can_prepare(request):
+        raise web.HTTPNotFound(text=NO_MODEL)
+    await socket.prepare(request)
+    error = {"type": "invalid_request_error", "code": "not-found", "message": NO_MODEL, "param": None, "event_id": None}
+    with contextlib.suppress(ConnectionError):
+        await socket.send_json({"type": "error", "event_id": "event_1", "error": error})
+    await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"not a model; see the error event")
+    return socket
 
 
 class SessionRoutes:
@@ -46,6 +66,7 @@ class SessionRoutes:
         session, of_session = "/v1/sessions/{session}", self._access.of_session
         return [
             web.post("/v1/sessions", self._access.with_key(self._open)),
+            web.get("/v1/realtime", refuse_realtime),
             web.delete(session, of_session(self._close)),
             web.post(f"{session}/token", of_session(self._renew_token)),
             web.get(f"{session}/events", of_session(self._events)),
@@ -66,14 +87,15 @@ class SessionRoutes:
         avatar = text_field(await request.read(), "avatar", "name")
         live_session = await self._live_sessions.open(avatar, client_address(request, self._config.proxies))
         path = f"/v1/sessions/{live_session.session.id}"
+        location, *below = (
+            address(request, f"{path}{name}", live_session.token) for name in ("", "/whep", "/speech", "/events")
+        )
         body = {
             "id": live_session.session.id,
             **self._credentials(live_session, live_session.token),
-            "whep": f"{path}/whep",
-            "speech": f"{path}/speech",
-            "events": f"{path}/events",
+            **dict(zip(("whep", "speech", "events"), below, strict=True)),
         }
-        return web.json_response(body, status=201, headers={"Location": path, "Cache-Control": "no-store"})
+        return web.json_response(body, status=201, headers={"Location": location, "Cache-Control": "no-store"})
 
     async def _renew_token(self, request: web.Request, live_session: LiveSession) -> web.Response:
         body = self._credentials(live_session, live_session.renew_token())
@@ -107,7 +129,7 @@ class SessionRoutes:
         socket = self._websocket()
         assert request.transport is not None
         with live_session.socket() as leave, on_disconnect(request.transport, leave):
-            await SpeechSocket(socket, live_session, self._voices).run(request)
+            await SpeechSocket(socket, live_session, self._voices, self._config.timeouts.ping_s).run(request)
         return socket
 
     async def _units(self, request: web.Request, live_session: LiveSession) -> web.WebSocketResponse:
@@ -119,5 +141,5 @@ class SessionRoutes:
 
     def _websocket(self) -> web.WebSocketResponse:
         return web.WebSocketResponse(
-            heartbeat=self._config.timeouts.ping_s, max_msg_size=MAX_MESSAGE_BYTES, compress=False
+            heartbeat=self._config.timeouts.silent_client_s, max_msg_size=MAX_MESSAGE_BYTES, compress=False
         )

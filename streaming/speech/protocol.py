@@ -14,8 +14,10 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import msgpack  # type: ignore[import-untyped]
 from msgspec import Meta, Struct, ValidationError, convert, to_builtins
+from msgspec.structs import replace
 
 from engine.errors import PersonaStreamError, ProtocolError
+from streaming.errors import SpeechRefusedError
 
 MAX_MESSAGE_BYTES = 1 << 20  # ten seconds of 48 kHz mono, or seven as base64
 MAX_SERVER_MESSAGE_BYTES = 64 << 20  # a unit with a picture of 4096 x 4096
@@ -41,7 +43,7 @@ class SpeechStart(Struct, frozen=True, tag="speech.start"):
 
 class SpeechAudio(Struct, frozen=True, tag="speech.audio"):
     id: Id
-    pcm: bytes  # s16le, interleaved, whole samples
+    pcm: bytes  # s16le, interleaved; a sample may continue in the next piece
 
 
 class SpeechEnd(Struct, frozen=True, tag="speech.end"):
@@ -111,15 +113,23 @@ class Unit(Struct, frozen=True, tag="unit"):
 
 
 class Failure(Struct, frozen=True, tag="error"):
-    """A message was refused, or its speech failed. The connection continues."""
+    """A message was refused, or its speech failed. The connection continues.
+
+    Where speech was refused because too much waits: its utterance, and how much of it was taken before.
+    """
 
     code: str
     message: str
     retryable: bool
+    id: Id | None = None
+    taken_samples: Count | None = None
 
     @classmethod
     def of(cls, error: PersonaStreamError) -> Failure:
-        return cls(error.code, str(error), error.retryable)
+        failure = cls(error.code, str(error), error.retryable)
+        if isinstance(error, SpeechRefusedError):
+            return replace(failure, id=error.utterance, taken_samples=error.taken_samples)
+        return failure
 
 
 ClientMessage = SpeechStart | SpeechAudio | SpeechEnd | SpeechCancel | SpeechText
@@ -131,6 +141,7 @@ EXPECTED: dict[Any, str] = {
     str: "a string",
     str | None: "a string",
     int: "an integer, not negative",
+    int | None: "an integer, not negative",
     bool: "true or false",
     bytes: "bytes",
     bytes | None: "bytes",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from engine.errors import ProtocolError, SpeechFormatError
@@ -26,8 +27,9 @@ SPEECH_TYPES = {
     "response.cancel": "cancel",
     "output_audio_buffer.clear": "cancel",
     "output_audio_buffer.cleared": "cancel",
-    "input_audio_buffer.speech_started": "cancel",  # the user speaks: the model's server cancels its response too
+    "input_audio_buffer.speech_started": "user",  # the model's server cancels its response, unless it is told not to
     "response.done": "response",
+    "response.output_item.done": "item",
     "session.created": "format",
     "session.updated": "format",
 }
@@ -49,7 +51,8 @@ class RealtimeReader:
     """Turns the events of one connection, in their order, into messages of the speech protocol."""
 
     def __init__(self) -> None:
-        self._open: set[str] = set()
+        self._open: dict[str, Any] = {}  # utterances, and the ids of their responses
+        self._interruptible = True  # by the user's speech
         self._begun: deque[str] = deque(maxlen=REMEMBERED_ITEMS)
 
     def read(self, event: dict[str, Any]) -> list[RealtimeMessage]:
@@ -60,17 +63,25 @@ class RealtimeReader:
                 return self._delta(kind, event)
             case "end":
                 utterance = _utterance(kind, event)
-                if utterance in self._open:
-                    self._open.remove(utterance)
-                    return [SpeechEnd(utterance)]
+                return self._end(lambda name, _: name == utterance)
             case "cancel":
                 return self._cancelled()
+            case "user" if self._interruptible:
+                return self._cancelled()
+            case "item":
+                item = event.get("item")
+                done = item.get("id") if isinstance(item, dict) else None
+                return self._end(lambda name, _: name.partition("#")[0] == done)
             case "response":
                 response = event.get("response")
-                if isinstance(response, dict) and response.get("status") == "cancelled":
+                response = response if isinstance(response, dict) else {}
+                if response.get("status") == "cancelled":
                     return self._cancelled()
+                return self._end(lambda _, of: response.get("id") in (None, of))
             case "format":
-                _check_format(event.get("session"))
+                session = event.get("session")
+                self._interruptible = _interruptible(session, self._interruptible)
+                _check_format(session)
         return []
 
     def owns(self, utterance: str) -> bool:
@@ -89,8 +100,15 @@ class RealtimeReader:
         if utterance in self._begun:  # late sound of an item that was cancelled or completed
             return []
         self._begun.append(utterance)
-        self._open.add(utterance)
+        self._open[utterance] = event.get("response_id")
         return [SpeechStart(utterance, SAMPLE_RATE_HZ), SpeechAudio(utterance, pcm)]
+
+    def _end(self, ends: Callable[[str, Any], bool]) -> list[RealtimeMessage]:
+        """End the open utterances for which `ends(name, response)` holds."""
+        ended = [name for name, response in self._open.items() if ends(name, response)]
+        for name in ended:
+            del self._open[name]
+        return [SpeechEnd(name) for name in ended]
 
     def _cancelled(self) -> list[RealtimeMessage]:
         self._open.clear()
@@ -111,6 +129,15 @@ def _utterance(kind: str, event: dict[str, Any]) -> str:
     if type(index) is not int or not 0 <= index < 1000:
         raise ProtocolError(f"{kind}: content_index is {index!r:.40}; expected a small integer")
     return f"{item}#{index}" if index else item
+
+
+def _interruptible(session: Any, before: bool) -> bool:
+    """Whether the user's speech interrupts the model (`turn_detection.interrupt_response`), in either generation."""
+    audio = session.get("audio") if isinstance(session, dict) else None
+    given = audio.get("input") if isinstance(audio, dict) else session
+    detection = given.get("turn_detection") if isinstance(given, dict) else None
+    interrupts = detection.get("interrupt_response") if isinstance(detection, dict) else None
+    return interrupts if isinstance(interrupts, bool) else before
 
 
 def _check_format(session: Any) -> None:

@@ -1,6 +1,6 @@
 """The speech websocket: a client makes a session speak, and receives its playback events.
 
-Messages are read ahead of the session's buffer: a cancel is obeyed when it is read, before the speech that waits.
+Messages are read as they come, and wait in an Inbox for their turn. A cancel is obeyed when it is read.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from aiohttp import WSMsgType, web
 
 from engine.errors import CapacityError, PersonaStreamError, ProtocolError, SessionClosedError
 from engine.media import FPS, MediaUnit, PlaybackEvent, PlaybackStarted
 from engine.queues import MediaQueue, Policy, QueueClosed
+from streaming.errors import SpeechRefusedError
 from streaming.server.live_session import LiveSession
 from streaming.server.session_events import Closing, SessionEvent
+from streaming.speech.inbox import Inbox
+from streaming.speech.keep_alive import keep_alive
 from streaming.speech.protocol import (
     ClientMessage,
     Encoding,
@@ -37,31 +41,39 @@ from streaming.speech.protocol import (
     parse,
 )
 from streaming.speech.realtime import RealtimeReader, is_realtime, truncation
+from streaming.voices.ssml import plain
 from streaming.voices.voice import Voice, find_voice
 
 LATE_UTTERANCES = 256  # interrupted utterances whose messages may still arrive
-MAX_AHEAD_BYTES = 8 << 20  # read and not yet taken by the session: three minutes of 24 kHz mono
-MESSAGE_BYTES = 256  # of a message without its sound or text, in memory
-WAITING_TEXTS = 8  # more are refused: a socket that is not read for minutes would leave a cancel unread
+WAITING_TEXTS = 8  # more are refused
+
+
+@dataclass
+class _Begun:
+    """An utterance that a client began: in which epoch, bytes of a sample of all channels, bytes pushed."""
+
+    epoch: int
+    sample_bytes: int
+    pushed_bytes: int = 0
 
 
 class SpeechSocket:
-    """Reads messages while there is room for them: back-pressure comes from a full session and then a full inbox."""
+    """`ping_s`: the client is pinged this often."""
 
-    def __init__(self, socket: web.WebSocketResponse, live_session: LiveSession, voices: Mapping[str, Voice]):
-        self._socket = socket
+    def __init__(
+        self, socket: web.WebSocketResponse, live_session: LiveSession, voices: Mapping[str, Voice], ping_s: float
+    ):
+        self._socket, self._ping_s = socket, ping_s
         self._live_session = live_session
         self._avatar = live_session.avatar
         self._session = live_session.session
         self._voices = voices
         self._encoding = Encoding.JSON  # of the replies: the encoding of the client's last message
-        self._open: dict[str, int] = {}  # utterances begun here and not ended, and the epochs in which they began
+        self._open: dict[str, _Begun] = {}  # utterances begun here and not ended
         self._late: deque[str] = deque(maxlen=LATE_UTTERANCES)
         self._texts: MediaQueue[tuple[SpeechText, Voice, int]] = MediaQueue(WAITING_TEXTS, Policy.WAIT)
         self._waiting: deque[int] = deque()  # the epochs of those texts
-        self._inbox: MediaQueue[tuple[ClientMessage, int]] = MediaQueue(
-            MAX_AHEAD_BYTES, Policy.WAIT, lambda item: size_of(item[0])
-        )
+        self._inbox = Inbox(live_session)
         self._realtime = RealtimeReader()
         self._voice: tuple[asyncio.Task[None], int] | None = None  # speaks a text of that epoch
 
@@ -77,17 +89,19 @@ class SpeechSocket:
             await self._socket.prepare(request)
             await self._send(ready)
             async with asyncio.TaskGroup() as tasks:
-                works = (self._report(units), self._announce(changes), self._speak_texts())
+                keeping = keep_alive(self._socket, self._ping_s)
+                works = (self._report(units), self._announce(changes), self._speak_texts(), keeping)
                 others = [tasks.create_task(work) for work in works]
                 obeying = tasks.create_task(self._obey_all())
                 await self._listen()
-                await obeying
+                await obeying  # of a connection that was cut, too: speech that was taken is played
                 for task in others:
                     task.cancel()
         finally:
             self._session.unsubscribe(units)
             self._live_session.forget(changes)
-            for utterance in [name for name, epoch in self._open.items() if epoch == self._session.epoch]:
+            await self._inbox.discard()
+            for utterance in [name for name, begun in self._open.items() if begun.epoch == self._session.epoch]:
                 with contextlib.suppress(PersonaStreamError):  # the session may have ended it, or itself
                     self._session.end_utterance(utterance)
 
@@ -103,7 +117,7 @@ class SpeechSocket:
                         self._session.cancel()
                         self._stop_voice()
                     else:
-                        await self._inbox.put((command, self._session.epoch))
+                        await self._inbox.put(command, self._session.epoch)
             except QueueClosed:  # the session has ended
                 break
             except PersonaStreamError as error:
@@ -127,7 +141,7 @@ class SpeechSocket:
                     self._late.append(message.id)
                     await self._send(Finished(message.id, 0, True))
             except SessionClosedError:
-                await self._inbox.close()
+                await self._inbox.discard()
                 await self._close()
                 return
             except PersonaStreamError as error:
@@ -139,11 +153,13 @@ class SpeechSocket:
                 self._start(utterance, sample_rate, channels)
             case SpeechAudio(utterance, pcm):
                 if self._is_open(utterance):
-                    await self._session.push_audio(utterance, pcm)
+                    await self._push(utterance, pcm)
             case SpeechEnd(utterance):
                 if self._is_open(utterance):
                     self._end(utterance)
-            case SpeechText(utterance, _, name):
+            case SpeechText(utterance, text, name):
+                if not plain(text).strip():
+                    raise ProtocolError("the text has no words beside its tags; expected some to speak")
                 voice = find_voice(self._voices, name)
                 if self._waiting.count(self._session.epoch) >= WAITING_TEXTS:
                     raise CapacityError(f"{WAITING_TEXTS} texts wait to be spoken; send this one later")
@@ -154,7 +170,15 @@ class SpeechSocket:
 
     def _start(self, utterance: str, sample_rate_hz: int, channels: int) -> None:
         self._session.start_utterance(utterance, sample_rate_hz, channels)
-        self._open[utterance] = self._session.epoch
+        self._open[utterance] = _Begun(self._session.epoch, 2 * channels)
+
+    async def _push(self, utterance: str, pcm: bytes) -> None:
+        begun = self._open[utterance]
+        try:
+            await self._session.push_audio(utterance, pcm)
+        except CapacityError as error:
+            raise SpeechRefusedError(str(error), utterance, begun.pushed_bytes // begun.sample_bytes) from error
+        begun.pushed_bytes += len(pcm)
 
     def _end(self, utterance: str) -> None:
         self._open.pop(utterance, None)
@@ -163,14 +187,14 @@ class SpeechSocket:
     def _is_open(self, utterance: str) -> bool:
         """False for an interrupted utterance, whose late messages are ignored. ProtocolError if it never began here."""
         if utterance in self._open:
-            return self._open[utterance] == self._session.epoch
+            return self._open[utterance].epoch == self._session.epoch
         if utterance in self._late:
             return False
         raise ProtocolError(f"utterance {utterance!r} is not open on this connection; send speech.start first")
 
     def _interrupted(self, utterance: str) -> None:
         """Forget the utterance, unless its id has begun again since."""
-        if self._open.get(utterance, self._session.epoch) != self._session.epoch:
+        if utterance in self._open and self._open[utterance].epoch != self._session.epoch:
             del self._open[utterance]
             self._late.append(utterance)
 
@@ -190,7 +214,7 @@ class SpeechSocket:
 
     async def _speak(self, message: SpeechText, voice: Voice, epoch: int) -> None:
         try:
-            async with contextlib.aclosing(voice.speak(message.text)) as pieces:
+            async with contextlib.aclosing(voice.speak(plain(message.text))) as pieces:
                 async for pcm in pieces:
                     await self._session.push_audio(message.id, pcm)
         except SessionClosedError:
@@ -199,7 +223,7 @@ class SpeechSocket:
             await self._send(Failure.of(error))
         finally:
             if self._session.epoch == epoch:  # else the id may be in use again
-                with contextlib.suppress(SessionClosedError):
+                with contextlib.suppress(PersonaStreamError):
                     self._end(message.id)
 
     async def _report(self, units: MediaQueue[MediaUnit]) -> None:
@@ -235,13 +259,3 @@ class SpeechSocket:
         data = encode(message, self._encoding)
         with contextlib.suppress(ConnectionError):  # the client has left, which ends `_listen`
             await (self._socket.send_str(data) if isinstance(data, str) else self._socket.send_bytes(data))
-
-
-def size_of(message: ClientMessage) -> int:
-    """The memory of a message while it waits."""
-    match message:
-        case SpeechAudio(_, pcm):
-            return MESSAGE_BYTES + len(pcm)
-        case SpeechText(_, text, _):
-            return MESSAGE_BYTES + len(text)
-    return MESSAGE_BYTES

@@ -1,37 +1,41 @@
 // The page: connects its controls to one <persona-stream>, and shows avatars, voices, samples, state and figures.
 
 import "./persona-stream.js";
-import { request } from "./request.js";
+import { picture, request } from "./request.js";
+import { voicesFor } from "./scripts.js";
+import { inWords } from "./wording.js";
 
+const MAX_CHARS = 5_000; // of one text (docs/protocol.md)
 const $ = (id) => document.getElementById(id);
 const avatar = $("avatar");
 
-/** Reads key, session and token from the address. The key is removed from it at once and kept for this tab. */
+/** Takes key, session and token out of the address, where others could read them. The tab keeps the key, this entry of
+ * its history the session. */
 function takeFromAddress() {
   const address = new URL(location.href);
   const key = address.searchParams.get("key");
-  if (key) {
-    sessionStorage.setItem("key", key);
-    address.searchParams.delete("key");
-    history.replaceState(null, "", address);
-  }
+  if (key) sessionStorage.setItem("key", key);
   avatar.key = sessionStorage.getItem("key");
+  const given = { ...history.state };
   for (const name of ["session", "token"]) {
     // a session that another program has opened and speaks through
-    const given = address.searchParams.get(name);
-    if (given) avatar.setAttribute(name, given);
+    given[name] = address.searchParams.get(name) ?? given[name];
+    if (given[name]) avatar.setAttribute(name, given[name]);
   }
+  for (const name of ["key", "session", "token"]) address.searchParams.delete(name);
+  history.replaceState(given, "", address);
 }
 
 async function loadChoices() {
   const [{ avatars }, { samples }, { voices }] = await Promise.all(
-    ["avatars", "samples", "voices"].map(async (name) => (await request("GET", `/v1/${name}`)).json()),
+    ["avatars", "samples", "voices"].map(async (name) => (await request("GET", `v1/${name}`)).json()),
   );
   $("avatars").replaceChildren(...avatars.map(avatarChoice));
   $("who").hidden = avatars.length < 2 || avatar.hasAttribute("session");
   $("voices").replaceChildren(...voiceChoices(voices));
   $("say").hidden = voices.length === 0;
   $("samples").replaceChildren(...samples.map(sampleButton));
+  showPictures();
   choose(avatars[0]);
   avatar.connect(); // the avatar is visible, muted, before the first gesture
 }
@@ -60,11 +64,20 @@ function avatarChoice(found, index) {
   const input = Object.assign(document.createElement("input"), { type: "radio", name: "avatar", value: found.name });
   input.checked = index === 0;
   input.onchange = () => choose(found);
-  const image = Object.assign(new Image(72, 72), { src: found.thumbnail, alt: "" });
+  const image = Object.assign(new Image(72, 72), { alt: "" });
+  image.dataset.picture = found.thumbnail;
   const name = document.createElement("span");
   name.textContent = readable(found.name);
   choice.append(input, image, name);
   return choice;
+}
+
+/** Shows the avatars' pictures, as far as the key that this tab has lets it. */
+async function showPictures() {
+  for (const image of document.querySelectorAll("#avatars img:not([src])")) {
+    const address = await picture(image.dataset.picture, avatar.key);
+    if (address) image.src = address;
+  }
 }
 
 function choose({ name, width, height }) {
@@ -78,24 +91,58 @@ function sampleButton({ name, url, duration_s: seconds }) {
   const length = document.createElement("small");
   length.textContent = `${Math.round(seconds)} s`;
   button.append(length);
-  button.onclick = () => speak(async () => (await request("GET", url)).blob());
+  button.onclick = () => speak(async () => (await request("GET", url)).blob(), $("sounds"));
   item.append(button);
   return item;
 }
 
-/** Speaks the text or sound that `get` returns; shows the error if that fails. */
-async function speak(get, options) {
+/** Speaks the text or sound that `get` returns, and resolves to its id; shows the error below `field` if that fails. */
+async function speak(get, field, options) {
   tell("");
   try {
-    await avatar.speak(await get(), options);
+    return await avatar.speak(await get(), options);
   } catch (error) {
-    tell(error.message);
+    tell(error.message, field);
   }
 }
 
-function tell(text) {
-  $("message").textContent = text;
+/** Shows an error at the end of the part of the page that it concerns. */
+function tell(text, field = $("stage")) {
+  if (text) field.append($("message"));
+  $("message").querySelector("p").textContent = text;
   $("message").hidden = !text;
+}
+
+const waiting = new Map(); // texts that have not begun, by the id of their utterance
+
+function showQueue() {
+  const items = [...waiting.values()].map((text) => Object.assign(document.createElement("li"), { textContent: text }));
+  $("waiting").replaceChildren(...items);
+  $("queue").hidden = waiting.size === 0;
+}
+
+async function speakText() {
+  const text = $("text").value.trim();
+  const problem = problemOf(text);
+  if (problem) return tell(problem, $("say"));
+  if (!text) return;
+  $("text").select(); // the next one replaces it
+  const id = await speak(() => text, $("say"), { voice: $("voices").value });
+  if (id) waiting.set(id, text);
+  showQueue();
+}
+
+/** Why a text cannot be spoken in the chosen voice, or null. */
+function problemOf(text) {
+  const { length } = [...text];
+  if (length > MAX_CHARS) {
+    return `The text has ${length.toLocaleString()} characters, and ${MAX_CHARS.toLocaleString()} can be spoken at once. Shorten it, or speak it in parts.`;
+  }
+  const voices = [...$("voices").options].map((option) => option.value);
+  const [name, fitting] = voicesFor(text, $("voices").value, voices);
+  if (!name) return null;
+  if (!fitting.length) return `This voice does not read ${name}, and this server has no voice that does.`;
+  return `This voice does not read ${name}. Choose ${fitting.slice(0, 3).map((voice) => languages.of(voice)).join(" or ")}.`;
 }
 
 async function toggleMicrophone() {
@@ -109,7 +156,7 @@ async function toggleMicrophone() {
       NotFoundError: "No microphone was found. Plug one in, then press again.",
       NotReadableError: "Another program uses the microphone. Close it, then press again.",
     };
-    tell(known[error.name] ?? `No microphone: ${error.message}.`);
+    tell(known[error.name] ?? `No microphone: ${error.message}.`, $("talk"));
   }
 }
 
@@ -141,6 +188,7 @@ function showState({ name, title }) {
   $("state").dataset.state = name;
   $("speech").disabled = !["live", "reconnecting"].includes(name);
   $("stop").disabled = ["idle", "ended"].includes(name);
+  if (name === "live") showPictures(); // by then the key has been asked for
 }
 
 const FIGURES = {
@@ -154,12 +202,16 @@ const FIGURES = {
 
 async function showFigures() {
   const found = await avatar.figures();
+  if (!avatar.speaking) found.skewMs = null; // silence has no lips to be in step with
   for (const [id, [name, shown]] of Object.entries(FIGURES)) $(id).textContent = found[name] === null ? "–" : shown(found[name]);
 }
 
 avatar.askKey = askKey;
 avatar.addEventListener("state", ({ detail }) => showState(detail));
-avatar.addEventListener("error", ({ detail }) => tell(detail.message));
+avatar.addEventListener("error", ({ detail }) => tell(inWords(detail), $("say")));
+for (const event of ["playback-started", "playback-finished"]) {
+  avatar.addEventListener(event, ({ detail: { id } }) => waiting.delete(id) && showQueue());
+}
 avatar.addEventListener("microphone", ({ detail: { on, level } }) => {
   $("microphone").setAttribute("aria-pressed", String(on));
   $("microphone").style.setProperty("--level", level.toFixed(2));
@@ -168,15 +220,19 @@ $("microphone").onclick = toggleMicrophone;
 $("stop").onclick = avatar.disconnect;
 $("say").onsubmit = (event) => {
   event.preventDefault();
-  const text = $("text").value.trim();
-  if (text) speak(() => text, { voice: $("voices").value });
+  speakText();
 };
+$("text").oninput = () => tell([...$("text").value].length > MAX_CHARS ? problemOf($("text").value) : "", $("say"));
 $("text").onkeydown = (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) $("say").requestSubmit();
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  $("say").requestSubmit();
 };
+$("clear").onclick = () => avatar.interrupt();
+$("dismiss").onclick = () => tell("");
 $("file").onchange = ({ target }) => {
   const [file] = target.files;
-  if (file) speak(() => file);
+  if (file) speak(() => file, $("sounds"));
   target.value = "";
 };
 document.addEventListener("keydown", (event) => {

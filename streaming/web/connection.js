@@ -146,7 +146,7 @@ export class Conversation extends EventTarget {
     const headers = { "Content-Type": "application/json" };
     for (;;) {
       try {
-        return await (await request("POST", this.#at("/v1/sessions"), { token: this.#key, headers, body })).json();
+        return await (await request("POST", this.#at("v1/sessions"), { token: this.#key, headers, body })).json();
       } catch (error) {
         if (error.status !== 401 || !this.#askKey) throw error;
         const key = await this.#askKey(this.#key);
@@ -238,7 +238,7 @@ export class Conversation extends EventTarget {
 
   /** Gets another token while this one is valid: later connections need it. Fails if the session is gone. */
   async #renew() {
-    const url = this.#at(`/v1/sessions/${this.#session.id}/token`);
+    const url = this.#at(`v1/sessions/${this.#session.id}/token`);
     Object.assign(this.#session, await (await request("POST", url, { token: this.#session.token })).json());
     this.#renewLater();
   }
@@ -276,7 +276,7 @@ export class Conversation extends EventTarget {
   /** Closes the session at the server, unless another program opened it. */
   #forget() {
     if (!this.#session || this.#given || this.#ended) return;
-    const url = this.#at(`/v1/sessions/${this.#session.id}`);
+    const url = this.#at(`v1/sessions/${this.#session.id}`);
     request("DELETE", url, { token: this.#session.token, keepalive: true }).catch(() => {});
   }
 

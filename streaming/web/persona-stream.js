@@ -2,6 +2,7 @@
 
 import { Conversation } from "./connection.js";
 import { figuresOf } from "./figures.js";
+import { picture } from "./request.js";
 import { Microphone, decode, sendPcm, to16Bit } from "./sound.js";
 import { Stage } from "./stage.js";
 import { wordsFor } from "./wording.js";
@@ -166,7 +167,8 @@ export class PersonaStream extends HTMLElement {
   }
 
   get #server() {
-    return new URL(this.getAttribute("server") ?? new URL("/", import.meta.url), location.href).href;
+    const { href } = new URL(this.getAttribute("server") ?? new URL("./", import.meta.url), location.href);
+    return href.endsWith("/") ? href : `${href}/`; // it may be at a path of its own, behind a proxy
   }
 
   get #avatar() {
@@ -187,9 +189,12 @@ export class PersonaStream extends HTMLElement {
     mine.open();
   }
 
-  #showPoster() {
-    if (!this.#avatar) return;
-    this.#stage.poster = new URL(`/v1/avatars/${encodeURIComponent(this.#avatar)}/thumbnail.jpg`, this.#server).href;
+  async #showPoster() {
+    const avatar = this.#avatar;
+    if (!avatar) return;
+    const url = new URL(`v1/avatars/${encodeURIComponent(avatar)}/thumbnail.jpg`, this.#server);
+    const poster = await picture(url, this.getAttribute("token") ?? this.key);
+    if (poster && avatar === this.#avatar) this.#stage.poster = poster;
   }
 
   #follow(state) {
@@ -276,7 +281,7 @@ export class PersonaStream extends HTMLElement {
 /** A session that another program has opened, in the form that Conversation takes. */
 function sessionOf(id, token) {
   if (!id) return null;
-  const path = `/v1/sessions/${encodeURIComponent(id)}`;
+  const path = `v1/sessions/${encodeURIComponent(id)}`;
   return { id, token, whep: `${path}/whep`, speech: `${path}/speech`, ice_servers: [] };
 }
 

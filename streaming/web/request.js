@@ -15,6 +15,15 @@ export class Refusal extends Error {
 /** No answer: no server, no network, or a server that does not admit this page's origin (browsers do not say which). */
 export class Unreachable extends Error {}
 
+/** The address of a picture that the server shows to holders of a key or token alone, or null; made for this document. */
+export async function picture(url, token) {
+  try {
+    return URL.createObjectURL(await (await request("GET", url, { token })).blob());
+  } catch {
+    return null;
+  }
+}
+
 /** The response to a request; `token` is a session's token or a key of the server. Throws Refusal, Unreachable. */
 export async function request(method, url, { token, headers = {}, ...options } = {}) {
   const authorization = token ? { Authorization: `Bearer ${token}` } : {};

@@ -50,6 +50,21 @@ export function wordsFor({ name, reason, detail }, foreign) {
   return { title: name === "live" ? "Live" : "Not connected", text: "" };
 }
 
+const ERRORS = {
+  capacity: "Too much waits to be spoken already. Wait until some of it has been spoken, or clear it.",
+  draining: "The server is shutting down and takes nothing new.",
+  "voice-auth": "The voice's service refuses this server's key; its operator has to look. Choose another voice.",
+  "voice-quota": "The voice's service takes no more at present. Try again later, or choose another voice.",
+  "voice-unreachable": "The voice's service cannot be reached. Try again, or choose another voice.",
+  "voice-stalled": "The voice stopped in the middle. Try again, or choose another voice.",
+  "voice-broken": "The voice stopped in the middle. Try again, or choose another voice.",
+};
+
+/** An error of the speech connection as a sentence for the page's user. */
+export function inWords({ code, message }) {
+  return ERRORS[code] ?? sentence(message);
+}
+
 function words([title, text], detail) {
   return { title, text: text || sentence(detail) };
 }

@@ -14,14 +14,72 @@ from aioice import Candidate, Connection
 from aioice.ice import StunProtocol
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpTransceiver
 from aiortc.codecs.base import Encoder
+from aiortc.rtcdtlstransport import RTCCertificate, RTCDtlsTransport, SRTPProtectionProfile
 from aiortc.rtcrtpsender import RTCRtpSender
+from OpenSSL import SSL
 
 from streaming.errors import DependencyError
 
 TESTED = {"aiortc": "1.16.0", "aioice": "0.13.0"}
 
+# aiortc offers those for ECDSA alone: as DTLS client it never connects to a peer with an RSA certificate.
+CIPHERS = ":".join(
+    f"ECDHE-{kind}-{cipher}"
+    for cipher in ("AES128-GCM-SHA256", "CHACHA20-POLY1305", "AES256-GCM-SHA384", "AES128-SHA", "AES256-SHA")
+    for kind in ("ECDSA", "RSA")
+)
+ALERT, READ = 0x4000, 0x04  # SSL_CB_ALERT, SSL_CB_READ of OpenSSL's info callback
+ALERTS = {  # RFC 5246, 7.2.2
+    **{40: "handshake_failure", 42: "bad_certificate", 43: "unsupported_certificate", 46: "certificate_unknown"},
+    **{47: "illegal_parameter", 48: "unknown_ca", 51: "decrypt_error", 70: "protocol_version"},
+    **{71: "insufficient_security", 80: "internal_error"},
+}
+
 # (component, addresses, timeout in seconds) -> local candidates of that component
 GatherCandidates = Callable[[int, list[str], int], Coroutine[Any, Any, list[Candidate]]]
+
+
+class Certificate(RTCCertificate):
+    """A certificate whose handshakes take RSA peers, and that notes the alert with which one failed."""
+
+    alert: str | None = None
+
+    def _create_ssl_context(self, srtp_profiles: list[SRTPProtectionProfile]) -> SSL.Context:
+        context = super()._create_ssl_context(srtp_profiles)
+        context.set_cipher_list(CIPHERS.encode())
+        context.set_info_callback(self._note)
+        return context
+
+    def _note(self, connection: SSL.Connection, where: int, value: int) -> None:
+        if where & ALERT and value >> 8 == 2:  # fatal
+            sender = "the peer" if where & READ else "this server"
+            self.alert = f"{sender} sent the alert {ALERTS.get(value & 0xFF, value & 0xFF)}"
+
+
+def new_peer(configuration: RTCConfiguration) -> RTCPeerConnection:
+    """A peer connection that takes peers with ECDSA and with RSA certificates."""
+    peer = RTCPeerConnection(configuration)
+    peer._RTCPeerConnection__certificates = [Certificate.generateCertificate()]  # type: ignore[attr-defined]
+    return peer
+
+
+def dtls_failure(peer: RTCPeerConnection) -> str | None:
+    """Why the handshake of a peer of `new_peer` failed or is not complete; None while there is no path to handshake on,
+    and after success."""
+    transports: set[RTCDtlsTransport] = {each.sender.transport for each in peer.getTransceivers()}
+    (certificate,) = peer._RTCPeerConnection__certificates  # type: ignore[attr-defined]
+    for transport in transports:
+        if transport.state == "failed" and transport.encrypted:
+            return "the peer's certificate has another fingerprint than its description, or no SRTP profile is common"
+        if transport.state in ("connecting", "failed"):
+            return certificate.alert or "the peer did not complete it"
+    return None
+
+
+def closed_by_peer(peer: RTCPeerConnection) -> bool:
+    """Whether the other end closed the connection, with DTLS's close_notify; else its packets stopped coming."""
+    connections = (each.sender.transport._ssl for each in peer.getTransceivers())
+    return any(connection and connection.get_shutdown() & SSL.RECEIVED_SHUTDOWN for connection in connections)
 
 
 def negotiated_codec(transceiver: RTCRtpTransceiver) -> str:
@@ -69,7 +127,7 @@ async def check() -> None:
     peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     transceiver = peer.addTransceiver("video", direction="sendonly")
     try:
-        missing = _missing(transceiver)
+        missing = _missing(peer, transceiver)
     finally:
         await peer.close()
     if missing:
@@ -82,16 +140,19 @@ async def check() -> None:
         )
 
 
-def _missing(transceiver: RTCRtpTransceiver) -> list[str]:
+def _missing(peer: RTCPeerConnection, transceiver: RTCRtpTransceiver) -> list[str]:
     """The names of the attributes above that this transceiver, or a part of it, lacks."""
     sender = transceiver.sender
     missing = [
         f"{type(owner).__name__}.{name}"
         for owner, name in (
+            (peer, "_RTCPeerConnection__certificates"),
+            (RTCCertificate, "_create_ssl_context"),
             (transceiver, "_codecs"),
             (sender, "_RTCRtpSender__encoder"),
             (sender, "_RTCRtpSender__ntp_timestamp"),
             (sender, "_send_keyframe"),
+            (sender.transport, "_ssl"),
             (sender.transport.transport.iceGatherer, "_connection"),
         )
         if not hasattr(owner, name)

@@ -8,6 +8,8 @@ import json
 from aiohttp import hdrs, web
 
 from engine.errors import ProtocolError
+from streaming.server.address import PROXIES, address
+from streaming.server.limits import client_address
 from streaming.server.live_session import LiveSession
 from streaming.server.live_sessions import LiveSessions
 from streaming.webrtc.ice import Ice
@@ -33,9 +35,9 @@ class Whep:
 
     async def add_viewer(self, request: web.Request, live_session: LiveSession) -> web.Response:
         """POST an offer: 201 with the answer, the viewer's URL, the tag of its ICE session, and ICE servers."""
-        viewer, answer = await self._live_sessions.add_viewer(live_session, await _read(request, OFFER_TYPE))
+        viewer, answer = await self._add(request, live_session, await _read(request, OFFER_TYPE))
         headers = {
-            "Location": _location(live_session, viewer),
+            "Location": _location(request, live_session, viewer),
             "ETag": viewer.etag,
             "Accept-Patch": TRICKLE_TYPE,
             "Cache-Control": "no-store",
@@ -45,10 +47,17 @@ class Whep:
 
     async def answer_json(self, request: web.Request, live_session: LiveSession) -> web.Response:
         """POST {"sdp", "type": "offer"}: 201 {"sdp", "type": "answer"}."""
-        viewer, answer = await self._live_sessions.add_viewer(live_session, _offer_in(await _read(request, JSON_TYPE)))
+        viewer, answer = await self._add(request, live_session, _offer_in(await _read(request, JSON_TYPE)))
         body = {"sdp": answer, "type": "answer"}
-        headers = {"Location": _location(live_session, viewer), "ETag": viewer.etag, "Cache-Control": "no-store"}
+        headers = {
+            "Location": _location(request, live_session, viewer),
+            "ETag": viewer.etag,
+            "Cache-Control": "no-store",
+        }
         return self._with_servers(web.json_response(body, status=201, headers=headers), viewer.id)
+
+    async def _add(self, request: web.Request, live_session: LiveSession, offer: str) -> tuple[Viewer, str]:
+        return await self._live_sessions.add_viewer(live_session, offer, client_address(request, request.app[PROXIES]))
 
     def _with_servers(self, response: web.Response, name: str) -> web.Response:
         for link in self._ice.links(name):
@@ -79,8 +88,8 @@ async def remove_viewer(request: web.Request, live_session: LiveSession) -> web.
     return web.Response(status=200)
 
 
-def _location(live_session: LiveSession, viewer: Viewer) -> str:
-    return f"/v1/sessions/{live_session.session.id}/whep/{viewer.id}"
+def _location(request: web.Request, live_session: LiveSession, viewer: Viewer) -> str:
+    return address(request, f"/v1/sessions/{live_session.session.id}/whep/{viewer.id}")
 
 
 def _viewer(request: web.Request, live_session: LiveSession) -> Viewer:
@@ -94,7 +103,7 @@ def _offer_in(body: str) -> str:
     """The SDP of a JSON body. Raises ProtocolError."""
     try:
         fields = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError(f'the body is not JSON ({error}); expected {{"sdp", "type": "offer"}}') from error
     if not isinstance(fields, dict) or not isinstance(fields.get("sdp"), str) or fields.get("type") != "offer":
         raise ProtocolError(f'the body has no offer; expected {{"sdp", "type": "offer"}}, found {body:.60}')

@@ -263,13 +263,29 @@ def test_pushes_to_one_utterance_keep_their_order(virtual, make_puppet):
     virtual(main)
 
 
-def test_a_message_of_broken_samples_is_refused_whole(virtual, make_puppet):
+@pytest.mark.parametrize(("channels", "piece_bytes"), [(1, 1), (1, 1001), (2, 3), (2, 4 * 480 - 2)])
+def test_pieces_that_tear_samples_are_joined(virtual, make_puppet, channels, piece_bytes):
     async def main(loop):
         async with running(loop, make_puppet()) as (session,):
-            session.start_utterance("a", RATE_HZ, 1)
-            with pytest.raises(SpeechFormatError, match="utterance 'a'"):
-                await session.push_audio("a", speech(2.0).tobytes() + b"\0")
-            assert session.buffered_ms == 0
+            events, pcm = Events(session), np.repeat(speech(0.2), channels).tobytes()
+            session.start_utterance("a", RATE_HZ, channels)
+            for start in range(0, len(pcm), piece_bytes):
+                await session.push_audio("a", pcm[start : start + piece_bytes])
+            session.end_utterance("a")
+            assert (await events.until_finished("a"))[-1] == PlaybackFinished("a", RATE_HZ // 5, False)
+
+    virtual(main)
+
+
+def test_an_utterance_that_stops_inside_a_sample_is_told_so_and_ends_without_it(virtual, make_puppet):
+    async def main(loop):
+        async with running(loop, make_puppet()) as (session,):
+            events = Events(session)
+            session.start_utterance("a", RATE_HZ, 2)
+            await session.push_audio("a", np.repeat(speech(0.2), 2).tobytes() + b"\1\1\1")
+            with pytest.raises(SpeechFormatError, match="utterance 'a' ended with 3 bytes of a sample that has 4"):
+                session.end_utterance("a")
+            assert (await events.until_finished("a"))[-1] == PlaybackFinished("a", RATE_HZ // 5, False)
 
     virtual(main)
 

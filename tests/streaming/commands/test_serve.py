@@ -70,6 +70,20 @@ def test_the_process_serves_and_a_signal_ends_it_with_0(avatar_path):
     assert "server.drain within_s=20 sessions=0" in errors and "Traceback" not in errors
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_start_ends_the_start(avatar_path, number):
+    """The process is stopped as soon as it works on its networks, before it listens."""
+    command = [sys.executable, "-m", "streaming", "serve", str(avatar_path), "--port", "0"]
+    begins = "import logging, os, signal; from engine.avatar.avatar import Avatar; opens = Avatar.open\n"
+    begins += f"Avatar.open = lambda *a, **k: (os.kill(os.getpid(), {number}), opens(*a, **k))[1]\n"
+    command[1:3] = ["-c", f"{begins}from streaming.__main__ import main; main()"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 130
+    assert "server.stop before it was started" in ended.stderr
+    assert "Traceback" not in ended.stderr and "serves" not in ended.stdout
+
+
 @contextlib.asynccontextmanager
 async def served(avatar, **settings):
     """The command in a task of this process: the task, and an HTTP client of its server."""

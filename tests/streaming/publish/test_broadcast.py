@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from types import SimpleNamespace
 
 import av
@@ -13,7 +14,7 @@ from publishing import broadcasting
 from engine.errors import SessionClosedError
 from streaming.config import EncoderConfig
 from streaming.publish.broadcast import shared_rate
-from streaming.publish.encoders import SoundCodec, VideoCodec
+from streaming.publish.encoders import PictureEncoder, SoundCodec, VideoCodec
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -42,6 +43,51 @@ async def test_all_streams_of_a_codec_get_the_very_same_packets(engine):
         for units in taken[1:]:
             assert all(a.picture.data is b.picture.data for a, b in zip(taken[0], units, strict=True))
         assert set(np.diff([unit.number for unit in taken[0]])) == {1}
+
+
+class Failing(PictureEncoder):
+    """Faults at its fifth picture as a graphics card's encoder does whose driver is reset, or for each picture."""
+
+    opened, at = 0, range(5, 6)
+
+    def __init__(self, codec, config):
+        super().__init__(codec, config)
+        type(self).opened += 1
+        self.number, self.pictures = self.opened, 0
+
+    def encode(self, planes, index):
+        self.pictures += 1
+        if self.pictures in self.at and (self.number == 1 or len(self.at) > 1):
+            raise av.error.ExternalError(-542398533, "Generic error in an external library")
+        return super().encode(planes, index)
+
+
+async def test_an_encoder_that_fails_once_is_replaced_and_the_stream_goes_on(engine, monkeypatch):
+    monkeypatch.setattr("streaming.publish.broadcast.PictureEncoder", Failing)
+    monkeypatch.setattr(Failing, "opened", 0)
+    async with broadcasting(engine) as (broadcast, _):
+        units = await take(broadcast.open(VideoCodec.H264, None, capacity=50), 12)
+    assert Failing.opened == 2
+    assert sum(unit.picture.keyframe for unit in units if unit.picture) == 2 and decoded(units) >= 11
+
+
+async def test_an_encoder_that_hangs_does_not_stop_the_event_loop_when_its_session_ends(engine, monkeypatch):
+    released = threading.Event()
+
+    class Hanging(PictureEncoder):
+        def encode(self, planes, index):
+            released.wait(30)
+            return super().encode(planes, index)
+
+    monkeypatch.setattr("streaming.publish.broadcast.PictureEncoder", Hanging)
+    try:
+        async with asyncio.timeout(10):
+            async with broadcasting(engine) as (broadcast, _):
+                stream = broadcast.open(VideoCodec.H264, None)
+                await asyncio.sleep(0.3)
+            assert not [unit async for unit in stream]
+    finally:
+        released.set()
 
 
 async def test_a_codec_is_encoded_for_those_who_ask_for_it(engine):

@@ -20,7 +20,7 @@ from streaming.errors import PublishError
 from streaming.publish import destination, ffmpeg
 from streaming.publish.destination import retry_delay_s
 from streaming.publish.encoders import SoundCodec, VideoCodec
-from streaming.publish.ffmpeg import FfmpegSink
+from streaming.publish.ffmpeg import FfmpegSink, split_secrets
 from streaming.publish.sinks import make_sink
 from streaming.publish.status import State, without_secrets
 
@@ -237,3 +237,17 @@ async def test_without_ffmpeg_it_says_what_to_install(monkeypatch):
 )
 async def test_secrets_of_urls_are_not_shown(url, shown):
     assert without_secrets(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "shown", "options"),
+    [
+        ("rtmp://h/live/key?sign=1/2", "rtmp://h/live", {"rtmp_app": "live", "rtmp_playpath": "key?sign=1/2"}),
+        ("rtmps://h:1/app/instance/key", "rtmps://h:1/app", {"rtmp_app": "app/instance", "rtmp_playpath": "key"}),
+        ("rtmp://h/live", "rtmp://h/live", {}),
+        ("srt://h:9?passphrase=a+b%20&latency=20", "srt://h:9?latency=20", {"passphrase": "a b%20"}),
+        ("srt://h:9?streamid=%23!::m=publish", "srt://h:9", {"streamid": "#!::m=publish"}),
+    ],
+)
+async def test_secrets_of_an_address_are_not_on_the_command_line(url, shown, options):
+    assert split_secrets(url) == (shown, options)

@@ -12,6 +12,7 @@ from aiohttp import web
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 from publishing import broadcasting, publishing, until
+from rsa_certificate import RsaCertificate
 from whep_client import follow_each_other, frames
 
 from streaming.publish.status import State
@@ -24,7 +25,8 @@ class Endpoint:
 
     def __init__(self):
         self.peers, self.tracks, self.tokens, self.deleted = [], {}, [], 0
-        self.status, self.answer = 201, None
+        self.status, self.answer, self.location = 201, None, "/sessions/1"
+        self.certificate, self.setup = None, "active"
         self._runner = None
 
     async def start(self):
@@ -53,13 +55,16 @@ class Endpoint:
         if self.answer is not None:
             return web.Response(status=201, text=self.answer, content_type="application/sdp")
         peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        if self.certificate is not None:
+            peer._RTCPeerConnection__certificates = [self.certificate.generateCertificate()]
         self.peers.append(peer)
         self.tracks = {}
         peer.on("track", lambda track: self.tracks.setdefault(track.kind, track))
         self.offer = await request.text()
-        await peer.setRemoteDescription(RTCSessionDescription(self.offer, "offer"))
+        offer = self.offer.replace("a=setup:actpass", "a=setup:active") if self.setup == "passive" else self.offer
+        await peer.setRemoteDescription(RTCSessionDescription(offer, "offer"))
         await peer.setLocalDescription(await peer.createAnswer())
-        headers = {"Location": "/sessions/1"}
+        headers = {"Location": self.location}
         return web.Response(status=201, text=peer.localDescription.sdp, content_type="application/sdp", headers=headers)
 
     async def delete(self, request):
@@ -146,3 +151,32 @@ async def test_an_endpoint_that_refuses_is_quoted_and_asked_again(engine, endpoi
         assert message in published.status.last_error and "token" not in published.status.last_error
         endpoint.status, endpoint.answer = 201, None
         await until(lambda: published.status.state is State.LIVE)
+
+
+async def test_a_resource_on_another_host_is_deleted_without_the_token(engine, endpoint):
+    """Whoever answers may name any address; the token is meant for the endpoint."""
+    other, asked = web.Application(), []
+
+    async def delete(request):
+        asked.append(request.headers.get("Authorization"))
+        return web.Response()
+
+    other.router.add_delete("/sessions/1", delete)
+    runner = web.AppRunner(other)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    endpoint.location = f"http://127.0.0.1:{runner.addresses[0][1]}/sessions/1"
+    try:
+        async with whip_to(engine, f"whip://secret@{endpoint.address}/whip/room") as destination:
+            await until(lambda: destination.status.state is State.LIVE)
+        assert endpoint.tokens == ["Bearer secret"] and asked == [None]
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize("setup", ["passive", "active"])
+async def test_a_server_with_an_rsa_certificate_is_published_to(engine, endpoint, setup):
+    endpoint.certificate, endpoint.setup = RsaCertificate, setup
+    async with whip_to(engine, f"whip://{endpoint.address}/whip/room") as destination:
+        await until(lambda: destination.status.state is State.LIVE)
+        await frames(endpoint.tracks["video"], 2)

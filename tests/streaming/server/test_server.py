@@ -20,6 +20,7 @@ from engine.live.engine import Engine
 from engine.live.quality import Pace
 from streaming.config import ServerConfig
 from streaming.server.app import Server
+from streaming.server.auth import Secrets
 from streaming.server.catalog import WEB, list_samples
 from streaming.speech.protocol import SpeechCancel
 
@@ -56,6 +57,23 @@ async def test_avatars_are_listed_with_size_and_thumbnail(serving):
         async with client.http.get(avatar["thumbnail"]) as reply:
             assert reply.content_type == "image/jpeg"
             assert (await reply.read()).startswith(b"\xff\xd8")
+
+
+async def test_pictures_of_people_need_a_key_or_token_where_there_is_one(serving, problem):
+    thumbnail, secrets = "/v1/avatars/speaker/thumbnail.jpg", Secrets(keys=("key",))
+    async with serving(secrets=secrets) as client:
+        session = await client.open_session("key")
+        async with client.http.get(thumbnail) as reply:
+            await problem(reply, 401, "unauthorized")
+        for secret in ("key", session["token"]):
+            async with client.http.get(thumbnail, headers={"Authorization": f"Bearer {secret}"}) as reply:
+                assert reply.status == 200
+        async with client.http.get(f"/v1/avatars?token={session['token']}") as reply:
+            (avatar,) = (await reply.json())["avatars"]
+        async with client.http.get(avatar["thumbnail"]) as reply:
+            assert reply.status == 200
+    async with serving(secrets=secrets, public_catalog=True) as client, client.http.get(thumbnail) as reply:
+        assert reply.status == 200
 
 
 async def test_unknown_things_are_not_found(serving, problem):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 
 import aioice.ice
 import pytest
@@ -13,7 +12,7 @@ from speaking import ended, tone
 from whep_client import SDP, a_good_offer, bearer, frames, viewer
 
 from streaming.config import TimeoutConfig
-from streaming.speech.protocol import Encoding, SpeechAudio, SpeechStart, Started
+from streaming.speech.protocol import Encoding, Failure, SpeechAudio, SpeechStart, Started
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -40,11 +39,10 @@ async def test_a_client_that_vanishes_while_its_message_waits_for_room_is_detect
 
 
 @pytest.mark.slow
-async def test_a_vanished_client_is_detected_though_its_speech_fills_every_buffer_on_the_way(serving, engine):
-    """Its FIN is queued behind speech that nobody reads; our ping is answered by a reset."""
-    async with serving(idle_session_s=1.0, timeouts=TimeoutConfig(ping_s=2.0)) as client:
+async def test_a_client_that_vanishes_while_it_sends_more_than_is_taken_is_detected(serving, engine):
+    async with serving(idle_session_s=1.0) as client:
         session = await client.open_session()
-        socket = await client.http.ws_connect(session["speech"], params={"token": session["token"]}, autoping=False)
+        socket = await client.http.ws_connect(session["speech"], params={"token": session["token"]})
         speech = Speech(socket, Encoding.MSGPACK)
         await speech.send(SpeechStart("long", 8_000))
         message = SpeechAudio("long", tone(60, 8_000))
@@ -54,10 +52,7 @@ async def test_a_vanished_client_is_detected_though_its_speech_fills_every_buffe
                 await speech.send(message)
 
         flooding = asyncio.create_task(flood())
-        await speech.receive_until(Started)
-        before = -1
-        while before != (before := socket._response.connection.transport.get_write_buffer_size()) or not before:
-            await asyncio.sleep(0.5)
+        assert (await speech.receive_until(Failure)).code == "capacity"
         socket._response.connection.transport.abort()
         with contextlib.suppress(ConnectionError):
             await flooding
@@ -105,5 +100,4 @@ async def test_a_viewer_whose_network_is_gone_is_reaped_with_its_session(serving
             await ended(engine, session)
         async with client.http.get("/metrics") as reply:
             page = await reply.text()
-        # the path is given up and with it, in the same moment, the encryption over it: either is seen first
-        assert re.search(r'personastream_viewers_left_total\{reason="(failed|closed)"\} 1.0', page)
+        assert 'personastream_viewers_left_total{reason="failed"} 1.0' in page

@@ -47,6 +47,7 @@ def test_an_audio_item_is_one_utterance(name):
     "event",
     [
         {"type": "response.cancel"},
+        {"type": "output_audio_buffer.cleared"},
         {"type": "output_audio_buffer.clear"},
         {"type": "input_audio_buffer.speech_started", "audio_start_ms": 7},
         {"type": "response.done", "response": {"status": "cancelled"}},
@@ -58,6 +59,44 @@ def test_events_that_interrupt_the_model_interrupt_the_avatar_and_late_sound_is_
     assert reader.read(event) == [SpeechCancel()]
     assert reader.read(delta(GENERATIONS[1])) == [] and reader.read(done(GENERATIONS[1])) == []
     assert reader.read(delta(GENERATIONS[1], "item_2"))[0] == SpeechStart("item_2", 24_000)
+
+
+@pytest.mark.parametrize("status", ["completed", "incomplete", "failed"])
+@pytest.mark.parametrize("named", [{"id": "r"}, {}])
+def test_a_response_that_is_done_ends_its_open_items(status, named):
+    reader = RealtimeReader()
+    reader.read(delta(GENERATIONS[1]))
+    reader.read(delta(GENERATIONS[1], content_index=1))
+    done_response = {"type": "response.done", "response": {"status": status, **named}}
+    assert reader.read(done_response) == [SpeechEnd("item_1"), SpeechEnd("item_1#1")]
+    assert reader.read(done_response) == [] and reader.read(done(GENERATIONS[1])) == []
+
+
+def test_a_response_that_is_done_ends_no_item_of_another_one():
+    reader = RealtimeReader()
+    reader.read(delta(GENERATIONS[1]))
+    assert reader.read({"type": "response.done", "response": {"id": "other", "status": "completed"}}) == []
+    assert reader.read(delta(GENERATIONS[1])) == [SpeechAudio("item_1", b"\1\2")]
+
+
+def test_an_item_that_is_done_ends_all_its_parts():
+    reader = RealtimeReader()
+    reader.read(delta(GENERATIONS[1], content_index=2))
+    assert reader.read({"type": "response.output_item.done", "item": {"id": "item_1"}}) == [SpeechEnd("item_1#2")]
+
+
+@pytest.mark.parametrize("kind", ["session.created", "session.updated"])
+@pytest.mark.parametrize("of_input", [lambda given: {"audio": {"input": given}}, lambda given: given])
+def test_a_user_who_may_not_interrupt_the_model_does_not_interrupt_the_avatar(kind, of_input):
+    reader = RealtimeReader()
+    speaks = {"type": "input_audio_buffer.speech_started"}
+    assert reader.read(speaks) == [SpeechCancel()]
+    told = {"turn_detection": {"type": "server_vad", "interrupt_response": False}}
+    assert reader.read({"type": kind, "session": of_input(told)}) == [] and reader.read(speaks) == []
+    assert reader.read({"type": kind, "session": of_input({})}) == [] and reader.read(speaks) == []
+    assert reader.read({"type": "response.cancel"}) == [SpeechCancel()]
+    reader.read({"type": kind, "session": of_input({"turn_detection": {"interrupt_response": True}})})
+    assert reader.read(speaks) == [SpeechCancel()]
 
 
 @pytest.mark.parametrize(
@@ -135,3 +174,26 @@ async def test_events_of_a_model_make_the_avatar_speak_and_an_interruption_trunc
         await speech.socket.send_str(json.dumps(delta(GENERATIONS[1], "long", PCM)))  # late: ignored, not refused
         await speech.socket.send_str(json.dumps(delta(GENERATIONS[1], "bad", delta="@")))
         assert isinstance(await speech.receive(), Failure)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_sound_torn_between_deltas_is_joined(serving):
+    async with serving() as client, client.speech(await client.open_session()) as speech:
+        for pcm in (PCM[:1001], PCM[1001:2000], PCM[2000:]):
+            await speech.socket.send_str(json.dumps(delta(GENERATIONS[1], pcm=pcm)))
+        await speech.socket.send_str(
+            json.dumps({"type": "response.done", "response": {"id": "r", "status": "completed"}})
+        )
+        assert await speech.receive_until(Finished) == Finished("item_1", len(PCM) // 2, False)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_realtime_client_is_told_that_this_is_no_model(serving, problem):
+    async with serving() as client:
+        async with client.http.ws_connect("/v1/realtime", params={"model": "gpt-realtime"}) as socket:
+            event = await socket.receive_json()
+            assert event["type"] == "error" and "/v1/sessions/{id}/speech" in event["error"]["message"]
+            await socket.receive()
+            assert socket.close_code == 1008
+        async with client.http.get("/v1/realtime") as reply:
+            assert "connect to your model" in await problem(reply, 404, "not-found")

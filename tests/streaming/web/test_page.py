@@ -52,10 +52,57 @@ async def live(browser, client, **options):
 
 async def test_it_comes_alive_by_itself_and_tells_its_figures(serving, browser):
     async with serving() as client, live(browser, client) as page:
-        for figure, unit in {"fps": "fps", "first": "ms", "bitrate": "kbit/s", "rtt": "ms", "skew": "ms"}.items():
+        for figure, unit in {"fps": "fps", "first": "ms", "bitrate": "kbit/s", "rtt": "ms"}.items():
             await until(page, f"document.getElementById('{figure}').textContent.endsWith('{unit}')")
         assert "Not connected" not in await page.evaluate(STATUS)
         assert not await console(page), "nothing breaks the page's own security policy"
+
+
+async def test_enter_speaks_and_shift_enter_begins_a_line_and_what_waits_is_shown_and_cleared(serving, browser):
+    async with serving() as client, live(browser, client) as page:
+        await page.evaluate(TYPE + "document.querySelector('#text').focus()")
+        await page.keyboard.press("Shift+Enter")
+        assert "\n" in await page.evaluate("document.querySelector('#text').value")
+        await page.keyboard.press("Enter")
+        await until(page, "avatar.speaking")
+        await page.keyboard.type("Another.")  # the first text is selected: this one replaces it
+        await page.keyboard.press("Enter")
+        await until(page, "document.querySelector('#waiting').textContent === 'Another.'")
+        await until(page, "document.getElementById('skew').textContent.endsWith('ms')")
+        await page.evaluate("document.querySelector('#clear').click()")
+        await until(page, "!avatar.speaking && document.querySelector('#queue').hidden")
+        await until(page, "document.getElementById('skew').textContent === '–'")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("'a'.repeat(5001)", "5,000 can be spoken at once"),
+        ("'你好，世界'", "does not read Chinese"),
+        ("'Привет, мир'", "does not read Cyrillic letters"),
+    ],
+)
+async def test_a_text_that_cannot_be_spoken_is_explained_below_its_field_until_dismissed(serving, browser, text, said):
+    async with serving() as client, live(browser, client) as page:
+        await page.evaluate(f"document.querySelector('#text').value = {text}")
+        await page.evaluate("document.querySelector('#voices').selectedIndex = 0")
+        await page.evaluate("document.querySelector('#say').requestSubmit()")
+        message = "document.querySelector('#say #message')"
+        assert said in await page.evaluate(f"{message}.textContent")
+        await page.evaluate("document.querySelector('#dismiss').click()")
+        assert await page.evaluate(f"{message}.hidden")
+
+
+async def test_a_session_that_is_given_leaves_the_address_and_survives_a_reload(serving, browser):
+    async with serving() as client:
+        session = await client.open_session()
+        address = f"{client.server.url}/?session={session['id']}&token={session['token']}"
+        async with open_page(browser, address) as page:
+            for _ in range(2):
+                await until(page, LIVE)
+                assert await page.evaluate("location.search") == ""
+                assert [held.session.id for held in client.server.live_sessions] == [session["id"]]
+                await page.reload()
 
 
 async def test_avatars_are_chosen_by_their_pictures(browser, avatar_path):
