@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
@@ -30,6 +30,8 @@ from engine.models import state as states
 from engine.models.morphable import MorphableModel
 from engine.models.speech import cut, init_state
 from engine.paint.painter import FittedVideo
+
+OFFLINE_AHEAD_MS = 5_000  # far more than lips need of the sound after them
 
 J = TypeVar("J", bound=Job, covariant=True)
 
@@ -98,14 +100,21 @@ class AvatarPipeline:
     def new_timeline(self, config: SessionConfig) -> Timeline:
         return Timeline(config, self.avatar.loop, self.rest, self.new_segment, self.first)
 
-    def speak(self, pcm: np.ndarray, config: SessionConfig | None = None) -> Iterator[MediaUnit]:
+    def speak(self, pcm: np.ndarray | Iterable[np.ndarray], config: SessionConfig | None = None) -> Iterator[MediaUnit]:
         """The units of a session that speaks pcm [N] int16 at 48 kHz from its first frame until the mouth has closed,
-        as fast as the machine computes them."""
+        as fast as the machine computes them. Of sound in blocks only OFFLINE_AHEAD_MS and a block are held."""
         timeline = self.new_timeline(config or SessionConfig())
         timeline.start_utterance("speech", SAMPLE_RATE_HZ, 1)
-        timeline.push_audio("speech", pcm.tobytes())
-        timeline.end_utterance("speech")
-        while not timeline.idle:
+        blocks: Iterator[np.ndarray] | None = iter([pcm] if isinstance(pcm, np.ndarray) else pcm)
+        while True:
+            while blocks is not None and timeline.buffered_ms < OFFLINE_AHEAD_MS:
+                if (block := next(blocks, None)) is not None:
+                    timeline.push_audio("speech", block.tobytes())
+                else:
+                    timeline.end_utterance("speech")
+                    blocks = None
+            if timeline.idle:
+                return
             while (job := timeline.take(timeline.next_frame, lead=0)) is not None:
                 timeline.finish(job, self.perform(job), lead=0)
             yield timeline.emit()
