@@ -18,12 +18,12 @@ from rich.console import Console
 from engine.avatar.avatar import Avatar
 from engine.backends.cpu import CpuBackend
 from engine.errors import (
-    AvatarFileError,
     ClipTooShortError,
     CorruptVideoError,
     FaceTooSmallError,
     NoFaceError,
     NotAVideoError,
+    OutputError,
     SeveralFacesError,
 )
 from engine.models.geometry import GeometryConfig, GeometryGenerator
@@ -31,7 +31,7 @@ from engine.models.morphable import mouth_opening
 from engine.models.renderer import DualAttentionRenderer, RendererConfig
 from engine.models.speech import SpeechConfig, SpeechEncoder
 from engine.models.weights import load_face_model
-from precompute.__main__ import Precompute, run
+from precompute.command import Precompute, run
 from precompute.enrolment import STAGES, Enrolment, EnrolmentOptions
 from precompute.frame_size import base_size
 
@@ -114,9 +114,9 @@ def test_a_file_that_ends_early_is_corrupt_and_says_where(tmp_path, write_video,
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path, backend):
-    with pytest.raises(AvatarFileError, match="no folder"):
+    with pytest.raises(OutputError, match="no folder"):
         Enrolment(tmp_path / "v.mp4", tmp_path / "nowhere" / "x.avatar", backend=backend)
-    with pytest.raises(AvatarFileError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         Enrolment(tmp_path / "v.mp4", tmp_path, backend=backend)
 
 
@@ -138,7 +138,7 @@ def test_large_videos_are_scaled_down_but_never_the_face_below_its_least_size(so
 def test_the_video_is_never_overwritten_by_its_avatar(tmp_path, backend):
     video = tmp_path / "v.mp4"
     video.write_bytes(b"precious")
-    with pytest.raises(AvatarFileError, match="is the video itself"):
+    with pytest.raises(OutputError, match="is the video itself"):
         Enrolment(video, video, backend=backend)
     assert video.read_bytes() == b"precious"
 
@@ -229,7 +229,7 @@ def test_an_interruption_leaves_the_old_file_and_nothing_else(tmp_path, write_vi
     monkeypatch.setattr("tempfile.tempdir", None)
     (tmp_path / "scratch").mkdir()
     video, output = write_video(tmp_path / "v.mp4", face_frames[:55]), tmp_path / "x.avatar"
-    output.write_bytes(b"the old one")
+    output.write_bytes(b"PK\3\4 the old one")
 
     def interrupt(stage, done, total):
         if stage == "idle":
@@ -237,7 +237,7 @@ def test_an_interruption_leaves_the_old_file_and_nothing_else(tmp_path, write_vi
 
     with pytest.raises(KeyboardInterrupt):
         Enrolment(video, output, backend=backend, networks=NETWORKS, progress=interrupt).run()
-    assert output.read_bytes() == b"the old one"
+    assert output.read_bytes() == b"PK\3\4 the old one"
     assert list((tmp_path / "scratch").iterdir()) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scratch", "v.mp4", "x.avatar"]
 

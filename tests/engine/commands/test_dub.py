@@ -25,6 +25,7 @@ from engine.media import SAMPLES_PER_FRAME
 from engine.models.weights import load_face_model
 
 SECONDS = 3
+OLD = b"\0\0\0\x20ftypisom the old one"
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +185,7 @@ def test_an_output_that_is_an_input_is_refused(avatar_path, speech_wav, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("no/out.mp4", "no folder"), ("folder.mp4", "cannot be written"), ("out.txt", "ending in")]
+    ("name", "reason"), [("no/out.mp4", "no folder"), ("folder.mp4", "is a folder"), ("out.txt", "ending in")]
 )
 def test_an_output_that_cannot_be_is_refused_before_the_work(avatar_path, speech_wav, tmp_path, name, reason):
     (tmp_path / "folder.mp4").mkdir()
@@ -195,7 +196,7 @@ def test_an_output_that_cannot_be_is_refused_before_the_work(avatar_path, speech
 @pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_else(avatar_path, pcm, tmp_path):
     wav, out = write_wav(tmp_path / "speech.wav", pcm[:48_000]), tmp_path / "out.mp4"
-    out.write_bytes(b"the old one")
+    out.write_bytes(OLD)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
@@ -203,12 +204,12 @@ def test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_else(avatar_path, 
             dub(avatar_path, wav, out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert out.read_bytes() == b"the old one" and sorted(tmp_path.iterdir()) == [out, wav]
+    assert out.read_bytes() == OLD and sorted(tmp_path.iterdir()) == [out, wav]
 
 
 def test_the_command_replaces_the_old_file(avatar_path, pcm, tmp_path, capsys):
     wav, out = write_wav(tmp_path / "speech.wav", pcm[:9600]), tmp_path / "out.mp4"
-    out.write_bytes(b"the old one")
+    out.write_bytes(OLD)
     assert Dub(avatar=avatar_path, speech=wav, output=out, compute=ComputeConfig(device="cpu")).run() == 0
     assert f"{out}: 0.5 s of video in" in capsys.readouterr().out
     assert len(read_speech(out)) > 9600 and sorted(tmp_path.iterdir()) == [out, wav]
