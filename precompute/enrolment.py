@@ -143,10 +143,16 @@ class Enrolment:
     def scan(self) -> Scan:
         """First pass. Raises CorruptVideoError for a file that ends long before the end that its header states."""
         info = self.info
+        jumps: dict[int, float] = {}  # frame -> seconds
         total = min(MAX_SCAN_S, info.video_s or info.duration_s) * FPS
-        images = itertools.islice(read_frames(self.video, size=scan_size(info.width, info.height)), MAX_SCAN_S * FPS)
-        clip = scan(images, on_frame=lambda done: self._progress("face", done, max(done, round(total))))
-        if info.video_s and len(clip) < 0.85 * total - 10:
+        images = read_frames(self.video, size=scan_size(info.width, info.height), on_jump=jumps.__setitem__)
+        clip = scan(
+            itertools.islice(images, MAX_SCAN_S * FPS),
+            on_frame=lambda done: self._progress("face", done, max(done, round(total))),
+            jumps=jumps,
+        )
+        stated = (info.video_s - sum(jumps.values())) * FPS
+        if info.video_s and len(clip) < 0.85 * min(total, stated) - 10:
             raise CorruptVideoError(
                 f"the file ends early: its header states {info.video_s:.1f} s of video; copy or export it again",
                 at_s=len(clip) / FPS,
@@ -154,13 +160,16 @@ class Enrolment:
         return clip
 
     def assess(self, clip: Scan) -> Assessment:
-        """Choose the stretch of the clip to use. Raises FaceError or ClipTooShortError where there is none."""
+        """Choose the stretch of the clip to use.
+
+        Raises FaceError, StillPictureError or ClipTooShortError where there is none."""
         return assess(
             clip,
             self._model,
             source_scale=self.info.height / max(1, clip.height),
             max_frames=max(MIN_FRAMES, round(self.options.max_s * FPS)),
             has_audio=self.info.has_audio,
+            wide_colours=self.info.wide_colours,
         )
 
     def fit(self, clip: Scan, assessment: Assessment) -> Person:

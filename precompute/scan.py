@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from precompute.track import POINTS, FaceTracker, Landmarks
+from engine.media import FPS
+from precompute.track import POINTS, FaceTracker, Landmarks, upright_turns
 
 THUMBNAIL = (64, 36)  # width, height: enough to distinguish a cut from motion, and postures of the body
 FOREHEAD, CHIN = 10, 152
+TURN_SAMPLES = 8  # pictures, one a second, that are turned to see whether a face is upright
 FACE_PX = 128  # the face is scaled to this height before its sharpness is measured
 
 
@@ -22,7 +24,8 @@ class Scan:
     landmarks: of the largest face.  second_px [T]: height of the second largest face, 0 without one.
     change [T] in [0, 1]: share of the picture's colours that differ from the frame before.
     sharpness [T]: variance of the Laplacian of the face, in squared grey levels; brightness [T]: its mean grey level;
-    both NaN without a face.  thumbnails [T, 36, 64] uint8, grey.
+    both NaN without a face.  thumbnails [T, 36, 64] uint8, grey.  jumps: frames behind a jump of the time stamps.
+    turns: clockwise quarter turns after which faces are detected better than in the picture as it is.
     """
 
     landmarks: Landmarks
@@ -33,6 +36,8 @@ class Scan:
     thumbnails: np.ndarray
     width: int
     height: int
+    jumps: tuple[int, ...] = ()
+    turns: int = 0
 
     def __len__(self) -> int:
         return len(self.change)
@@ -67,14 +72,22 @@ def _apart(face: np.ndarray, other: np.ndarray) -> bool:
     return bool(distance > 0.5 * max(face_height(face), face_height(other)))
 
 
-def scan(frames: Iterable[np.ndarray], *, on_frame: Callable[[int], None] = lambda _: None) -> Scan:
-    """Measure every frame [H, W, 3] uint8 RGB. `on_frame(n)` is called after the n-th frame."""
+def scan(
+    frames: Iterable[np.ndarray], *, on_frame: Callable[[int], None] = lambda _: None, jumps: Iterable[int] = ()
+) -> Scan:
+    """Measure every frame [H, W, 3] uint8 RGB. `on_frame(n)` is called after the n-th frame.
+
+    `jumps` is read at the end: it may be filled while the frames are read.
+    """
     points, counts, rows, thumbnails = [], [], [], []
     colours: np.ndarray | None = None
     size = (0, 0)
+    sample: list[np.ndarray] = []
     with FaceTracker(max_faces=2) as tracker:
         for number, image in enumerate(frames):
             size = image.shape[1], image.shape[0]
+            if number % FPS == 0 and len(sample) < TURN_SAMPLES:
+                sample.append(image)
             faces = tracker.detect(image)
             small = cv2.resize(image, THUMBNAIL, interpolation=cv2.INTER_AREA)
             before, colours = colours, _colours(small)
@@ -97,4 +110,6 @@ def scan(frames: Iterable[np.ndarray], *, on_frame: Callable[[int], None] = lamb
         thumbnails=np.array(thumbnails, np.uint8).reshape(-1, THUMBNAIL[1], THUMBNAIL[0]),
         width=size[0],
         height=size[1],
+        jumps=tuple(jumps),
+        turns=upright_turns(sample),
     )

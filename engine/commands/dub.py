@@ -13,6 +13,7 @@ from typing import Annotated
 import av
 import numpy as np
 import tyro
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from engine.audio import float_to_pcm
 from engine.avatar.avatar import Avatar
@@ -28,6 +29,7 @@ from engine.signals import EXIT_CODE, interruptible
 from engine.sound_file import SoundFile
 
 CRF = "17"
+BT709 = Colorspace.ITU709  # the number of the matrix, primaries and transfer in ITU-T H.273
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv")  # containers that hold H.264 and AAC
 
 
@@ -54,9 +56,19 @@ def _write(path: Path, pipeline: AvatarPipeline, pcm: Iterable[np.ndarray]) -> i
     with av.open(ffmpeg_name(path), "w", options={"movflags": "+faststart"}) as container:
         video = container.add_stream("libx264", rate=FPS, options={"crf": CRF, "preset": "veryfast"})
         video.width, video.height, video.pix_fmt = pipeline.avatar.width, pipeline.avatar.height, "yuv420p"
+        codec = video.codec_context
+        codec.colorspace = codec.color_primaries = codec.color_trc = BT709
+        codec.color_range = ColorRange.MPEG
+        convert = VideoReformatter()
         audio = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono")
         for unit in pipeline.speak(pcm):
-            picture = av.VideoFrame.from_ndarray(unit.image, format="rgb24")
+            picture = convert.reformat(
+                av.VideoFrame.from_ndarray(unit.image, format="rgb24"),
+                format="yuv420p",
+                dst_colorspace=BT709,
+                dst_color_range=ColorRange.MPEG,
+                interpolation=Interpolation.BILINEAR | Interpolation.ACCURATE_RND,
+            )
             picture.pts, picture.time_base = frames, Fraction(1, FPS)
             container.mux(video.encode(picture))
             sound = av.AudioFrame.from_ndarray(unit.samples[None], format="s16", layout="mono")

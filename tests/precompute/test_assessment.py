@@ -7,7 +7,14 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from engine.errors import ClipTooShortError, FaceTooSmallError, NoFaceError, SeveralFacesError, YawTooLargeError
+from engine.errors import (
+    ClipTooShortError,
+    FaceTooSmallError,
+    NoFaceError,
+    SeveralFacesError,
+    StillPictureError,
+    YawTooLargeError,
+)
 from engine.models.weights import load_face_model
 from precompute.assessment import assess, find_shots
 from precompute.scan import Scan, face_height
@@ -229,3 +236,51 @@ def test_the_assessment_leaves_the_scan_untouched():
     before = scan.landmarks.points.copy()
     assessed(scan)
     assert torch.equal(torch.from_numpy(before), torch.from_numpy(scan.landmarks.points))
+
+
+# ---- stills, jumps, orientation, colours
+
+
+def frozen(scan, *where):
+    for part in where:
+        scan.thumbnails[part] = scan.thumbnails[part.start]
+    return scan
+
+
+@pytest.mark.parametrize("where", [slice(100, 160), slice(0, 60), slice(240, 300)])
+def test_a_still_inside_a_clip_is_not_used_and_its_time_is_said(where):
+    assessment = assessed(frozen(make_scan(300), where))
+    assert set(assessment.problem[where]) == {"still"}
+    assert assessment.use.stop <= where.start or assessment.use.start >= where.stop
+    (text,) = [remark.text for remark in assessment.remarks if remark.code == "still"]
+    assert f"from {where.start / 25:.2f} s on" in text
+
+
+def test_slides_and_photographs_are_refused():
+    with pytest.raises(StillPictureError, match="stands still in 100 % of the clip"):
+        assessed(frozen(make_scan(300), slice(0, 300)))
+    with pytest.raises(StillPictureError):  # three slides
+        assessed(frozen(make_scan(300), slice(0, 100), slice(100, 200), slice(200, 300)))
+
+
+def test_frames_that_are_shown_twice_are_no_still():
+    scan = make_scan(300)
+    scan.thumbnails[1::2] = scan.thumbnails[::2]  # 12.5 fps
+    assert assessed(scan).use == slice(0, 300)
+
+
+def test_a_jump_of_the_time_stamps_is_a_cut():
+    assessment = assessed(make_scan(400, jumps=(150,)))
+    assert assessment.use == slice(150, 400) and assessment.shots == (slice(0, 150), slice(150, 400))
+    assert {"time-jump", "part"} <= codes(assessment)
+
+
+def test_a_picture_that_is_not_upright_is_remarked_with_the_remedy():
+    (text,) = [remark.text for remark in assessed(make_scan(300, turns=2)).remarks if remark.code == "turned"]
+    assert "turn the video clockwise by 180°" in text
+    with pytest.raises(NoFaceError, match="turn the video clockwise by 90°"):
+        assessed(without_face(make_scan(300, turns=1), slice(None)))
+
+
+def test_mapped_colours_are_remarked():
+    assert codes(assessed(make_scan(400), wide_colours=True)) == {"hdr"}

@@ -96,6 +96,31 @@ def test_a_face_of_80_pixels_is_refused_with_its_height(tmp_path, write_video, f
     assert 65 <= height <= 95
 
 
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_face_that_is_turned_in_its_pixels_is_hinted_at(tmp_path, write_video, face_frames, turns):
+    """Refused or remarked, as the tracker finds the face or not; either way with the remedy."""
+    frames = [np.ascontiguousarray(np.rot90(frame, turns)) for frame in face_frames[:55]]
+    enrolment = Enrolment(write_video(tmp_path / "v.mp4", frames), tmp_path / "x.avatar", networks=NETWORKS)
+    try:
+        told = " ".join(remark.text for remark in enrolment.assess(enrolment.scan()).remarks)
+    except NoFaceError as error:
+        told = str(error)
+    assert f"turn the video clockwise by {90 * turns}°" in told
+
+
+def test_a_gap_in_the_time_stamps_is_neither_shown_nor_taken_for_a_file_that_ends_early(
+    tmp_path, write_video, face_frames, backend
+):
+    times_s = [n / 25 for n in range(40)] + [30 + n / 25 for n in range(55)]
+    frames = [*face_frames[:40], *face_frames[:55]]
+    video = write_video(tmp_path / "v.mp4", frames, times_s=times_s)
+    enrolment = Enrolment(video, tmp_path / "x.avatar", backend=backend, networks=NETWORKS)
+    clip = enrolment.scan()
+    assessment = enrolment.assess(clip)
+    assert len(clip) == pytest.approx(95, abs=1) and assessment.use.start == 40
+    assert "time-jump" in {remark.code for remark in assessment.remarks}
+
+
 def test_a_clip_of_one_second_is_refused(tmp_path, write_video, face_frames, refused):
     refused(write_video(tmp_path / "short.mp4", face_frames[:25]), ClipTooShortError)
 
