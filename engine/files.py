@@ -37,6 +37,11 @@ def ffmpeg_name(path: Path) -> str:
     return f"file:{path}"
 
 
+def printable(path: Path) -> str:
+    """`path` for a terminal: a name may hold bytes that are no text."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
 def check_output(
     output: Path, suffixes: tuple[str, ...], inputs: Mapping[str, Path] | None = None, *, option: str = "-o"
 ) -> None:

@@ -21,7 +21,7 @@ from engine.backends.backend import Backend
 from engine.backends.cpu import CpuBackend
 from engine.backends.select import backend_for
 from engine.config import ComputeConfig
-from engine.files import check_output, ffmpeg_name, replaced
+from engine.files import check_output, ffmpeg_name, printable, replaced
 from engine.live.pipeline import AvatarPipeline
 from engine.media import FPS, SAMPLE_RATE_HZ
 from engine.models.weights import load_face_model
@@ -98,5 +98,5 @@ class Dub:
         except KeyboardInterrupt:
             print("interrupted; nothing was written", file=sys.stderr)
             return EXIT_CODE
-        print(f"{self.output}: {frames / FPS:.1f} s of video in {time.perf_counter() - began:.1f} s")
+        print(f"{printable(self.output)}: {frames / FPS:.1f} s of video in {time.perf_counter() - began:.1f} s")
         return 0
