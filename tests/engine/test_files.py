@@ -180,18 +180,17 @@ def test_an_ignored_signal_stays_ignored(tmp_path):
 @pytest.mark.parametrize("name", ["INT", "TERM"])
 def test_a_signal_during_the_imports_prints_no_traceback(tmp_path, command, name):
     process = subprocess.Popen([sys.executable, "-m", *command], cwd=tmp_path, stderr=subprocess.PIPE)
-    handled = lambda: bool(int(status(process.pid)["SigCgt"], 16) >> (signal.SIGINT - 1) & 1)  # noqa: E731
     for wanted in (True, False):  # Python handles SIGINT from its start on, the command no longer
-        while handled() != wanted:
+        while handles_interrupts(process.pid) != wanted:
             time.sleep(0.001)
     process.send_signal(getattr(signal, f"SIG{name}"))
     assert process.communicate(timeout=60)[1] == b"" and process.returncode != 0
 
 
-def status(pid):
-    """The fields of /proc/PID/status."""
+def handles_interrupts(pid):
     with open(f"/proc/{pid}/status") as lines:
-        return dict(line.rstrip().split(":\t", 1) for line in lines if ":\t" in line)
+        caught = next(line.split()[1] for line in lines if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (signal.SIGINT - 1) & 1)
 
 
 def test_an_empty_temporary_file_that_is_new_may_be_about_to_be_locked(tmp_path):
