@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 from typing import IO
 
+import av
+import av.error
+
+from engine.files import ffmpeg_name
 from streaming.config import EncoderConfig
 from streaming.errors import PublishError
 from streaming.publish.broadcast import EncodedStream
@@ -14,7 +19,6 @@ from streaming.publish.muxer import Muxer, mux_all
 from streaming.publish.status import Status
 
 CONTAINERS = {".mp4": "mp4", ".mkv": "matroska", ".flv": "flv", ".ts": "mpegts"}
-MAX_RECORDINGS = 10_000  # with the same name
 
 
 class Recorder:
@@ -34,21 +38,35 @@ class Recorder:
         self._config = config
 
     async def send(self, stream: EncodedStream, status: Status) -> None:
-        """Record until the stream ends. Raises PublishError if the file cannot be written."""
+        """Record until the stream ends. Raises PublishError if the file cannot be written; one without a picture is
+        then removed, so that retries on a full disk leave no files."""
         try:
             with _create(self._path) as file:
                 status.place = file.name
                 muxer = Muxer(file, self._container, self._size, self._config)
-                await mux_all(stream, muxer, lambda: status.live(os.fstat(file.fileno()).st_size), lambda: None)
+                try:
+                    await mux_all(stream, muxer, lambda: status.live(os.fstat(file.fileno()).st_size), lambda: None)
+                except OSError:
+                    if not _holds_a_picture(Path(file.name)):
+                        Path(file.name).unlink(missing_ok=True)
+                    raise
         except OSError as error:
-            raise PublishError(f"{self._path}: cannot be written ({error.strerror or error})") from error
+            raise PublishError(f"{self._path}: cannot be written ({error.strerror or error}); make room") from error
 
 
 def _create(path: Path) -> IO[bytes]:
-    for number in range(1, MAX_RECORDINGS):
-        candidate = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+    """The first name that is free: `path`, then with -2, -3, …"""
+    for number in itertools.count(1):
         try:
-            return candidate.open("xb", buffering=0)
+            return (path if number == 1 else path.with_stem(f"{path.stem}-{number}")).open("xb", buffering=0)
         except FileExistsError:
             continue
-    raise PublishError(f"{path}: {MAX_RECORDINGS} recordings have that name; choose another one")
+    raise AssertionError("numbers do not end")
+
+
+def _holds_a_picture(path: Path) -> bool:
+    try:
+        with av.open(ffmpeg_name(path), "r") as container:
+            return any(packet.size for packet in container.demux(video=0))
+    except (av.error.FFmpegError, OSError, IndexError, ValueError):
+        return False
