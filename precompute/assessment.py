@@ -35,13 +35,15 @@ RIVAL_SHARE = (
 RIVAL_FRAMES_SHARE = 0.25  # of the clip with a second speaker; above it, the speaker is ambiguous
 CUT_CHANGE = 0.25  # share of the colours that change at a cut; camera and head motion stay below 0.16
 JUMP = 0.12  # face heights between two frames, with the whole picture changing at once: a cut inside one scene
+OTHER_PERSON = 0.40  # between two embeddings: one person's stay below 0.34, those of two people begin at 0.37
+IDENTITY_SPAN = 5  # samples: four seconds, longer than any usual transition
 STILL_FRAMES = FPS  # of a picture that stands still; breath and blinks move any shorter stretch of a film
 STILL_CHANGE = 0.02  # grey levels of a thumbnail, between two frames; a mouth alone moves more
 MIN_SHARPNESS = 50.0  # compressed video conferences reach 60 to 100
 MIN_BRIGHTNESS, MAX_BRIGHTNESS = 55.0, 225.0
 OPEN_RANGE = 0.045  # model units between the closed and the open mouth; people who talk reach 0.08 to 0.3
 CLOSED = 0.05  # model units; lips that touch measure below 0.02
-PROBLEMS = ("no face", "several", "small", "yaw", "still")  # reasons why a frame is not used
+PROBLEMS = ("no face", "several", "small", "yaw", "still", "change")  # reasons why a frame is not used
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def yaw_and_opening(scan: Scan, model: MorphableModel) -> tuple[np.ndarray, np.n
 
 
 def find_shots(scan: Scan) -> tuple[slice, ...]:
-    """Cut the clip where the colours of the whole picture change, or where face and picture jump together."""
+    """Cut the clip where the colours of the whole picture change, or where face and picture jump together; and around
+    every slow change (dissolve, wipe, fade) from one person to another."""
     points = scan.landmarks.points
     centre, height = points[:, :VERTICES, :2].mean(1), face_height(points)
     jump = np.zeros(len(scan))
@@ -105,8 +108,28 @@ def find_shots(scan: Scan) -> tuple[slice, ...]:
     usual = median_filter(motion, 25, mode="nearest")
     sudden = motion > 5 * usual + 4  # grey levels: a head that turns fast moves the picture for several frames
     cuts = np.flatnonzero((scan.change > CUT_CHANGE) | ((jump > JUMP) & sudden))
-    edges = sorted({0, len(scan), *map(int, cuts), *scan.jumps})
+    changes = [edge for change in person_changes(scan) for edge in change]
+    edges = sorted({0, len(scan), *map(int, cuts), *scan.jumps, *changes})
     return tuple(slice(a, b) for a, b in pairwise(edges) if b > a)
+
+
+def person_changes(scan: Scan) -> list[tuple[int, int]]:
+    """Frames between which the face becomes another person's, suddenly or slowly, with a sample of margin on each side.
+
+    The samples before and after it are up to IDENTITY_SPAN apart. Each side is the mean of two, as one may be blurred.
+    """
+    frames = sorted(scan.identities)
+    faces = np.array([scan.identities[n] for n in frames])
+    changes: list[tuple[int, int]] = []
+    first = 0
+    for stop in range(1, len(frames)):
+        after = faces[stop : stop + 2].mean(0)
+        for start in range(stop - 1, max(first, stop - IDENTITY_SPAN) - 1, -1):
+            if np.linalg.norm(after - faces[max(first, start - 1) : start + 1].mean(0)) > OTHER_PERSON:
+                changes.append((frames[max(first, start - 1)], frames[min(stop + 1, len(frames) - 1)]))
+                first = stop + 1
+                break
+    return changes
 
 
 def still_frames(scan: Scan) -> np.ndarray:
@@ -133,6 +156,8 @@ def _problems(scan: Scan, shots: tuple[slice, ...], yaw: np.ndarray, source_scal
         problem[np.abs(yaw) > MAX_YAW_DEG] = "yaw"
         problem[rival] = "several"
     problem[still_frames(scan)] = "still"
+    for first, last in person_changes(scan):
+        problem[first:last] = "change"
     problem[~scan.landmarks.tracked] = "no face"
     return problem
 
@@ -204,7 +229,7 @@ def _remedy(scan: Scan) -> str:
 
 def _refuse_if_mostly(problem: np.ndarray, scan: Scan, yaw: np.ndarray, source_scale: float) -> None:
     """Refuse a clip that mostly has a problem, even if a short stretch of it is good."""
-    missing, several, small, turned, still = (problem == code for code in PROBLEMS)
+    missing, several, small, turned, still, _ = (problem == code for code in PROBLEMS)
     if missing.mean() > 0.9:
         where = "any frame" if missing.all() else _share(missing)
         raise NoFaceError(
@@ -249,6 +274,7 @@ def _too_short(problem: np.ndarray, shots: tuple[slice, ...], use: slice) -> Med
         "small": (FaceTooSmallError, f"the face is smaller than {MIN_FACE_PX} px in"),
         "yaw": (YawTooLargeError, f"the head is turned away by more than {MAX_YAW_DEG:.0f}° in"),
         "still": (StillPictureError, "the picture stands still in"),
+        "change": (SeveralFacesError, "one person becomes another in"),
     }
     worst = max(errors, key=lambda code: int((problem == code).sum()))
     mask = problem == worst
@@ -286,6 +312,9 @@ def _picture_remarks(assessment: Assessment, scan: Scan, wide_colours: bool) -> 
     if scan.jumps:
         places = ", ".join(f"{n / FPS:.2f} s" for n in scan.jumps[:5])
         yield Remark("time-jump", f"the time stamps of the file jump at {places}: each jump counts as a cut")
+    if changes := person_changes(scan):
+        places = ", ".join(f"{(first + last) / 2 / FPS:.1f} s" for first, last in changes[:5])
+        yield Remark("person", f"another person appears at about {places}: the longest shot of one of them is used")
     still = assessment.problem == "still"
     if still.any():
         first, seconds = _first_s(still), still.sum() / FPS

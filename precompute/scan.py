@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
 from engine.media import FPS
+from precompute.identity import Identity
+from precompute.identity import is_installed as identity_installed
 from precompute.track import POINTS, FaceTracker, Landmarks, upright_turns
 
 THUMBNAIL = (64, 36)  # width, height: enough to distinguish a cut from motion, and postures of the body
 FOREHEAD, CHIN = 10, 152
+IDENTITY_FRAMES = 20  # between two frames whose face is compared; one takes as long as three of the scan
 TURN_SAMPLES = 8  # pictures, one a second, that are turned to see whether a face is upright
 FACE_PX = 128  # the face is scaled to this height before its sharpness is measured
 
@@ -25,6 +28,7 @@ class Scan:
     change [T] in [0, 1]: share of the picture's colours that differ from the frame before.
     sharpness [T]: variance of the Laplacian of the face, in squared grey levels; brightness [T]: its mean grey level;
     both NaN without a face.  thumbnails [T, 36, 64] uint8, grey.  jumps: frames behind a jump of the time stamps.
+    identities: embedding [128] of the face in some frames, by their numbers; empty where the network is not installed.
     turns: clockwise quarter turns after which faces are detected better than in the picture as it is.
     """
 
@@ -38,6 +42,7 @@ class Scan:
     height: int
     jumps: tuple[int, ...] = ()
     turns: int = 0
+    identities: Mapping[int, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.change)
@@ -83,6 +88,8 @@ def scan(
     colours: np.ndarray | None = None
     size = (0, 0)
     sample: list[np.ndarray] = []
+    identity = Identity() if identity_installed() else None
+    identities: dict[int, np.ndarray] = {}
     with FaceTracker(max_faces=2) as tracker:
         for number, image in enumerate(frames):
             size = image.shape[1], image.shape[0]
@@ -90,6 +97,8 @@ def scan(
                 sample.append(image)
             faces = tracker.detect(image)
             small = cv2.resize(image, THUMBNAIL, interpolation=cv2.INTER_AREA)
+            if identity is not None and faces and number % IDENTITY_FRAMES == 0:
+                identities[number] = identity.embed(image, faces[0])
             before, colours = colours, _colours(small)
             change = 0.0 if before is None else float(np.abs(colours - before).sum() / 2)
             look = _sharpness_and_brightness(image, faces[0]) if faces else (np.nan, np.nan)
@@ -112,4 +121,5 @@ def scan(
         height=size[1],
         jumps=tuple(jumps),
         turns=upright_turns(sample),
+        identities=identities,
     )

@@ -284,3 +284,32 @@ def test_a_picture_that_is_not_upright_is_remarked_with_the_remedy():
 
 def test_mapped_colours_are_remarked():
     assert codes(assessed(make_scan(400), wide_colours=True)) == {"hdr"}
+
+
+# ---- slow changes to another person
+
+
+def two_people(frames=400, change=slice(200, 201), every=20):
+    """Embeddings of one person, and from `change` on of another; within it, mixed."""
+    rng = np.random.default_rng(0)
+    one, two = np.linalg.qr(rng.standard_normal((128, 2)))[0].T
+    share = np.interp(np.arange(frames), [change.start, change.stop], [0, 1])
+    mixed = [(1 - a) * one + a * (0.86 * one + 0.5 * two) + 0.01 * rng.standard_normal(128) for a in share]
+    return {n: mixed[n] / np.linalg.norm(mixed[n]) for n in range(0, frames, every)}
+
+
+@pytest.mark.parametrize(
+    "change", [slice(200, 201), slice(190, 215), slice(170, 230), slice(100, 120), slice(330, 360)]
+)
+def test_a_slow_change_to_another_person_ends_the_shot_before_it_begins(change):
+    assessment = assessed(make_scan(400, identities=two_people(change=change)))
+    use = assessment.use
+    assert use.stop <= change.start + 2 or use.start >= change.stop - 2
+    assert use.stop - use.start > 0.75 * max(change.start, 400 - change.stop) - 40
+    assert "person" in codes(assessment)
+
+
+def test_one_person_whose_face_is_blurred_for_a_moment_stays_one_person():
+    identities = two_people(change=slice(399, 400))
+    identities[200] = np.roll(identities[200], 1) * 0.3 + identities[200] * 0.7
+    assert assessed(make_scan(400, identities=identities)).use == slice(0, 400)

@@ -121,6 +121,39 @@ def test_a_gap_in_the_time_stamps_is_neither_shown_nor_taken_for_a_file_that_end
     assert "time-jump" in {remark.code for remark in assessment.remarks}
 
 
+def blended(one, other, shares):
+    return [
+        np.rint(a * (1 - share) + b * share).astype(np.uint8) for a, b, share in zip(one, other, shares, strict=True)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("transition", ["dissolve", "wipe", "fade through black", "zoom"])
+def test_a_slow_transition_never_makes_one_avatar_of_two_people(
+    tmp_path, write_video, face_frames, backend, transition
+):
+    """The other person is the first as a negative; 90 frames of each, and 30 in which one becomes the other."""
+    one = [*face_frames, *face_frames[74:29:-1]]
+    two, share = [np.ascontiguousarray(255 - frame[:, ::-1]) for frame in one], np.linspace(0, 1, 30)
+    middle = blended(one[90:], two[:30], share)
+    if transition == "wipe":
+        line = np.arange(360)[None, :, None]
+        middle = [np.where(line < 360 * a, new, old) for old, new, a in zip(one[90:], two[:30], share, strict=True)]
+    elif transition == "zoom":
+        cuts = (50 * share).astype(int)
+        middle = [
+            cv2.resize(frame[cut : 360 - cut, cut : 360 - cut], (360, 360))
+            for cut, frame in zip(cuts, middle, strict=True)
+        ]
+    elif transition == "fade through black":
+        black = [np.zeros_like(one[0])] * 15
+        middle = [*blended(one[90:105], black, share[::2]), *blended(black, two[15:30], share[::2])]
+    video = write_video(tmp_path / "v.mp4", [*one[:90], *middle, *two[30:]])
+    enrolment = Enrolment(video, tmp_path / "x.avatar", backend=backend, networks=NETWORKS)
+    use = enrolment.assess(enrolment.scan()).use
+    assert use.stop <= 96 or use.start >= 114
+
+
 def test_a_clip_of_one_second_is_refused(tmp_path, write_video, face_frames, refused):
     refused(write_video(tmp_path / "short.mp4", face_frames[:25]), ClipTooShortError)
 
