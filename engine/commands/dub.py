@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -25,7 +24,6 @@ from engine.files import check_output, ffmpeg_name, printable, replaced
 from engine.live.pipeline import AvatarPipeline
 from engine.media import FPS, SAMPLE_RATE_HZ
 from engine.models.weights import load_face_model
-from engine.signals import EXIT_CODE, interruptible
 from engine.sound_file import SoundFile
 
 CRF = "17"
@@ -92,11 +90,6 @@ class Dub:
     def run(self) -> int:
         began = time.perf_counter()
         backend = backend_for(self.compute.device, self.compute.quality)
-        try:
-            with interruptible():
-                frames = dub(self.avatar, self.speech, self.output, backend)
-        except KeyboardInterrupt:
-            print("interrupted; nothing was written", file=sys.stderr)
-            return EXIT_CODE
+        frames = dub(self.avatar, self.speech, self.output, backend)
         print(f"{printable(self.output)}: {frames / FPS:.1f} s of video in {time.perf_counter() - began:.1f} s")
         return 0

@@ -15,6 +15,7 @@ from engine.commands.doctor import Doctor
 from engine.commands.dub import Dub
 from engine.commands.export import Export
 from engine.errors import PersonaStreamError
+from engine.signals import EXIT_CODE, interruptible
 from streaming.commands.mic import Mic
 from streaming.commands.serve import Serve
 
@@ -38,11 +39,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command: Serve | Mic | Dub | Bench | Doctor | Export = tyro.cli(Command, prog="personastream", args=arguments)
     code = USAGE_ERROR
     try:
-        code = command.run()
+        code = command.run() if isinstance(command, Serve | Mic) else _interruptible(command)
     except* PersonaStreamError as group:  # task groups wrap it
         for error in leaves(group):
             Console(stderr=True, soft_wrap=True).print(f"[red]{escape(str(error))}[/red]")
     sys.exit(code)
+
+
+def _interruptible(command: Dub | Bench | Doctor | Export) -> int:
+    """Run a command that has no event loop; a signal ends it after it has removed its temporary files."""
+    try:
+        with interruptible():
+            return command.run()
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; nothing was written")
+        return EXIT_CODE
 
 
 def leaves(error: BaseException) -> list[BaseException]:
