@@ -7,8 +7,10 @@
 PYTHON ?= python3.11
 SPEAKER ?= demo/speaker.mp4
 PORT ?= 8080
-# In a folder named after the whole path: two videos called me.mp4 are two people.
-AVATAR := build/$(firstword $(shell printf %s '$(abspath $(SPEAKER))' | cksum))/$(basename $(notdir $(SPEAKER))).avatar
+# As it was typed, for the shell: `make` would read a `$` in it, and the shell everything else.
+export DEMO_SPEAKER := $(value SPEAKER)
+export DEMO_PORT := $(value PORT)
+unexport SPEAKER PORT
 
 # Two processes of pytest: much of a streaming test is waiting. The tests of a file share fixtures, so they stay together.
 PYTEST := .venv/bin/pytest -n 2 --dist loadfile
@@ -21,12 +23,8 @@ setup: .venv/.ready
 	tools/setup $(PYTHON)
 	touch $@
 
-$(AVATAR): $(SPEAKER) $(wildcard engine/assets/*.safetensors) | .venv/.ready
-	mkdir -p $(dir $@)
-	.venv/bin/precompute $(SPEAKER) -o $@
-
-demo: setup $(AVATAR)
-	.venv/bin/personastream serve $(AVATAR) --samples demo --port $(PORT)
+demo: setup
+	tools/demo "$$DEMO_SPEAKER" "$$DEMO_PORT"
 
 lint: setup
 	.venv/bin/ruff check .

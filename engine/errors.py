@@ -5,6 +5,7 @@
     │   ├── NotAVideoError      it is no video
     │   ├── CorruptVideoError   it is a video that does not decode
     │   ├── ClipTooShortError   it is too short to enrol a speaker
+    │   ├── StillPictureError   it is a photograph, or stands still
     │   ├── SpeechFormatError   a sample rate, channel count or encoding that the engine does not accept
     │   └── FaceError           the clip shows no face that an avatar can be made from
     │       ├── NoFaceError         no face
@@ -57,6 +58,12 @@ class CorruptVideoError(MediaError):
 
 class ClipTooShortError(MediaError):
     code = "clip-too-short"
+
+
+class StillPictureError(MediaError):
+    """The picture stands still: a photograph, a slide or a frozen film."""
+
+    code = "still-picture"
 
 
 class SpeechFormatError(MediaError):

@@ -12,11 +12,11 @@ from scipy.ndimage import binary_closing, median_filter
 
 from engine.errors import (
     ClipTooShortError,
-    FaceError,
     FaceTooSmallError,
     MediaError,
     NoFaceError,
     SeveralFacesError,
+    StillPictureError,
     YawTooLargeError,
 )
 from engine.media import FPS
@@ -35,11 +35,15 @@ RIVAL_SHARE = (
 RIVAL_FRAMES_SHARE = 0.25  # of the clip with a second speaker; above it, the speaker is ambiguous
 CUT_CHANGE = 0.25  # share of the colours that change at a cut; camera and head motion stay below 0.16
 JUMP = 0.12  # face heights between two frames, with the whole picture changing at once: a cut inside one scene
+OTHER_PERSON = 0.40  # between two embeddings: one person's stay below 0.34, those of two people begin at 0.37
+IDENTITY_SPAN = 5  # samples: four seconds, longer than any usual transition
+STILL_FRAMES = FPS  # of a picture that stands still; breath and blinks move any shorter stretch of a film
+STILL_CHANGE = 0.02  # grey levels of a thumbnail, between two frames; a mouth alone moves more
 MIN_SHARPNESS = 50.0  # compressed video conferences reach 60 to 100
 MIN_BRIGHTNESS, MAX_BRIGHTNESS = 55.0, 225.0
 OPEN_RANGE = 0.045  # model units between the closed and the open mouth; people who talk reach 0.08 to 0.3
 CLOSED = 0.05  # model units; lips that touch measure below 0.02
-PROBLEMS = ("no face", "several", "small", "yaw")  # reasons why a frame is not used
+PROBLEMS = ("no face", "several", "small", "yaw", "still", "change")  # reasons why a frame is not used
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,8 @@ def yaw_and_opening(scan: Scan, model: MorphableModel) -> tuple[np.ndarray, np.n
 
 
 def find_shots(scan: Scan) -> tuple[slice, ...]:
-    """Cut the clip where the colours of the whole picture change, or where face and picture jump together."""
+    """Cut the clip where the colours of the whole picture change, or where face and picture jump together; and around
+    every slow change (dissolve, wipe, fade) from one person to another."""
     points = scan.landmarks.points
     centre, height = points[:, :VERTICES, :2].mean(1), face_height(points)
     jump = np.zeros(len(scan))
@@ -103,8 +108,38 @@ def find_shots(scan: Scan) -> tuple[slice, ...]:
     usual = median_filter(motion, 25, mode="nearest")
     sudden = motion > 5 * usual + 4  # grey levels: a head that turns fast moves the picture for several frames
     cuts = np.flatnonzero((scan.change > CUT_CHANGE) | ((jump > JUMP) & sudden))
-    edges = [0, *(int(c) for c in cuts if c > 0), len(scan)]
+    changes = [edge for change in person_changes(scan) for edge in change]
+    edges = sorted({0, len(scan), *map(int, cuts), *scan.jumps, *changes})
     return tuple(slice(a, b) for a, b in pairwise(edges) if b > a)
+
+
+def person_changes(scan: Scan) -> list[tuple[int, int]]:
+    """Frames between which the face becomes another person's, suddenly or slowly, with a sample of margin on each side.
+
+    The samples before and after it are up to IDENTITY_SPAN apart. Each side is the mean of two, as one may be blurred.
+    """
+    frames = sorted(scan.identities)
+    faces = np.array([scan.identities[n] for n in frames])
+    changes: list[tuple[int, int]] = []
+    first = 0
+    for stop in range(1, len(frames)):
+        after = faces[stop : stop + 2].mean(0)
+        for start in range(stop - 1, max(first, stop - IDENTITY_SPAN) - 1, -1):
+            if np.linalg.norm(after - faces[max(first, start - 1) : start + 1].mean(0)) > OTHER_PERSON:
+                changes.append((frames[max(first, start - 1)], frames[min(stop + 1, len(frames) - 1)]))
+                first = stop + 1
+                break
+    return changes
+
+
+def still_frames(scan: Scan) -> np.ndarray:
+    """Frames [T] bool of slides, photographs and frozen pictures."""
+    moved = np.abs(np.diff(scan.thumbnails.astype(np.float32), axis=0)).mean((1, 2)) > STILL_CHANGE
+    edges = np.r_[0, np.flatnonzero(moved) + 1, len(scan)]
+    still = np.zeros(len(scan), bool)
+    for start, stop in pairwise(edges):
+        still[start:stop] = stop - start > STILL_FRAMES
+    return still
 
 
 def _problems(scan: Scan, shots: tuple[slice, ...], yaw: np.ndarray, source_scale: float) -> np.ndarray:
@@ -120,16 +155,26 @@ def _problems(scan: Scan, shots: tuple[slice, ...], yaw: np.ndarray, source_scal
         problem[binary_closing(rival, np.ones(13))] = "several"  # a rival that the tracker loses for half a second
         problem[np.abs(yaw) > MAX_YAW_DEG] = "yaw"
         problem[rival] = "several"
+    problem[still_frames(scan)] = "still"
+    for first, last in person_changes(scan):
+        problem[first:last] = "change"
     problem[~scan.landmarks.tracked] = "no face"
     return problem
 
 
 def assess(
-    scan: Scan, model: MorphableModel, *, source_scale: float = 1.0, max_frames: int = 10**9, has_audio: bool = True
+    scan: Scan,
+    model: MorphableModel,
+    *,
+    source_scale: float = 1.0,
+    max_frames: int = 10**9,
+    has_audio: bool = True,
+    wide_colours: bool = False,
 ) -> Assessment:
     """Choose the longest stretch of one shot that shows one face well, at most `max_frames` long.
 
-    `source_scale`: pixels of the source per pixel of the scan. Raises FaceError or ClipTooShortError, with the place
+    `source_scale`: pixels of the source per pixel of the scan; `wide_colours`: they were mapped to BT.709. Raises
+    FaceError, StillPictureError or ClipTooShortError, with the place
     and the remedy, where no such stretch lasts MIN_FRAMES.
     """
     if len(scan) < MIN_FRAMES:
@@ -161,7 +206,11 @@ def assess(
         brightness=float(np.nanmedian(scan.brightness[use])),
         remarks=(),
     )
-    remarks = (*_clip_remarks(assessment, scan, max_frames, has_audio), *_look_remarks(assessment))
+    remarks = (
+        *_clip_remarks(assessment, scan, max_frames, has_audio),
+        *_picture_remarks(assessment, scan, wide_colours),
+        *_look_remarks(assessment),
+    )
     return replace(assessment, remarks=remarks)
 
 
@@ -173,14 +222,19 @@ def _share(mask: np.ndarray) -> str:
     return f"{100 * mask.mean():.0f} % of the clip"
 
 
+def _remedy(scan: Scan) -> str:
+    """The remedy for a picture that is not upright."""
+    return f"turn the video clockwise by {90 * scan.turns}° and enrol it again"
+
+
 def _refuse_if_mostly(problem: np.ndarray, scan: Scan, yaw: np.ndarray, source_scale: float) -> None:
     """Refuse a clip that mostly has a problem, even if a short stretch of it is good."""
-    missing, several, small, turned = (problem == code for code in PROBLEMS)
+    missing, several, small, turned, still, _ = (problem == code for code in PROBLEMS)
     if missing.mean() > 0.9:
         where = "any frame" if missing.all() else _share(missing)
         raise NoFaceError(
             f"no face was found in {where}; film one person from the front, the face at least "
-            f"{GOOD_FACE_PX} px high from forehead to chin",
+            f"{GOOD_FACE_PX} px high from forehead to chin" + (f", or {_remedy(scan)}" if scan.turns else ""),
             at_s=_first_s(missing),
         )
     if several.mean() > RIVAL_FRAMES_SHARE:
@@ -194,6 +248,11 @@ def _refuse_if_mostly(problem: np.ndarray, scan: Scan, yaw: np.ndarray, source_s
             f"the face is {height:.0f} px high from forehead to chin in {_share(small)}; at least {MIN_FACE_PX} px are "
             f"needed and {GOOD_FACE_PX} px are good: film closer or in a higher resolution",
             at_s=_first_s(small),
+        )
+    if still.mean() > 0.5:
+        raise StillPictureError(
+            f"the picture stands still in {_share(still)}; film the person talking: a photograph is not enough",
+            at_s=_first_s(still),
         )
     if turned.mean() > 0.5:
         raise YawTooLargeError(
@@ -209,11 +268,13 @@ def _too_short(problem: np.ndarray, shots: tuple[slice, ...], use: slice) -> Med
         f"the longest uninterrupted stretch with one well visible face lasts {(use.stop - use.start) / FPS:.2f} s, "
         f"at least {MIN_FRAMES / FPS:.0f} s are needed"
     )
-    errors: dict[str, tuple[type[FaceError], str]] = {
+    errors: dict[str, tuple[type[MediaError], str]] = {
         "no face": (NoFaceError, "there is no face in"),
         "several": (SeveralFacesError, "there are several faces in"),
         "small": (FaceTooSmallError, f"the face is smaller than {MIN_FACE_PX} px in"),
         "yaw": (YawTooLargeError, f"the head is turned away by more than {MAX_YAW_DEG:.0f}° in"),
+        "still": (StillPictureError, "the picture stands still in"),
+        "change": (SeveralFacesError, "one person becomes another in"),
     }
     worst = max(errors, key=lambda code: int((problem == code).sum()))
     mask = problem == worst
@@ -244,6 +305,27 @@ def _clip_remarks(assessment: Assessment, scan: Scan, max_frames: int, has_audio
     if bystander > 0.02:
         share = f"another, smaller face is seen in {100 * bystander:.0f} % of the frames"
         yield Remark("bystander", f"{share}; it will go on moving behind the avatar")
+
+
+def _picture_remarks(assessment: Assessment, scan: Scan, wide_colours: bool) -> Iterator[Remark]:
+    """Remarks on time stamps, stills, the orientation of the picture and its colours."""
+    if scan.jumps:
+        places = ", ".join(f"{n / FPS:.2f} s" for n in scan.jumps[:5])
+        yield Remark("time-jump", f"the time stamps of the file jump at {places}: each jump counts as a cut")
+    if changes := person_changes(scan):
+        places = ", ".join(f"{(first + last) / 2 / FPS:.1f} s" for first, last in changes[:5])
+        yield Remark("person", f"another person appears at about {places}: the longest shot of one of them is used")
+    still = assessment.problem == "still"
+    if still.any():
+        first, seconds = _first_s(still), still.sum() / FPS
+        yield Remark("still", f"the picture stands still for {seconds:.1f} s from {first:.2f} s on: that is not used")
+    if scan.turns:
+        yield Remark("turned", f"the face is not upright: {_remedy(scan)}")
+    if wide_colours:
+        text = (
+            "the video has HDR or wide-gamut colours: they are mapped to BT.709, and the brightest lights are clipped"
+        )
+        yield Remark("hdr", f"{text}; film in SDR for exact colours")
 
 
 def _reasons(assessment: Assessment, max_frames: int) -> Iterator[str]:

@@ -12,7 +12,6 @@ import hashlib
 import itertools
 import os
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -31,7 +30,8 @@ from engine.avatar.video import CACHE_BYTES, VideoReader
 from engine.backends.backend import Backend
 from engine.backends.cpu import CpuBackend
 from engine.config import Quality
-from engine.errors import AvatarFileError, CorruptVideoError
+from engine.errors import CorruptVideoError
+from engine.files import check_output, working_folder
 from engine.media import FPS
 from engine.models.weights import load_face_model
 from precompute import bank
@@ -89,7 +89,7 @@ class Enrolment:
     `backend` has the networks that paint, `networks` their fingerprints for the manifest; the embedded ones by default.
     `progress` is called on the thread that runs the stages; an exception that it raises ends the enrolment.
 
-    Raises AvatarFileError for an output that cannot be written, NotAVideoError or CorruptVideoError for a file that
+    Raises OutputError for an output that cannot be written, NotAVideoError or CorruptVideoError for a file that
     does not open as a video, WeightsError for networks that cannot be loaded.
     """
 
@@ -103,7 +103,7 @@ class Enrolment:
         networks: dict[str, str] | None = None,
         progress: Progress = lambda *_: None,
     ) -> None:
-        check_output(output, video)
+        check_output(output, (SUFFIX,), {"video": video})
         self.video, self.output = video, output
         self.options = options or EnrolmentOptions()
         self.info = probe(video)
@@ -116,7 +116,7 @@ class Enrolment:
     def run(self) -> Enrolled:
         """Write the avatar to `output`.
 
-        Raises MediaError and its children for a clip that cannot be used, AvatarFileError for an output that cannot be
+        Raises MediaError and its children for a clip that cannot be used, OutputError for an output that cannot be
         written. A failure leaves an older `output` unchanged and no other file.
         """
         with self._stage("face"):
@@ -125,8 +125,8 @@ class Enrolment:
         with self._stage("fit"):
             person = self.fit(clip, assessment)
         manifest = self.describe(clip, assessment, person)
-        with tempfile.TemporaryDirectory(prefix="enrol-") as folder:
-            base, idle = Path(folder) / "base.mp4", Path(folder) / "idle.mp4"
+        with working_folder() as folder:
+            base, idle = folder / "base.mp4", folder / "idle.mp4"
             with self._stage("base"):
                 self.write_base(base, assessment, manifest)
             with self._stage("references"):
@@ -143,10 +143,16 @@ class Enrolment:
     def scan(self) -> Scan:
         """First pass. Raises CorruptVideoError for a file that ends long before the end that its header states."""
         info = self.info
+        jumps: dict[int, float] = {}  # frame -> seconds
         total = min(MAX_SCAN_S, info.video_s or info.duration_s) * FPS
-        images = itertools.islice(read_frames(self.video, size=scan_size(info.width, info.height)), MAX_SCAN_S * FPS)
-        clip = scan(images, on_frame=lambda done: self._progress("face", done, max(done, round(total))))
-        if info.video_s and len(clip) < 0.85 * total - 10:
+        images = read_frames(self.video, size=scan_size(info.width, info.height), on_jump=jumps.__setitem__)
+        clip = scan(
+            itertools.islice(images, MAX_SCAN_S * FPS),
+            on_frame=lambda done: self._progress("face", done, max(done, round(total))),
+            jumps=jumps,
+        )
+        stated = (info.video_s - sum(jumps.values())) * FPS
+        if info.video_s and len(clip) < 0.85 * min(total, stated) - 10:
             raise CorruptVideoError(
                 f"the file ends early: its header states {info.video_s:.1f} s of video; copy or export it again",
                 at_s=len(clip) / FPS,
@@ -154,13 +160,16 @@ class Enrolment:
         return clip
 
     def assess(self, clip: Scan) -> Assessment:
-        """Choose the stretch of the clip to use. Raises FaceError or ClipTooShortError where there is none."""
+        """Choose the stretch of the clip to use.
+
+        Raises FaceError, StillPictureError or ClipTooShortError where there is none."""
         return assess(
             clip,
             self._model,
             source_scale=self.info.height / max(1, clip.height),
             max_frames=max(MIN_FRAMES, round(self.options.max_s * FPS)),
             has_audio=self.info.has_audio,
+            wide_colours=self.info.wide_colours,
         )
 
     def fit(self, clip: Scan, assessment: Assessment) -> Person:
@@ -252,16 +261,6 @@ class Enrolment:
         start = time.perf_counter()
         yield
         self.stage_s[name] = round(time.perf_counter() - start, 2)
-
-
-def check_output(output: Path, video: Path) -> None:
-    """Raise AvatarFileError, before minutes of work, where `output` cannot be written or is the video."""
-    if output.exists() and video.exists() and output.samefile(video):
-        raise AvatarFileError(f"{output}: is the video itself; choose another -o")
-    if not output.parent.is_dir():
-        raise AvatarFileError(f"{output}: there is no folder {output.parent}; create it or choose another -o")
-    if output.is_dir() or not os.access(output.parent, os.W_OK):
-        raise AvatarFileError(f"{output}: cannot be written; choose another place with -o")
 
 
 def _open(path: Path, manifest: Manifest, cache_bytes: int = CACHE_BYTES) -> VideoReader:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
-from precompute.track import POINTS, FaceTracker, Landmarks
+from engine.media import FPS
+from precompute.identity import Identity
+from precompute.identity import is_installed as identity_installed
+from precompute.track import POINTS, FaceTracker, Landmarks, upright_turns
 
 THUMBNAIL = (64, 36)  # width, height: enough to distinguish a cut from motion, and postures of the body
 FOREHEAD, CHIN = 10, 152
+IDENTITY_FRAMES = 20  # between two frames whose face is compared; one takes as long as three of the scan
+TURN_SAMPLES = 8  # pictures, one a second, that are turned to see whether a face is upright
 FACE_PX = 128  # the face is scaled to this height before its sharpness is measured
 
 
@@ -22,7 +27,9 @@ class Scan:
     landmarks: of the largest face.  second_px [T]: height of the second largest face, 0 without one.
     change [T] in [0, 1]: share of the picture's colours that differ from the frame before.
     sharpness [T]: variance of the Laplacian of the face, in squared grey levels; brightness [T]: its mean grey level;
-    both NaN without a face.  thumbnails [T, 36, 64] uint8, grey.
+    both NaN without a face.  thumbnails [T, 36, 64] uint8, grey.  jumps: frames behind a jump of the time stamps.
+    identities: embedding [128] of the face in some frames, by their numbers; empty where the network is not installed.
+    turns: clockwise quarter turns after which faces are detected better than in the picture as it is.
     """
 
     landmarks: Landmarks
@@ -33,6 +40,9 @@ class Scan:
     thumbnails: np.ndarray
     width: int
     height: int
+    jumps: tuple[int, ...] = ()
+    turns: int = 0
+    identities: Mapping[int, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.change)
@@ -67,16 +77,28 @@ def _apart(face: np.ndarray, other: np.ndarray) -> bool:
     return bool(distance > 0.5 * max(face_height(face), face_height(other)))
 
 
-def scan(frames: Iterable[np.ndarray], *, on_frame: Callable[[int], None] = lambda _: None) -> Scan:
-    """Measure every frame [H, W, 3] uint8 RGB. `on_frame(n)` is called after the n-th frame."""
+def scan(
+    frames: Iterable[np.ndarray], *, on_frame: Callable[[int], None] = lambda _: None, jumps: Iterable[int] = ()
+) -> Scan:
+    """Measure every frame [H, W, 3] uint8 RGB. `on_frame(n)` is called after the n-th frame.
+
+    `jumps` is read at the end: it may be filled while the frames are read.
+    """
     points, counts, rows, thumbnails = [], [], [], []
     colours: np.ndarray | None = None
     size = (0, 0)
+    sample: list[np.ndarray] = []
+    identity = Identity() if identity_installed() else None
+    identities: dict[int, np.ndarray] = {}
     with FaceTracker(max_faces=2) as tracker:
         for number, image in enumerate(frames):
             size = image.shape[1], image.shape[0]
+            if number % FPS == 0 and len(sample) < TURN_SAMPLES:
+                sample.append(image)
             faces = tracker.detect(image)
             small = cv2.resize(image, THUMBNAIL, interpolation=cv2.INTER_AREA)
+            if identity is not None and faces and number % IDENTITY_FRAMES == 0:
+                identities[number] = identity.embed(image, faces[0])
             before, colours = colours, _colours(small)
             change = 0.0 if before is None else float(np.abs(colours - before).sum() / 2)
             look = _sharpness_and_brightness(image, faces[0]) if faces else (np.nan, np.nan)
@@ -97,4 +119,7 @@ def scan(frames: Iterable[np.ndarray], *, on_frame: Callable[[int], None] = lamb
         thumbnails=np.array(thumbnails, np.uint8).reshape(-1, THUMBNAIL[1], THUMBNAIL[0]),
         width=size[0],
         height=size[1],
+        jumps=tuple(jumps),
+        turns=upright_turns(sample),
+        identities=identities,
     )

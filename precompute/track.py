@@ -12,6 +12,7 @@ import numpy as np
 
 POINTS = 478
 SEARCH_EVERY_FRAMES = 5  # while there is no face; a search costs three times a tracked frame
+SURER = 0.1  # of a detector's mean score in 0 ... 1: upright faces reach 0.79 to 0.87, others at most 0.70
 REGION_GROWTH = 1.2  # face heights around a distant face: room for it to move by its own size
 
 
@@ -108,6 +109,25 @@ class FaceTracker:
             min(width, int(max(box.xmin + box.width for box in boxes) * width + reach)),
             min(height, int(max(box.ymin + box.height for box in boxes) * height + reach)),
         )
+
+
+def upright_turns(pictures: list[np.ndarray]) -> int:
+    """The clockwise quarter turns after which the detector is surest of faces in pictures [H, W, 3] uint8 RGB.
+
+    0 unless it is much surer than without a turn: it half believes in a face that is upside down, and the mesh laid
+    onto one stands upright.
+    """
+    scores = [0.0] * 4
+    with _quiet_native_log():
+        from mediapipe.python.solutions.face_detection import FaceDetection
+
+        with FaceDetection(model_selection=1, min_detection_confidence=0.5) as detector:
+            for turns in range(4):
+                for picture in pictures:
+                    found = detector.process(np.ascontiguousarray(np.rot90(picture, -turns))).detections
+                    scores[turns] += max((face.score[0] for face in found or ()), default=0.0) / len(pictures)
+    best = int(np.argmax(scores))
+    return best if scores[best] > scores[0] + SURER else 0
 
 
 def track(frames: Iterable[np.ndarray]) -> Landmarks:

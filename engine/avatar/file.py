@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -28,6 +27,7 @@ from torch import Tensor
 
 from engine.avatar.manifest import MAX_SIDE_PX, Manifest, Refusal, require
 from engine.errors import AvatarFileError
+from engine.files import replaced
 from engine.models import weights
 from engine.models.morphable import CROP_PX
 from engine.models.renderer import FINE
@@ -246,27 +246,17 @@ def _bank(tensors: Mapping[str, Tensor], k_s: int, k_e: int, frames: int) -> Ban
 
 
 def write_avatar(path: Path, contents: AvatarContents) -> None:
-    """Write the file under a temporary name beside `path`, then rename: an older file stays intact until the end."""
+    """Write the file; an older one stays intact until the new one is complete. Raises OSError."""
     tensors = {
         "tracks.safetensors": {n: getattr(contents, n) for n in ("alpha", "beta", "pose", "crop")},
         "style.safetensors": {"style": contents.style, "rest_beta": contents.rest_beta},
         "bank.safetensors": vars(contents.bank),
     }
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-                archive.writestr("manifest.json", contents.manifest.to_json())
-                archive.write(contents.base, "base.mp4")
-                archive.write(contents.idle, "idle.mp4")
-                for member, stored in tensors.items():
-                    archive.writestr(member, save_tensors({n: t.contiguous().cpu() for n, t in stored.items()}))
-                archive.writestr("report.html", contents.report_html)
-                archive.writestr("thumbnail.jpg", contents.thumbnail_jpeg)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replaced(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        archive.writestr("manifest.json", contents.manifest.to_json())
+        archive.write(contents.base, "base.mp4")
+        archive.write(contents.idle, "idle.mp4")
+        for member, stored in tensors.items():
+            archive.writestr(member, save_tensors({n: t.contiguous().cpu() for n, t in stored.items()}))
+        archive.writestr("report.html", contents.report_html)
+        archive.writestr("thumbnail.jpg", contents.thumbnail_jpeg)

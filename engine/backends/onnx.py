@@ -20,17 +20,18 @@ from torch.export import Dim
 from engine.backends import graphs
 from engine.backends.graphs import Graph
 from engine.errors import ExportError, OutputError
+from engine.files import check_output, replaced
 
 
 def write(graph: Graph, path: Path) -> None:
-    """Write `graph` as ONNX with dynamic sizes for its free axes, under a temporary name first.
+    """Write `graph` as ONNX with dynamic sizes for its free axes, and replace an older file.
 
     Raises ExportError where torch cannot export it, OutputError where `path` cannot be written.
     """
     extra("onnx")
     opset = extra("onnxscript").opset18
     with _writing(path):  # fails before the export, which takes long
-        pass
+        check_output(path, (".onnx",), option="folder")
     named = {name: Dim(name, min=span.least, max=span.most) for name, span in graphs.SPANS.items()}
     shapes = tuple(
         {i: graphs.times(axis) * named[graphs.free_axis(axis)] for i, axis in enumerate(axes) if isinstance(axis, str)}
@@ -51,10 +52,8 @@ def write(graph: Graph, path: Path) -> None:
         except torch.onnx.OnnxExporterError as error:
             raise ExportError(f"{graph.name}: not exportable by torch {torch.__version__} ({error!s:.300})") from error
     assert program is not None
-    temporary = path.with_suffix(".tmp")
-    with _writing(path):
+    with replaced(path) as temporary:
         program.save(temporary)
-        temporary.rename(path)
 
 
 def _fourier(opset: Any, signal: Any, dim: Sequence[int], normalization: int, onesided: bool) -> Any:

@@ -13,7 +13,8 @@ from typing import TypedDict
 import numpy as np
 
 from engine.backends.backend import Backend
-from engine.errors import OutputError, SettingError
+from engine.errors import SettingError
+from engine.files import check_output, replaced
 from engine.live.engine import Engine
 from engine.live.session import Session
 from engine.media import FPS, SAMPLE_RATE_HZ
@@ -126,10 +127,8 @@ def draw_ramp(capacity: Ramp, device: str, path: Path) -> None:
     load.set(ylabel="load, % of the device's time", ylim=(0, None))
     late.legend(handles=[*late.get_lines(), *load.get_lines()], loc="upper left")
     late.set_xticks(sessions, [str(count) for count in sessions])
-    try:
-        figure.savefig(path, dpi=120)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error}); make room or choose another --plot") from error
+    with replaced(path) as temporary:
+        figure.savefig(temporary, dpi=120)
 
 
 def check_chart(path: Path) -> None:
@@ -138,7 +137,4 @@ def check_chart(path: Path) -> None:
     Raises SettingError, OutputError."""
     if importlib.util.find_spec("matplotlib") is None:
         raise SettingError("--plot needs matplotlib; pip install 'personastream[plot]'")
-    if path.suffix.lower() not in SUFFIXES:
-        raise OutputError(f"{path}: expected a picture's name, ending in {', '.join(SUFFIXES)}; choose another --plot")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: there is no folder {path.parent}; create it or choose another --plot")
+    check_output(path, SUFFIXES, option="--plot")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -13,19 +12,22 @@ from typing import Annotated
 import av
 import numpy as np
 import tyro
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-from engine.audio import read_speech
+from engine.audio import float_to_pcm
 from engine.avatar.avatar import Avatar
 from engine.backends.backend import Backend
 from engine.backends.cpu import CpuBackend
 from engine.backends.select import backend_for
 from engine.config import ComputeConfig
-from engine.errors import OutputError
+from engine.files import check_output, ffmpeg_name, printable, replaced
 from engine.live.pipeline import AvatarPipeline
 from engine.media import FPS, SAMPLE_RATE_HZ
 from engine.models.weights import load_face_model
+from engine.sound_file import SoundFile
 
 CRF = "17"
+BT709 = Colorspace.ITU709  # the number of the matrix, primaries and transfer in ITU-T H.273
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv")  # containers that hold H.264 and AAC
 
 
@@ -38,47 +40,33 @@ def dub(avatar: str | Path, speech: str | Path, output: str | Path, backend: Bac
     SpeechFormatError, WeightsError. A failure leaves an older `output` unchanged and no other file.
     """
     avatar, speech, output = Path(avatar), Path(speech), Path(output)
-    _check_output(output, avatar, speech)
-    pcm = read_speech(speech)
+    check_output(output, SUFFIXES, {"avatar": avatar, "speech": speech})
+    sound = SoundFile(speech)
     backend = backend or CpuBackend.embedded()
     pipeline = AvatarPipeline(backend, Avatar.open(avatar, quality=backend.quality), load_face_model())
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{output.stem}.", suffix=output.suffix, dir=output.parent)
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            frames = _write(temporary, pipeline, pcm)
-            temporary.chmod(0o644)
-            temporary.replace(output)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except (OSError, av.error.FFmpegError) as error:
-        raise OutputError(f"{output}: cannot be written ({error}); make room or choose another -o") from error
-    return frames
+    with replaced(output) as temporary:
+        return _write(temporary, pipeline, map(float_to_pcm, sound.blocks(SAMPLE_RATE_HZ)))
 
 
-def _check_output(output: Path, avatar: Path, speech: Path) -> None:
-    """Check, before minutes of work, that the output can be written and is none of the inputs."""
-    for path, role in ((avatar, "avatar"), (speech, "speech")):
-        if output.exists() and path.exists() and output.samefile(path):
-            raise OutputError(f"{output}: is the {role} itself; choose another -o")
-    if output.suffix.lower() not in SUFFIXES:
-        raise OutputError(f"{output}: expected a video file's name, ending in {', '.join(SUFFIXES)}")
-    if not output.parent.is_dir():
-        raise OutputError(f"{output}: there is no folder {output.parent}; create it or choose another -o")
-    if output.is_dir() or not os.access(output.parent, os.W_OK):
-        raise OutputError(f"{output}: cannot be written; choose another place with -o")
-
-
-def _write(path: Path, pipeline: AvatarPipeline, pcm: np.ndarray) -> int:
-    """Write all units of pcm [N] int16 into the container at `path`; returns the number of frames."""
+def _write(path: Path, pipeline: AvatarPipeline, pcm: Iterable[np.ndarray]) -> int:
+    """Write all units of pcm, blocks [N] int16, into the container at `path`; returns the number of frames."""
     frames = 0
-    with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
+    with av.open(ffmpeg_name(path), "w", options={"movflags": "+faststart"}) as container:
         video = container.add_stream("libx264", rate=FPS, options={"crf": CRF, "preset": "veryfast"})
         video.width, video.height, video.pix_fmt = pipeline.avatar.width, pipeline.avatar.height, "yuv420p"
+        codec = video.codec_context
+        codec.colorspace = codec.color_primaries = codec.color_trc = BT709
+        codec.color_range = ColorRange.MPEG
+        convert = VideoReformatter()
         audio = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono")
         for unit in pipeline.speak(pcm):
-            picture = av.VideoFrame.from_ndarray(unit.image, format="rgb24")
+            picture = convert.reformat(
+                av.VideoFrame.from_ndarray(unit.image, format="rgb24"),
+                format="yuv420p",
+                dst_colorspace=BT709,
+                dst_color_range=ColorRange.MPEG,
+                interpolation=Interpolation.BILINEAR | Interpolation.ACCURATE_RND,
+            )
             picture.pts, picture.time_base = frames, Fraction(1, FPS)
             container.mux(video.encode(picture))
             sound = av.AudioFrame.from_ndarray(unit.samples[None], format="s16", layout="mono")
@@ -101,6 +89,7 @@ class Dub:
 
     def run(self) -> int:
         began = time.perf_counter()
-        frames = dub(self.avatar, self.speech, self.output, backend_for(self.compute.device, self.compute.quality))
-        print(f"{self.output}: {frames / FPS:.1f} s of video in {time.perf_counter() - began:.1f} s")
+        backend = backend_for(self.compute.device, self.compute.quality)
+        frames = dub(self.avatar, self.speech, self.output, backend)
+        print(f"{printable(self.output)}: {frames / FPS:.1f} s of video in {time.perf_counter() - began:.1f} s")
         return 0

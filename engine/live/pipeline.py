@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +36,8 @@ from engine.models import state as states
 from engine.models.morphable import MorphableModel
 from engine.models.speech import cut, init_state
 from engine.paint.painter import FittedVideo, PicturePainter
+
+OFFLINE_AHEAD_MS = 5_000  # far more than lips need of the sound after them
 
 J = TypeVar("J", bound=Job, covariant=True)
 
@@ -118,20 +120,27 @@ class AvatarPipeline:
     def new_timeline(self, config: SessionConfig) -> Timeline:
         return Timeline(config, self.avatar.loop, self.rest, self.new_segment, self.first)
 
-    def speak(self, pcm: np.ndarray, config: SessionConfig | None = None) -> Iterator[MediaUnit]:
+    def speak(self, pcm: np.ndarray | Iterable[np.ndarray], config: SessionConfig | None = None) -> Iterator[MediaUnit]:
         """The units of a session that speaks pcm [N] int16 at 48 kHz from its first frame until the mouth has closed,
-        as fast as the machine computes them."""
+        as fast as the machine computes them. Of sound in blocks only OFFLINE_AHEAD_MS and a block are held."""
         timeline = self.new_timeline(config or SessionConfig())
         timeline.start_utterance("speech", SAMPLE_RATE_HZ, 1)
-        timeline.push_audio("speech", pcm.tobytes())
-        timeline.end_utterance("speech")
-        with inference_threads(self._backend.workers) as threads:
-            running: deque[tuple[Job, Future[Outcome]]] = deque()
-            pace = Pace(self.level)
-            while not timeline.idle:
-                while len(running) < self._backend.workers and (job := timeline.take(timeline.next_frame, 0, pace)):
+        blocks: Iterator[np.ndarray] | None = iter([pcm] if isinstance(pcm, np.ndarray) else pcm)
+        running: deque[tuple[Job, Future[Outcome]]] = deque()
+        workers, pace = self._backend.workers, Pace(self.level)
+        with inference_threads(workers) as threads:
+            while True:
+                while blocks is not None and timeline.buffered_ms < OFFLINE_AHEAD_MS:
+                    if (block := next(blocks, None)) is not None:
+                        timeline.push_audio("speech", block.tobytes())
+                    else:
+                        timeline.end_utterance("speech")
+                        blocks = None
+                if timeline.idle:
+                    return
+                while len(running) < workers and (job := timeline.take(timeline.next_frame, 0, pace)):
                     running.append((job, threads.submit(self.perform, job)))
-                if len(running) < self._backend.workers and timeline.ready:
+                if len(running) < workers and timeline.ready:
                     yield timeline.emit()
                 else:
                     job, outcome = running.popleft()

@@ -11,6 +11,7 @@ from typing import IO
 import av
 from av.error import FFmpegError
 
+from engine.files import ffmpeg_name
 from streaming.config import EncoderConfig
 from streaming.errors import PublishError
 from streaming.publish.broadcast import EncodedStream
@@ -63,7 +64,7 @@ class Recorder:
 def _remove_if_empty(path: Path) -> None:
     """Remove a recording without a picture, such as one that a full disk cut off at its header."""
     try:
-        with av.open(str(path)) as recording:
+        with av.open(ffmpeg_name(path)) as recording:
             if any(packet.size for packet in itertools.islice(recording.demux(video=0), 1)):
                 return
     except (FFmpegError, OSError, IndexError):

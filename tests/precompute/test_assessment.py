@@ -7,7 +7,14 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from engine.errors import ClipTooShortError, FaceTooSmallError, NoFaceError, SeveralFacesError, YawTooLargeError
+from engine.errors import (
+    ClipTooShortError,
+    FaceTooSmallError,
+    NoFaceError,
+    SeveralFacesError,
+    StillPictureError,
+    YawTooLargeError,
+)
 from engine.models.weights import load_face_model
 from precompute.assessment import assess, find_shots
 from precompute.scan import Scan, face_height
@@ -229,3 +236,80 @@ def test_the_assessment_leaves_the_scan_untouched():
     before = scan.landmarks.points.copy()
     assessed(scan)
     assert torch.equal(torch.from_numpy(before), torch.from_numpy(scan.landmarks.points))
+
+
+# ---- stills, jumps, orientation, colours
+
+
+def frozen(scan, *where):
+    for part in where:
+        scan.thumbnails[part] = scan.thumbnails[part.start]
+    return scan
+
+
+@pytest.mark.parametrize("where", [slice(100, 160), slice(0, 60), slice(240, 300)])
+def test_a_still_inside_a_clip_is_not_used_and_its_time_is_said(where):
+    assessment = assessed(frozen(make_scan(300), where))
+    assert set(assessment.problem[where]) == {"still"}
+    assert assessment.use.stop <= where.start or assessment.use.start >= where.stop
+    (text,) = [remark.text for remark in assessment.remarks if remark.code == "still"]
+    assert f"from {where.start / 25:.2f} s on" in text
+
+
+def test_slides_and_photographs_are_refused():
+    with pytest.raises(StillPictureError, match="stands still in 100 % of the clip"):
+        assessed(frozen(make_scan(300), slice(0, 300)))
+    with pytest.raises(StillPictureError):  # three slides
+        assessed(frozen(make_scan(300), slice(0, 100), slice(100, 200), slice(200, 300)))
+
+
+def test_frames_that_are_shown_twice_are_no_still():
+    scan = make_scan(300)
+    scan.thumbnails[1::2] = scan.thumbnails[::2]  # 12.5 fps
+    assert assessed(scan).use == slice(0, 300)
+
+
+def test_a_jump_of_the_time_stamps_is_a_cut():
+    assessment = assessed(make_scan(400, jumps=(150,)))
+    assert assessment.use == slice(150, 400) and assessment.shots == (slice(0, 150), slice(150, 400))
+    assert {"time-jump", "part"} <= codes(assessment)
+
+
+def test_a_picture_that_is_not_upright_is_remarked_with_the_remedy():
+    (text,) = [remark.text for remark in assessed(make_scan(300, turns=2)).remarks if remark.code == "turned"]
+    assert "turn the video clockwise by 180°" in text
+    with pytest.raises(NoFaceError, match="turn the video clockwise by 90°"):
+        assessed(without_face(make_scan(300, turns=1), slice(None)))
+
+
+def test_mapped_colours_are_remarked():
+    assert codes(assessed(make_scan(400), wide_colours=True)) == {"hdr"}
+
+
+# ---- slow changes to another person
+
+
+def two_people(frames=400, change=slice(200, 201), every=20):
+    """Embeddings of one person, and from `change` on of another; within it, mixed."""
+    rng = np.random.default_rng(0)
+    one, two = np.linalg.qr(rng.standard_normal((128, 2)))[0].T
+    share = np.interp(np.arange(frames), [change.start, change.stop], [0, 1])
+    mixed = [(1 - a) * one + a * (0.86 * one + 0.5 * two) + 0.01 * rng.standard_normal(128) for a in share]
+    return {n: mixed[n] / np.linalg.norm(mixed[n]) for n in range(0, frames, every)}
+
+
+@pytest.mark.parametrize(
+    "change", [slice(200, 201), slice(190, 215), slice(170, 230), slice(100, 120), slice(330, 360)]
+)
+def test_a_slow_change_to_another_person_ends_the_shot_before_it_begins(change):
+    assessment = assessed(make_scan(400, identities=two_people(change=change)))
+    use = assessment.use
+    assert use.stop <= change.start + 2 or use.start >= change.stop - 2
+    assert use.stop - use.start > 0.75 * max(change.start, 400 - change.stop) - 40
+    assert "person" in codes(assessment)
+
+
+def test_one_person_whose_face_is_blurred_for_a_moment_stays_one_person():
+    identities = two_people(change=slice(399, 400))
+    identities[200] = np.roll(identities[200], 1) * 0.3 + identities[200] * 0.7
+    assert assessed(make_scan(400, identities=identities)).use == slice(0, 400)

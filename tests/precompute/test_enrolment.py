@@ -18,12 +18,12 @@ from rich.console import Console
 from engine.avatar.avatar import Avatar
 from engine.backends.cpu import CpuBackend
 from engine.errors import (
-    AvatarFileError,
     ClipTooShortError,
     CorruptVideoError,
     FaceTooSmallError,
     NoFaceError,
     NotAVideoError,
+    OutputError,
     SeveralFacesError,
 )
 from engine.models.geometry import GeometryConfig, GeometryGenerator
@@ -31,7 +31,7 @@ from engine.models.morphable import mouth_opening
 from engine.models.renderer import DualAttentionRenderer, RendererConfig
 from engine.models.speech import SpeechConfig, SpeechEncoder
 from engine.models.weights import load_face_model
-from precompute.__main__ import Precompute, run
+from precompute.command import Precompute, run
 from precompute.enrolment import STAGES, Enrolment, EnrolmentOptions
 from precompute.frame_size import base_size
 
@@ -96,6 +96,64 @@ def test_a_face_of_80_pixels_is_refused_with_its_height(tmp_path, write_video, f
     assert 65 <= height <= 95
 
 
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_face_that_is_turned_in_its_pixels_is_hinted_at(tmp_path, write_video, face_frames, turns):
+    """Refused or remarked, as the tracker finds the face or not; either way with the remedy."""
+    frames = [np.ascontiguousarray(np.rot90(frame, turns)) for frame in face_frames[:55]]
+    enrolment = Enrolment(write_video(tmp_path / "v.mp4", frames), tmp_path / "x.avatar", networks=NETWORKS)
+    try:
+        told = " ".join(remark.text for remark in enrolment.assess(enrolment.scan()).remarks)
+    except NoFaceError as error:
+        told = str(error)
+    assert f"turn the video clockwise by {90 * turns}°" in told
+
+
+def test_a_gap_in_the_time_stamps_is_neither_shown_nor_taken_for_a_file_that_ends_early(
+    tmp_path, write_video, face_frames, backend
+):
+    times_s = [n / 25 for n in range(40)] + [30 + n / 25 for n in range(55)]
+    frames = [*face_frames[:40], *face_frames[:55]]
+    video = write_video(tmp_path / "v.mp4", frames, times_s=times_s)
+    enrolment = Enrolment(video, tmp_path / "x.avatar", backend=backend, networks=NETWORKS)
+    clip = enrolment.scan()
+    assessment = enrolment.assess(clip)
+    assert len(clip) == pytest.approx(95, abs=1) and assessment.use.start == 40
+    assert "time-jump" in {remark.code for remark in assessment.remarks}
+
+
+def blended(one, other, shares):
+    return [
+        np.rint(a * (1 - share) + b * share).astype(np.uint8) for a, b, share in zip(one, other, shares, strict=True)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("transition", ["dissolve", "wipe", "fade through black", "zoom"])
+def test_a_slow_transition_never_makes_one_avatar_of_two_people(
+    tmp_path, write_video, face_frames, backend, transition
+):
+    """The other person is the first as a negative; 90 frames of each, and 30 in which one becomes the other."""
+    one = [*face_frames, *face_frames[74:29:-1]]
+    two, share = [np.ascontiguousarray(255 - frame[:, ::-1]) for frame in one], np.linspace(0, 1, 30)
+    middle = blended(one[90:], two[:30], share)
+    if transition == "wipe":
+        line = np.arange(360)[None, :, None]
+        middle = [np.where(line < 360 * a, new, old) for old, new, a in zip(one[90:], two[:30], share, strict=True)]
+    elif transition == "zoom":
+        cuts = (50 * share).astype(int)
+        middle = [
+            cv2.resize(frame[cut : 360 - cut, cut : 360 - cut], (360, 360))
+            for cut, frame in zip(cuts, middle, strict=True)
+        ]
+    elif transition == "fade through black":
+        black = [np.zeros_like(one[0])] * 15
+        middle = [*blended(one[90:105], black, share[::2]), *blended(black, two[15:30], share[::2])]
+    video = write_video(tmp_path / "v.mp4", [*one[:90], *middle, *two[30:]])
+    enrolment = Enrolment(video, tmp_path / "x.avatar", backend=backend, networks=NETWORKS)
+    use = enrolment.assess(enrolment.scan()).use
+    assert use.stop <= 96 or use.start >= 114
+
+
 def test_a_clip_of_one_second_is_refused(tmp_path, write_video, face_frames, refused):
     refused(write_video(tmp_path / "short.mp4", face_frames[:25]), ClipTooShortError)
 
@@ -114,9 +172,9 @@ def test_a_file_that_ends_early_is_corrupt_and_says_where(tmp_path, write_video,
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path, backend):
-    with pytest.raises(AvatarFileError, match="no folder"):
+    with pytest.raises(OutputError, match="no folder"):
         Enrolment(tmp_path / "v.mp4", tmp_path / "nowhere" / "x.avatar", backend=backend)
-    with pytest.raises(AvatarFileError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         Enrolment(tmp_path / "v.mp4", tmp_path, backend=backend)
 
 
@@ -138,7 +196,7 @@ def test_large_videos_are_scaled_down_but_never_the_face_below_its_least_size(so
 def test_the_video_is_never_overwritten_by_its_avatar(tmp_path, backend):
     video = tmp_path / "v.mp4"
     video.write_bytes(b"precious")
-    with pytest.raises(AvatarFileError, match="is the video itself"):
+    with pytest.raises(OutputError, match="is the video itself"):
         Enrolment(video, video, backend=backend)
     assert video.read_bytes() == b"precious"
 
@@ -229,7 +287,7 @@ def test_an_interruption_leaves_the_old_file_and_nothing_else(tmp_path, write_vi
     monkeypatch.setattr("tempfile.tempdir", None)
     (tmp_path / "scratch").mkdir()
     video, output = write_video(tmp_path / "v.mp4", face_frames[:55]), tmp_path / "x.avatar"
-    output.write_bytes(b"the old one")
+    output.write_bytes(b"PK\3\4 the old one")
 
     def interrupt(stage, done, total):
         if stage == "idle":
@@ -237,7 +295,7 @@ def test_an_interruption_leaves_the_old_file_and_nothing_else(tmp_path, write_vi
 
     with pytest.raises(KeyboardInterrupt):
         Enrolment(video, output, backend=backend, networks=NETWORKS, progress=interrupt).run()
-    assert output.read_bytes() == b"the old one"
+    assert output.read_bytes() == b"PK\3\4 the old one"
     assert list((tmp_path / "scratch").iterdir()) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scratch", "v.mp4", "x.avatar"]
 

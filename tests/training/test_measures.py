@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from engine.models.morphable import LIPS_INNER
-from training.evaluate.measures import EYES_AND_NOSE, Identity, frechet, mouth_cavity, psnr, sharpness, ssim, teeth
+from precompute.identity import EYES_AND_NOSE, Identity
+from training.evaluate.measures import frechet, mouth_cavity, psnr, sharpness, ssim, teeth
 from training.renderer.adversary import Judges, convincing_loss, judging_loss
 
 RNG = np.random.default_rng(0)

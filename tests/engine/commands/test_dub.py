@@ -12,6 +12,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.video.reformatter import ColorRange
 
 from engine.audio import read_speech
 from engine.avatar.avatar import Avatar
@@ -25,6 +26,8 @@ from engine.media import SAMPLES_PER_FRAME
 from engine.models.weights import load_face_model
 
 SECONDS = 3
+BT709 = 1
+OLD = b"\0\0\0\x20ftypisom the old one"
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +108,22 @@ def test_a_dubbed_file_is_25_fps_h264_with_all_of_the_sound_in_aac(avatar_path, 
     wav, out = write_wav(tmp_path / "speech.wav", pcm), tmp_path / "out.mp4"
     frames = dub(avatar_path, wav, out)
     assert frames == SECONDS * 25 + SessionConfig().release_frames
+    avatar = Avatar.open(avatar_path)
     with av.open(str(out)) as container:
         video, audio = container.streams.video[0], container.streams.audio[0]
         assert video.codec_context.name == "h264" and audio.codec_context.name == "aac"
         assert video.average_rate == 25 and audio.rate == 48_000
-        avatar = Avatar.open(avatar_path)
         assert (video.width, video.height) == (avatar.width, avatar.height)
-        pts = [frame.pts * frame.time_base for frame in container.decode(video)]
+        colours = video.codec_context
+        assert colours.colorspace == colours.color_primaries == colours.color_trc == BT709
+        assert colours.color_range == ColorRange.MPEG
+        images, pts = [], []
+        for frame in container.decode(video):
+            images.append(frame.to_ndarray(format="rgb24") if len(images) < 2 else None)
+            pts.append(frame.pts * frame.time_base)
+        with avatar.open_base() as base:
+            source = base.read(avatar.loop.start)[:60].reshape(-1, 3).mean(0)
+        assert np.abs(images[0][:60].reshape(-1, 3).mean(0) - source).max() <= 2  # outside the face
         assert len(pts) == frames and all(abs(float(b - a) - 0.04) < 1e-6 for a, b in pairwise(pts))
     heard = read_speech(out)
     assert abs(len(heard) - frames * SAMPLES_PER_FRAME) <= SAMPLES_PER_FRAME
@@ -186,7 +198,7 @@ def test_an_output_that_is_an_input_is_refused(avatar_path, speech_wav, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("no/out.mp4", "no folder"), ("folder.mp4", "cannot be written"), ("out.txt", "ending in")]
+    ("name", "reason"), [("no/out.mp4", "no folder"), ("folder.mp4", "is a folder"), ("out.txt", "ending in")]
 )
 def test_an_output_that_cannot_be_is_refused_before_the_work(avatar_path, speech_wav, tmp_path, name, reason):
     (tmp_path / "folder.mp4").mkdir()
@@ -194,10 +206,18 @@ def test_an_output_that_cannot_be_is_refused_before_the_work(avatar_path, speech
         dub(avatar_path, speech_wav, tmp_path / name)
 
 
+def test_sound_in_blocks_gives_the_same_units(pipeline, units, pcm):
+    in_blocks = list(pipeline.speak(iter(np.split(pcm[:48_000], range(777, 48_000, 7_777)))))
+    whole = list(pipeline.speak(pcm[:48_000]))
+    assert len(in_blocks) == len(whole)
+    for mine, other in zip(in_blocks, whole, strict=True):
+        assert np.array_equal(mine.image, other.image) and np.array_equal(mine.samples, other.samples)
+
+
 @pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_else(avatar_path, pcm, tmp_path):
     wav, out = write_wav(tmp_path / "speech.wav", pcm[:48_000]), tmp_path / "out.mp4"
-    out.write_bytes(b"the old one")
+    out.write_bytes(OLD)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
@@ -205,12 +225,12 @@ def test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_else(avatar_path, 
             dub(avatar_path, wav, out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert out.read_bytes() == b"the old one" and sorted(tmp_path.iterdir()) == [out, wav]
+    assert out.read_bytes() == OLD and sorted(tmp_path.iterdir()) == [out, wav]
 
 
 def test_the_command_replaces_the_old_file(avatar_path, pcm, tmp_path, capsys):
     wav, out = write_wav(tmp_path / "speech.wav", pcm[:9600]), tmp_path / "out.mp4"
-    out.write_bytes(b"the old one")
+    out.write_bytes(OLD)
     assert Dub(avatar=avatar_path, speech=wav, output=out, compute=ComputeConfig(device="cpu")).run() == 0
     assert f"{out}: 0.5 s of video in" in capsys.readouterr().out
     assert len(read_speech(out)) > 9600 and sorted(tmp_path.iterdir()) == [out, wav]

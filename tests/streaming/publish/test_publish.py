@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import resource
 import shutil
 import socket
 import subprocess
@@ -171,6 +172,25 @@ async def test_a_recording_is_never_overwritten(engine, tmp_path):
         await until(lambda: published.status.state is State.LIVE)
         assert published.status.place == str(tmp_path / "talk-2.mkv")
     assert file.read_bytes() == b"yesterday's"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["talk.mp4", "talk.mkv"])
+async def test_retries_on_a_full_disk_leave_no_files_and_go_on_when_there_is_room(engine, tmp_path, name):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    async with broadcasting(engine) as (broadcast, _):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        try:
+            async with publishing(engine, broadcast, str(tmp_path / name)) as published:
+                await until(lambda: published.status.failures >= 2)
+                assert list(tmp_path.iterdir()) == []
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+                await until(lambda: published.status.state is State.LIVE)
+                await take(broadcast, 50)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert read(str(tmp_path / name)).video_s
 
 
 @pytest.mark.slow

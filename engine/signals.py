@@ -1,0 +1,53 @@
+"""Signals that end a command: each becomes a KeyboardInterrupt, so that the command removes its temporary files."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+EXIT_CODE = 130  # of an interrupted command, as shells have it for Ctrl-C
+ENDING = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+    signal.SIGXCPU,
+)
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Ctrl-C ends the process at once and without a traceback: for the seconds of importing, when nothing is begun."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """The first signal raises KeyboardInterrupt in the main thread; more of them do not disturb the clean-up.
+
+    Signals that are ignored (`nohup`) stay ignored. For the main thread.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in ENDING}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    try:
+        for number in before:
+            signal.signal(number, interrupt)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
