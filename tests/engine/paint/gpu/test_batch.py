@@ -36,7 +36,7 @@ class OnTensors:
 
     def __init__(self, networks):
         self.device, self.fallback, self.quality = networks.device, networks.fallback, networks.quality
-        self.levels, self.workers = networks.levels, networks.workers
+        self.levels, self.workers = ("fast",), 1
         self.speech_config, self.initial_state, self.style = (
             networks.speech_config,
             networks.initial_state,
