@@ -59,8 +59,9 @@ class QualityController:
         self._load = load
         self._paces = [Pace(levels[0])]  # each cheaper than those before
         self._add_cheaper(Pace(level) for level in levels[1:])
+        last_level = len(self._paces) - 1
         self._add_cheaper([Pace(self._paces[-1].level, stride) for stride in range(2, MOST_STRIDE + 1)])
-        self._at = self._fitting()
+        self._at = min(last_level, self._fitting())  # a slow moment at the start must not halve the rate
         self.reason = f"a talking session needs {self._shares()} of the device"
         self._since_s = float("-inf")  # of the window
         self._frames = self._fresh = 0

@@ -54,7 +54,8 @@ class Health:
                 "draining": self._live_sessions.draining,
                 "device": describe(self._engine.backend.device),
                 "fallback": self._engine.backend.fallback,
-                "quality": str(self._engine.quality.pace),
+                "quality": self._engine.quality.pace.level,
+                "frames_per_picture": self._engine.quality.pace.stride,
                 "quality_reason": self._engine.quality.reason,
             }
         )

@@ -23,9 +23,13 @@ ON_THE_CPU = ComputeConfig(device="cpu")
 
 
 @pytest.mark.slow
-def test_the_command_prints_figures_that_are_complete_and_consistent(avatar_path, capsys):
-    assert Bench(avatar=avatar_path, seconds=2.0, json=True, compute=ON_THE_CPU).run() == 0
+def test_the_command_prints_figures_that_are_complete_and_consistent(avatar_path, capsys, tmp_path):
+    trace = tmp_path / "trace.json"
+    assert Bench(avatar=avatar_path, seconds=2.0, json=True, trace=trace, compute=ON_THE_CPU).run() == 0
     figures = json.loads(capsys.readouterr().out)
+    assert figures["workers"] >= 1 and figures["level"] == "best" and figures["live"]["new_fps"] > 0
+    names = {event["name"] for event in json.loads(trace.read_text())["traceEvents"]}
+    assert {"lips", "idle", "new picture"} <= names and names & set(LEVELS)
     assert {"fps", "first_frame_ms", "stage_ms"} <= figures.keys()
     assert {"speech", "geometry", "picture"} <= figures["stage_ms"].keys()
     assert all(0 < median <= worst for median, worst in figures["stage_ms"].values())

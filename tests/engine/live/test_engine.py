@@ -11,12 +11,15 @@ from stand_ins import NotingBackend, QuickBackend
 from talk import RATE_HZ, Events, say, speech
 
 from engine.audio import read_speech
+from engine.avatar.avatar import Avatar
 from engine.backends.cpu import CpuBackend
 from engine.config import LEVELS, MAX_LOAD
 from engine.errors import AvatarFileError, CapacityError, SessionClosedError, UnknownAvatarError
 from engine.live.batching import BatchTimes
 from engine.live.engine import Engine
+from engine.live.pipeline import AvatarPipeline
 from engine.media import PlaybackFinished, PlaybackStarted
+from engine.models.weights import load_face_model
 
 
 def opened(path, backend=None, max_load=math.inf, **settings):
@@ -214,3 +217,18 @@ async def test_what_batches_take_is_measured_at_the_start(avatar_path):
         assert engine.costs.batch_s("idle", 1) > 0 and engine.costs.batch_s("best", 1) > 0
         pictures = 25 * engine.costs.batch_s("best", 1)
         assert engine.load() == 0 and 0 < engine.load(1) < pictures + 6.25 * engine.costs.batch_s("lips", 1)
+
+
+@pytest.mark.parametrize("level", ["best", "best-half"])
+def test_offline_speech_is_the_same_with_any_number_of_workers(avatar_path, speech_wav, level):
+    def units(workers):
+        backend = QuickBackend()
+        backend.levels, backend.workers = (level,), workers
+        pipeline = AvatarPipeline(backend, Avatar.open(avatar_path), load_face_model())
+        return list(pipeline.speak(read_speech(speech_wav)[:96_000]))
+
+    alone, together = units(1), units(2)
+    assert len(alone) == len(together) > 50
+    for one, other in zip(alone, together, strict=True):
+        assert one.fresh and other.fresh and one.events == other.events
+        assert np.array_equal(one.image, other.image) and np.array_equal(one.samples, other.samples)
