@@ -199,10 +199,12 @@ def test_an_output_that_is_an_input_is_refused(avatar_path, speech_wav, tmp_path
     ("name", "reason"), [("no/out.mp4", "no folder"), ("folder.mp4", "is a folder"), ("out.txt", "ending in")]
 )
 def test_an_output_that_cannot_be_is_refused_before_the_work(avatar_path, speech_wav, tmp_path, name, reason):
-@pytest.mark.slow
     (tmp_path / "folder.mp4").mkdir()
     with pytest.raises(OutputError, match=reason):
         dub(avatar_path, speech_wav, tmp_path / name)
+
+
+@pytest.mark.slow
 def test_sound_in_blocks_gives_the_same_units(pipeline, units, pcm):
     in_blocks = list(pipeline.speak(iter(np.split(pcm[:48_000], range(777, 48_000, 7_777)))))
     whole = list(pipeline.speak(pcm[:48_000]))
