@@ -96,6 +96,7 @@ def test_a_face_of_80_pixels_is_refused_with_its_height(tmp_path, write_video, f
     assert 65 <= height <= 95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turns", [1, 2, 3])
 def test_a_face_that_is_turned_in_its_pixels_is_hinted_at(tmp_path, write_video, face_frames, turns):
     """Refused or remarked, as the tracker finds the face or not; either way with the remedy."""

@@ -190,6 +190,7 @@ def test_colours_are_those_of_the_source_within_two_levels(tmp_path, matrix, tag
     assert np.abs(seen - COLOURS).max() <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("transfer", "white"),
     [(16, 0.5807), (18, 0.75)],  # PQ and HLG: the signals of reference white, 203 cd/m2

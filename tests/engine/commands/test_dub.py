@@ -206,6 +206,7 @@ def test_an_output_that_cannot_be_is_refused_before_the_work(avatar_path, speech
         dub(avatar_path, speech_wav, tmp_path / name)
 
 
+@pytest.mark.slow
 def test_sound_in_blocks_gives_the_same_units(pipeline, units, pcm):
     in_blocks = list(pipeline.speak(iter(np.split(pcm[:48_000], range(777, 48_000, 7_777)))))
     whole = list(pipeline.speak(pcm[:48_000]))
