@@ -168,7 +168,8 @@ async def test_pictures_are_encoded_at_the_rate_of_the_poorest_link(engine):
         await take(rich, 5)  # the key frame
         before = sum(len(unit.picture.data) for unit in await take(rich, 25))
         poor.estimate_bps = 20_000
-        after = sum(len(unit.picture.data) for unit in (await take(rich, 40))[15:])
+        # the encoder has saved bits while its pictures were as good as they may be, and spends them first
+        after = sum(len(unit.picture.data) for unit in (await take(rich, 125))[100:])
         assert after < 0.5 * before
 
 
