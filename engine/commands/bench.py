@@ -27,7 +27,9 @@ from engine.commands.cadence import cadence
 from engine.commands.capacity import Ramp, check_chart, draw_ramp, ramp
 from engine.config import ComputeConfig, Level, SessionConfig
 from engine.errors import SettingError
+from engine.live.job import PaintJob
 from engine.live.pipeline import AvatarPipeline
+from engine.live.quality import Pace
 from engine.live.trace import Tracer
 from engine.media import FPS, SAMPLE_RATE_HZ
 from engine.metrics import StageTimes
@@ -130,7 +132,7 @@ def _session_mb(pipeline: AvatarPipeline, pcm: np.ndarray) -> float:
     for timeline in timelines:
         timeline.start_utterance("speech", SAMPLE_RATE_HZ, 1)
         timeline.push_audio("speech", pcm.tobytes())
-        while (job := timeline.take(timeline.next_frame, lead=0)) is not None:
+        while (job := timeline.take(timeline.next_frame, 0, Pace(pipeline.level))) is not None:
             timeline.finish(job, pipeline.perform(job), lead=0)
     return (resident_mb() - before) / len(timelines)
 
@@ -154,12 +156,12 @@ def _first_frame_s(pipeline: AvatarPipeline, pcm: np.ndarray, latency_ms: int) -
     began = time.perf_counter()
     timeline.push_audio("speech", pcm[: needed_ms * SAMPLE_RATE_HZ // 1000].tobytes())
     while True:
-        job = timeline.take(timeline.next_frame, lead=0)
+        job = timeline.take(timeline.next_frame, 0, Pace(pipeline.level))
         if job is None:
             timeline.emit()
             continue
         timeline.finish(job, pipeline.perform(job), lead=0)
-        if job.stage == pipeline.level:
+        if isinstance(job, PaintJob) and job.stage != "idle":
             return time.perf_counter() - began
 
 

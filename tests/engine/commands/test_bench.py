@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from engine.audio import read_speech
+from engine.backends.cpu import CpuBackend
 from engine.backends.select import describe
 from engine.commands.bench import Bench, bench, speech_of
 from engine.commands.capacity import Ramp, Step, check_chart, draw_ramp, ramp
@@ -40,6 +41,13 @@ def test_the_command_prints_figures_that_are_complete_and_consistent(avatar_path
     assert figures["session_mb"] < figures["memory_mb"] and figures["avatar_mb"] < figures["memory_mb"]
     assert figures["device_mb"] == figures["device_avatar_mb"] == 0
     assert figures["first_frame_ms"] > 1, "speech, geometry and a picture cannot be had for less"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["best-half", "fast", "fast-half"])
+def test_every_level_can_be_measured(avatar_path, level):
+    figures = bench(avatar_path, None, 2.0, CpuBackend.embedded(quality=level))
+    assert figures["level"] == level and figures["fps"] > 0 and figures["first_frame_ms"] > 1
 
 
 def test_speech_shorter_than_asked_for_is_repeated(speech_wav, tmp_path):
