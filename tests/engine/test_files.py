@@ -111,11 +111,13 @@ def test_a_full_temporary_disk_is_named_with_the_remedy(tmp_path, monkeypatch):
 # ---- processes that end early
 
 PROGRAM = """
-import sys, tempfile, time
+import signal, sys, tempfile, time
 from pathlib import Path
 from engine.files import replaced, working_folder
 from engine.signals import EXIT_CODE, interruptible
 tempfile.tempdir = sys.argv[1]
+for name in ("INT", "HUP", "QUIT"):  # a process in the background ignores some of them
+    signal.signal(getattr(signal, f"SIG{name}"), signal.SIG_DFL)
 try:
     with interruptible(), working_folder() as folder, replaced(Path(sys.argv[2])) as temporary:
         (folder / "base.mp4").write_bytes(b"footage")
