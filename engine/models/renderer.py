@@ -158,18 +158,20 @@ class DualAttentionRenderer(nn.Module):
         window; lip_cell [B, 2] int64: row and column of the lip window inside the face window.
         """
         geometry, of_lips, of_faces = self.attention(pncc, lip_mask, lip_cell, lips.difference, faces.difference)
-        texture = mixed(of_lips, of_faces, lip_cell, lips.pixels, faces.pixels)
-        if texture.shape == pncc.shape:
+        if faces.pixels.shape[-1] == pncc.shape[-1]:
+            texture = mixed(of_lips, of_faces, lip_cell, lips.pixels, faces.pixels)
             return texture + self.residual(texture, geometry, pncc)
+        texture = mixed(of_lips, of_faces, lip_cell, lips.pixels, faces.pixels, FINE_CELL_PX)
         residual = self.residual(functional.avg_pool2d(texture, FINE), geometry, pncc)
         return texture + functional.interpolate(residual, scale_factor=FINE, mode="bilinear")
 
 
-def mixed(of_lips: Tensor, of_faces: Tensor, lip_cell: Tensor, lips: Tensor, faces: Tensor) -> Tensor:
-    """The texture [B, 3, k H, k W]: lips [B, N_l, 3, k rows, k columns] in the lip window and faces
-    [B, N_f, 3, k H, k W], mixed by their shares in the cells of the face window, which are interpolated between the
-    centres of cells, as steps would be visible."""
-    cell_px = faces.shape[-1] // of_faces.shape[-1]
+def mixed(
+    of_lips: Tensor, of_faces: Tensor, lip_cell: Tensor, lips: Tensor, faces: Tensor, cell_px: int = CELL_PX
+) -> Tensor:
+    """The texture [B, 3, H, W]: lips [B, N_l, 3, …] in the lip window and faces [B, N_f, 3, H, W], mixed by their
+    shares in the cells of the face window, of `cell_px` pixels. Shares are interpolated between the centres of cells,
+    as steps would be visible."""
     texture = (faces * _enlarged(of_faces, cell_px)[:, :, None]).sum(1)
     place = _lip_place(lip_cell * cell_px, *lips.shape[-2:])
     shares = _enlarged(of_lips, cell_px)[place].permute(0, 3, 1, 2)

@@ -9,7 +9,7 @@ import torch
 from painted import photo, psnr
 
 from engine.models.morphable import CROP_PX
-from engine.models.renderer import FINE, mixed
+from engine.models.renderer import CELL_PX, FINE, mixed
 from engine.models.weights import load_face_model
 from engine.paint.align import Aligner, Reference
 from engine.paint.shape import Shape
@@ -62,7 +62,9 @@ def test_it_is_the_mixture_of_all_references_laid_onto_the_target(model, aligner
     fast = aligner.texture(target, lips, faces, shares)
     of_lips, of_faces = (torch.from_numpy(part)[None] for part in (shares[:3], shares[3:]))
     cell = torch.tensor([(target.lips.row, target.lips.column)])
-    plain = mixed(of_lips, of_faces, cell, aligner.lips(target, lips).pixels, aligner.faces(target, faces).pixels)
+    plain = mixed(
+        of_lips, of_faces, cell, aligner.lips(target, lips).pixels, aligner.faces(target, faces).pixels, zoom * CELL_PX
+    )
     plain = (plain[0].permute(1, 2, 0).numpy() + 1) * 127.5
     assert fast.shape == plain.shape == (zoom * target.window.height, zoom * target.window.width, 3)
     assert np.abs(fast - plain).mean() < 0.5 and psnr(fast, plain) > 46
