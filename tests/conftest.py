@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import selectors
+import signal
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,15 @@ EXCERPT_S = 6.0
 ENROLMENT_CODE = ("precompute", "engine/avatar", "engine/backends", "engine/models", "engine/paint")
 MAY_SKIP_IN_CI = re.compile("CUDA|NVENC|NVIDIA")
 collect_ignore = ["agents"]  # they run in environments of their own, which tests/streaming/agents starts
+
+
+def pytest_configure() -> None:
+    """A process in the background may ignore signals, and so would those that the tests start and signal."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
