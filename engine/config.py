@@ -10,7 +10,7 @@ MAX_LOAD = 0.9  # share of the device's time; the rest is for work that arrives 
 Quality = Literal["best", "fast"]  # of references and pictures: large faces at 512 px, or all faces at 256 px
 Level = Literal["best", "best-half", "fast", "fast-half"]  # half: the network paints every second picture
 LEVELS: tuple[Level, ...] = get_args(Level)  # the best first
-FINE: tuple[Level, ...] = ("best", "best-half")
+FINE_LEVELS: tuple[Level, ...] = ("best", "best-half")
 QualityOption = Literal["auto", "best", "best-half", "fast", "fast-half"]
 
 

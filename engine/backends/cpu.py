@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.avatar.file import Bank
-from engine.config import FINE, LEVELS, Level, Quality, QualityOption
+from engine.config import FINE_LEVELS, LEVELS, Level, Quality, QualityOption
 from engine.models import int8 as int8_layers
 from engine.models import weights
 from engine.models.geometry import GeometryConfig, GeometryGenerator, GeometryState
@@ -38,8 +38,8 @@ class CpuBackend:
     """`Backend` on the CPU: eager PyTorch, the reference for all others.
 
     bfloat16: compute the renderer's convolutions, and nothing else, in bfloat16: a third less time, 79 dB to
-    float32.  workers: the number of threads that may call it at once.  windows: fixed sizes of all windows, for
-    painting in batches, which on a CPU costs more than it gains; None: as small as each picture allows.
+    float32.  workers: the number of threads that may call it at once.  windows: fixed sizes of all windows,
+    as the GPU has them; None: as small as each picture allows.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class CpuBackend:
         self._speech, self._geometry, self._bfloat16, self._windows = speech, geometry, bfloat16, windows
         self.device, self.fallback = torch.device("cpu"), fallback
         self.levels: tuple[Level, ...] = LEVELS if quality == "auto" else (quality,)
-        self.quality: Quality = "best" if self.levels[0] in FINE else "fast"
+        self.quality: Quality = "best" if self.levels[0] in FINE_LEVELS else "fast"
         self.workers = workers
         self._renderer = renderer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

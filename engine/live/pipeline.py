@@ -22,7 +22,7 @@ from torch import Tensor
 
 from engine.avatar.avatar import Avatar
 from engine.backends.backend import Backend
-from engine.config import FINE, Level, SessionConfig
+from engine.config import FINE_LEVELS, Level, SessionConfig
 from engine.errors import AvatarFileError
 from engine.live.batching import SIZES, BatchTimes, measure
 from engine.live.job import Frame, Job, Lips, LipsJob, Outcome, PaintJob
@@ -182,7 +182,7 @@ class AvatarPipeline:
 
     def _run(self, job: PaintJob) -> tuple[PicturePainter, list[tuple[int, Tensor]], bool]:
         frames = [(frame.base, frame.lips) for frame in job.frames if frame.lips is not None]
-        return self._painter, frames, job.level in FINE
+        return self._painter, frames, job.level in FINE_LEVELS
 
 
 @contextmanager
