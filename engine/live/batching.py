@@ -48,8 +48,9 @@ class BatchTimes:
         """Record the duration of a batch of `size` jobs of `stage`."""
         recent_s = self.recent_s(stage)
         self._recent_s[stage] = recent_s + SMOOTHING * (seconds - recent_s)
-        if stage in self.seconds and stage != "idle":
-            self._slowdown += SMOOTHING * (seconds / self.batch_s(stage, size) - self._slowdown)
+        expected_s = self.batch_s(stage, size)
+        if expected_s and stage != "idle":
+            self._slowdown += SMOOTHING * (seconds / expected_s - self._slowdown)
 
     def recent_s(self, stage: str) -> float:
         """Smoothed seconds of the latest batches of `stage`, of any size: the machine's current speed, from which

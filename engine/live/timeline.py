@@ -280,6 +280,8 @@ class Timeline:
                     else segment.wanted
                 )
                 return _Choice("lips", due, segment)
+            if segment.start is None:  # the segments behind it are anchored behind its end
+                break
         return None
 
     def _next_picture(self, first_paint: int, pace: Pace) -> _Choice | None:

@@ -158,6 +158,13 @@ def test_the_present_speed_follows_what_was_measured_last():
     assert costs.load(1, {"picture": 25}) == pytest.approx(0.25), "a slow moment turns nobody away"
 
 
+def test_work_whose_cost_counts_as_zero_tells_nothing_of_the_machines_speed():
+    costs = BatchTimes({"lips": {1: 0.0}, "best": {1: 0.01}})
+    for stage in ("lips", "another"):
+        costs.observe(stage, 0.5)
+    assert costs.present_load(1, {"best": 25}) == pytest.approx(costs.load(1, {"best": 25}))
+
+
 def test_of_two_avatars_the_slower_one_counts():
     one, two = BatchTimes({"picture": {1: 0.01, 2: 0.012}}), BatchTimes({"picture": {1: 0.02}, "idle": {1: 0.001}})
     assert one.slower(two).seconds == two.slower(one).seconds == {"picture": {1: 0.02}, "idle": {1: 0.001}}

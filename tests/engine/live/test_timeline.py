@@ -11,6 +11,7 @@ from player import LEAD, Player, at_48k, openings, speech
 
 from engine.audio import PcmResampler
 from engine.errors import ProtocolError, SpeechFormatError
+from engine.live.job import LipsJob
 from engine.media import SAMPLES_PER_FRAME, PlaybackFinished, PlaybackStarted
 
 # ---- sound
@@ -114,6 +115,20 @@ def test_a_short_utterance_does_not_wait_for_the_next_ones_sound(player):
     player.timeline.start_utterance("b", 16_000, 1)
     player.emit(20)
     assert PlaybackFinished("a", 4800, False) in player.events
+
+
+def test_segments_are_played_one_after_the_other_in_whatever_order_workers_finish(player):
+    player.say("a", speech(0.2))
+    jobs = [player.take(LipsJob)]
+    player.say("b", speech(0.2, seed=1))
+    jobs.append(player.take(LipsJob))
+    for job in reversed(jobs):
+        if job is not None:
+            player.finish(job)
+    player.until_idle()
+    assert [(e.utterance, type(e)) for e in player.events] == [
+        (name, kind) for name in ("a", "b") for kind in (PlaybackStarted, PlaybackFinished)
+    ]
 
 
 def test_an_empty_utterance_finishes_in_its_turn_and_says_nothing(player):
