@@ -35,12 +35,13 @@ from engine.models.geometry import GeometryConfig, GeometryGenerator
 from engine.models.morphable import LIPS_INNER, LIPS_OUTER, MorphableModel
 from engine.models.speech import RATE_HZ, SpeechConfig, SpeechEncoder, extract
 from engine.models.weights import default_path, fingerprint, load, load_face_model
+from precompute.synchrony import lag_curve, peak
 from training.evaluate.critics import STYLE_CROP_FRAMES, StyleExpert, SyncExpert, style_expert, sync_expert
 from training.evaluate.spoken import judge_closures
 from training.geometry.corpus import Example, load_examples
 from training.geometry.generator import predict
 from training.geometry.loss import GeometryLoss
-from training.geometry.offsets import estimate_offsets, lag_curve, peak
+from training.geometry.offsets import estimate_offsets
 from training.geometry.train import aligned_sound, clip_items
 
 log = logging.getLogger(__name__)

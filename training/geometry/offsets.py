@@ -23,13 +23,13 @@ from engine.models.geometry import GeometryGenerator
 from engine.models.morphable import LIPS_INNER, LIPS_OUTER, MorphableModel
 from engine.models.speech import SpeechConfig
 from engine.models.weights import load_face_model
+from precompute.synchrony import MAX_LAG_FRAMES, high_pass, lag_curve, peak
 from training.geometry.corpus import Corpus, Example, Item, load_examples
 from training.geometry.generator import fit_generator, predict
 from training.speech.teacher import load_utterance, reduce_teacher, teacher_path
 
 log = logging.getLogger(__name__)
 
-MAX_OFFSET_FRAMES = 8
 LOCKED = 0.35  # clips with a lower correlation of predicted and true lip motion are not trained on
 
 
@@ -39,31 +39,6 @@ def _shifted(features: Tensor, start: int, frames: int, offset_frames: float) ->
     low = place.floor().long()
     share = (place - low)[:, None]
     return features[low] * (1 - share) + features[(low + 1).clamp_max(len(features) - 1)] * share
-
-
-def lag_curve(predicted: Tensor, true: Tensor) -> Tensor:
-    """Correlation of true motion with predicted motion that is delayed by -8 ... 8 frames, [17].
-
-    predicted, true: [T, ...]; all coordinates are centred over the overlap and pooled.
-    """
-    predicted, true = predicted.flatten(1), true.flatten(1)
-    frames, curve = len(predicted), []
-    for lag in range(-MAX_OFFSET_FRAMES, MAX_OFFSET_FRAMES + 1):
-        a = true[max(lag, 0) : frames + min(lag, 0)]
-        b = predicted[max(-lag, 0) : frames + min(-lag, 0)]
-        a, b = a - a.mean(0), b - b.mean(0)
-        curve.append((a * b).sum() / (a.norm() * b.norm() + 1e-9))
-    return torch.stack(curve)
-
-
-def peak(curve: Tensor) -> tuple[float, float]:
-    """Lag in frames (a parabola through the top three) and height of the best correlation."""
-    top = int(curve.argmax())
-    if not 0 < top < len(curve) - 1:
-        return float(top - MAX_OFFSET_FRAMES), float(curve[top])
-    left, middle, right = curve[top - 1 : top + 2].tolist()
-    between = 0.5 * (left - right) / (left - 2 * middle + right - 1e-9)
-    return top - MAX_OFFSET_FRAMES + between, middle
 
 
 def _pooled_offsets(examples: list[Example], curves: list[Tensor]) -> list[float]:
@@ -87,13 +62,6 @@ def _pooled_offsets(examples: list[Example], curves: list[Tensor]) -> list[float
     return lags
 
 
-def _high_pass(rows: Tensor) -> Tensor:
-    """rows [T, C] less their mean over the surrounding second: smiles and drift have no timing."""
-    window = min(25, len(rows) // 2 * 2 - 1)
-    padded = torch.nn.functional.pad(rows.T[None], (window // 2, window // 2), mode="replicate")
-    return rows - torch.nn.functional.avg_pool1d(padded, window, stride=1)[0].T
-
-
 def _curve(
     generator: GeometryGenerator,
     model: MorphableModel,
@@ -106,7 +74,7 @@ def _curve(
     true = torch.einsum("tk,kvc->tvc", example.beta, model.expression_basis[:, generator.lower])
     lips = torch.isin(generator.lower, torch.tensor([*LIPS_OUTER, *LIPS_INNER]))
     predicted, true = (rows[:, lips, :2].flatten(1) for rows in (predicted, true))
-    return lag_curve(_high_pass(predicted), _high_pass(true))
+    return lag_curve(high_pass(predicted), high_pass(true))
 
 
 def _half(example: Example) -> int:
@@ -149,7 +117,7 @@ class _Estimation:
         zero = self._zero(lags)
         result = []
         for curve, lag in zip(means, lags, strict=True):
-            at = min(max(round(lag) + MAX_OFFSET_FRAMES, 0), len(curve) - 1)
+            at = min(max(round(lag) + MAX_LAG_FRAMES, 0), len(curve) - 1)
             result.append(Offset(lag - zero, float(curve[at])))
         return result
 
