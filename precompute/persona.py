@@ -61,17 +61,26 @@ def learn_persona(
     pcm = np.zeros(0, np.float32) if sound is None else sound[: frames * FRAME_SAMPLES]
     pcm = np.pad(pcm, (0, frames * FRAME_SAMPLES - len(pcm)))
     used = torch.from_numpy(speech_frames(pcm) & good[:frames])
+    if int(used.sum()) < MIN_SPEECH_S * FPS:
+        return persona_of(model, alpha, beta[:0], beta[:0], used)
+    template = (model.mean + model.shape(alpha))[model.lower]
+    predicted = _predict(backend, model, alpha, beta, pcm) - template
+    return persona_of(model, alpha, beta[:frames], predicted, used)
+
+
+def persona_of(model: MorphableModel, alpha: Tensor, beta: Tensor, predicted: Tensor, used: Tensor) -> Persona:
+    """The persona of a clip from the frames used [T] bool: shape alpha [K_s], expressions beta [T, K_e], and predicted
+    offsets [T, V_low, 3] of the lower face."""
     nothing = Persona(change=no_persona(), speech_s=int(used.sum()) / FPS)
     if nothing.speech_s < MIN_SPEECH_S:
         return replace(nothing, reason="the clip has too little speech")
     space = LipSpace(model)
     template = (model.mean + model.shape(alpha))[model.lower]
-    predicted = _predict(backend, model, alpha, beta, pcm) - template
-    tracked = model.expression(beta[:frames])[:, model.lower]
+    tracked = model.expression(beta)[:, model.lower]
     motion = [high_pass(offsets[:, space.lips, :2].flatten(1)) for offsets in (predicted, tracked)]
     lag_frames, match = peak(lag_curve(*motion))
     nothing = replace(nothing, match=match, lag_frames=lag_frames)
-    if match < MATCH / math.sqrt(frames):
+    if match < MATCH / math.sqrt(len(beta)):
         return replace(nothing, reason="the lips do not follow the sound")
     trust = nothing.speech_s / (nothing.speech_s + HALF_TRUST_S)
     return replace(nothing, change=trust * lip_change(space, template, predicted[used], tracked[used]))

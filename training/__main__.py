@@ -136,19 +136,21 @@ class Renderer(_Command):
 class Evaluate(_Command):
     """Evaluate a stage on the people of the split `val`; writes figures (JSON) and pictures to --out."""
 
-    stage: tyro.conf.Positional[Literal["speech", "geometry", "renderer"]]
+    stage: tyro.conf.Positional[Literal["speech", "geometry", "renderer", "mouths"]]
     out: Path = Path("build/evaluation")
     speech: Path | None = None
-    """Weights to evaluate instead of the embedded ones; like `geometry` only for the stage geometry."""
+    """Weights to evaluate instead of the embedded ones; like `geometry` only for the stages geometry and mouths."""
     geometry: Path | None = None
 
     def run(self) -> None:
-        from training.evaluate import geometry, renderer, speech
+        from training.evaluate import geometry, mouths, renderer, speech
 
         if self.stage == "speech":
             report = speech.evaluate(self.data, self.runs, self.out)
         elif self.stage == "geometry":
             report = geometry.evaluate(self.data, self.runs, self.out, speech=self.speech, geometry=self.geometry)
+        elif self.stage == "mouths":
+            report = mouths.evaluate(self.data, self.runs, self.out, speech=self.speech, geometry=self.geometry)
         else:
             report = renderer.evaluate(self.data, self.runs, self.out)
         Console().print_json(json.dumps(report))

@@ -91,8 +91,11 @@ class Features(nn.Module):
             if i in self._taps:
                 features.append(x)
             if i in self._layout.pool_after:
-                x = functional.max_pool2d(x, self._layout.pool_px, 2)
+                x = self.pool(x)
         return features
+
+    def pool(self, features: Tensor) -> Tensor:
+        return functional.max_pool2d(features, self._layout.pool_px, 2)
 
 
 class Lpips(nn.Module):
