@@ -1,5 +1,7 @@
-"""Who speaks which speech, and what happens to each of their pictures. The output's pictures are numbered k = 0 … K - 1;
-each shows a picture of the source at a time of its own."""
+"""Who speaks which speech, and what happens to each of their pictures.
+
+The output's pictures are numbered k = 0 … K - 1; each shows a picture of the source at a time of its own.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +10,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from precompute.dubbing.lips import FPS
-from precompute.dubbing.mouths import Plan, plan, talks, usable
+from engine.media import FPS
+from precompute.dubbing.mouths import Change, change, talks, usable
 from precompute.dubbing.people import Person
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A run of a person as it is shown once: pictures k = first, first + 1, … of the output, their places t in the run, and
-    what happens to them."""
+    """A run of a person as it is shown once: pictures k = first, first + 1, … of the output, their places t [n] in the
+    run, and what happens to them."""
 
     run: int
     first: int
     t: np.ndarray
-    plan: Plan
+    change: Change
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,11 @@ def part(
     rate_hz: float,
     covered: Mapping[int, np.ndarray] | None = None,
 ) -> Part:
-    """The part of a person. source [K]: the picture of the source that each of the output shows; speech [K], allowed [K]
-    as in `mouths.plan`; covered: by run, the pictures with an object before the mouth."""
+    """The part of a person.
+
+    source [K]: the picture of the source that each picture of the output shows.  speech [K], allowed [K]: as in
+    `mouths.change`.  covered: by run, the pictures with an object before the mouth.
+    """
     reasons = [usable(person, run, (covered or {}).get(r)) for r, run in enumerate(person.runs)]
     talking = [talks(run, rate_hz) for run in person.runs]
     run_of = np.full(int(source.max(initial=0)) + 1, -1)
@@ -69,7 +74,7 @@ def part(
             continue
         t = source[places] - person.runs[r].start
         at[places] = len(passages)
-        what = plan(reasons[r][t], talking[r][t], speech[places], allowed[places], rate_hz)
+        what = change(reasons[r][t], talking[r][t], speech[places], allowed[places], rate_hz)
         passages.append(Passage(r, int(places[0]), t, what))
     return Part(person, key, passages, at)
 
@@ -81,6 +86,6 @@ def active(parts: Sequence[Part], k: int) -> list[tuple[Part, Passage, int]]:
         if one.at[k] >= 0:
             passage = one.passages[one.at[k]]
             place = k - passage.first
-            if passage.plan.pixels[place] > 0:
+            if passage.change.pixels[place] > 0:
                 found.append((one, passage, place))
     return found

@@ -50,7 +50,9 @@ def _frames(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """Whole frames [640]; silence completes the last."""
     rest = np.zeros(0, np.float32)
     for block in itertools.chain(blocks, (None,)):
-        rest = np.concatenate([rest, np.zeros(-len(rest) % SPEECH_SAMPLES_PER_FRAME, np.float32) if block is None else block])
+        rest = np.concatenate(
+            [rest, np.zeros(-len(rest) % SPEECH_SAMPLES_PER_FRAME, np.float32) if block is None else block]
+        )
         whole = len(rest) // SPEECH_SAMPLES_PER_FRAME * SPEECH_SAMPLES_PER_FRAME
         yield from rest[:whole].reshape(-1, SPEECH_SAMPLES_PER_FRAME)
         rest = rest[whole:]

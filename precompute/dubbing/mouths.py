@@ -16,7 +16,11 @@ MAX_LIP_ERROR_PX = 6.0  # of the 256 px crop
 MAX_ERRORS = 3.0  # of the person's median
 RAMP_S = 0.16  # from a picture's own mouth to the new one
 FADE = 0.4  # of the ramp: the pixels fade in that part, the lips move over the whole
-TALK_S, TALK_RANGE, TALK_OPEN = 0.5, 0.03, 0.05  # motion of the lips within that time, and their opening, in model units
+TALK_S, TALK_RANGE, TALK_OPEN = (
+    0.5,
+    0.03,
+    0.05,
+)  # motion of the lips within that time, and their opening, in model units
 TALK_PAUSE_S = 0.6  # a shorter pause belongs to the talk
 
 KEPT = ("turned", "small", "unsure", "covered", "passage", "at rest")
@@ -25,7 +29,7 @@ before the mouth, outside --from and --to, and nothing to say and nothing to clo
 
 
 @dataclass(frozen=True)
-class Plan:
+class Change:
     """For each picture [T] of a run: `lips` in [0, 1], how far the new lips replace the picture's own; `pixels` in [0, 1],
     the weight of the painted pixels; `kept`, one of KEPT or ``; `closes`: only because the original speaks."""
 
@@ -60,9 +64,7 @@ def talks(run: Run, rate_hz: float) -> np.ndarray:
     return talking
 
 
-def plan(
-    reason: np.ndarray, talking: np.ndarray, speech: np.ndarray, allowed: np.ndarray, rate_hz: float
-) -> Plan:
+def change(reason: np.ndarray, talking: np.ndarray, speech: np.ndarray, allowed: np.ndarray, rate_hz: float) -> Change:
     """What happens to T pictures of one face that are shown one after the other, of one shot.
 
     reason [T]: of `usable`.  talking [T] bool: of `talks`.  speech [T] in [0, 1]: how far new lips follow speech.
@@ -75,7 +77,7 @@ def plan(
     lips = np.minimum(wish, can).clip(0, 1)
     kept = np.where(reason != "", reason, np.where(allowed, "at rest", "passage")).astype("U8")
     kept[lips > 0] = ""
-    return Plan(
+    return Change(
         lips=lips,
         pixels=(lips / FADE).clip(0, 1),
         kept=kept,

@@ -27,14 +27,15 @@ HELD = IN_FLIGHT + 2 * NEIGHBOURS + 2  # pictures of the source in memory
 
 @dataclass(frozen=True)
 class NewMouth:
-    """One face in one picture: picture t of its run, the new lips [V_low, 3], how far they replace the old ones, and the
-    weight of the painted pixels."""
+    """One face in one picture: picture t of its run, the new lips [V_low, 3], how far they replace the old ones, the
+    weight of the painted pixels, and who wants to see the face before and after."""
 
     face: PaintedFace
     t: int
     lips: Tensor
     share: float
     pixels: float
+    saw: Callable[[np.ndarray, np.ndarray], None] | None = None
 
 
 class Window:
@@ -57,13 +58,20 @@ class PaintedFace:
     """A face through one run: the painter, whose base frames are the squares around the face in the source's pictures."""
 
     def __init__(
-        self, run: Run, stop: int, size: tuple[int, int], bank: Bank, window: Window, model: MorphableModel, backend: Backend
+        self,
+        run: Run,
+        stop: int,
+        size: tuple[int, int],
+        bank: Bank,
+        window: Window,
+        model: MorphableModel,
+        backend: Backend,
     ):
         """stop: the first picture of the source that is never read.  size: (width, height) of upright pictures."""
         self._run, self._window = run, window
         count = min(len(run), stop - run.start)
         self._boxes = boxes(run.crop[:count], size)
-        crop = run.crop[:count] - np.pad(self._boxes[:, :2], ((0, 0), (0, 1))).astype(np.int32)
+        crop: np.ndarray = run.crop[:count] - np.pad(self._boxes[:, :2], ((0, 0), (0, 1))).astype(np.int32)
         video = FittedVideo(
             read=self._read,
             alpha=run.alpha[:count],
@@ -82,6 +90,8 @@ class PaintedFace:
         full = region.rgb.copy()
         rows, columns = _inside(region, box)
         full[rows, columns] = painted
+        if mouth.saw is not None:
+            mouth.saw(region.rgb[rows, columns], painted)
         return region, full, mouth.pixels
 
     def _region(self, picture: Picture, t: int) -> Region:

@@ -107,7 +107,7 @@ def people(
     work = [(i, piece) for i, group in enumerate(groups) for track in group for piece in _pieces(faces, track)]
     runs: list[list[Run]] = [[] for _ in groups]
     with torch_threads(1), ThreadPoolExecutor(2, thread_name_prefix="fit") as pool:
-        fitted = pool.map(lambda entry: _fitted(faces, *entry[1], model), work)
+        fitted = pool.map(lambda entry: _fitted(faces, entry[1], model), work)
         for done, ((group, _), run) in enumerate(zip(work, fitted, strict=True), 1):
             runs[group].append(run)
             on_run(done, len(work))
@@ -151,29 +151,39 @@ def _same_person(faces: Faces, tracks: list[Track]) -> list[list[Track]]:
     return [[known[i][0] for i in np.flatnonzero(labels == label)] for label in np.unique(labels)]
 
 
-def _pieces(faces: Faces, track: Track) -> Iterator[tuple[int, np.ndarray, slice]]:
-    """Stretches of a track without a long gap: the shot, the rows, and the pictures of them that a run takes.
+@dataclass(frozen=True)
+class _Piece:
+    """Rows of one face in a shot, and the pictures from `first` until before `stop` of them that a run takes."""
+
+    shot: int
+    rows: np.ndarray
+    first: int
+    stop: int
+
+
+def _pieces(faces: Faces, track: Track) -> Iterator[_Piece]:
+    """Stretches of a track without a long gap.
 
     Long ones come in pieces that overlap, so that the smoothing of the fit does not see their ends.
     """
     pictures = faces.picture[track.rows]
     gaps = np.flatnonzero(np.diff(pictures) > MAX_GAP + 1) + 1
-    piece, margin = (max(8, round(seconds * faces.rate_hz)) for seconds in (PIECE_S, OVERLAP_S / 2))
+    length, margin = (max(8, round(seconds * faces.rate_hz)) for seconds in (PIECE_S, OVERLAP_S / 2))
     for rows in np.split(track.rows, gaps):
         first, last = int(faces.picture[rows[0]]), int(faces.picture[rows[-1]])
         if last + 1 - first < max(3, MIN_RUN_S * faces.rate_hz):
             continue
-        edges = [*range(first, last + 1, piece)]
-        if len(edges) > 1 and last + 1 - edges[-1] < piece // 4:
+        edges = [*range(first, last + 1, length)]
+        if len(edges) > 1 and last + 1 - edges[-1] < length // 4:
             edges.pop()
         for start, stop in zip(edges, [*edges[1:], last + 1], strict=True):
             inside = rows[(faces.picture[rows] >= start - margin) & (faces.picture[rows] < stop + margin)]
-            yield track.shot, inside, slice(start, stop)
+            yield _Piece(track.shot, inside, start, stop)
 
 
-def _fitted(faces: Faces, shot: int, rows: np.ndarray, use: slice, model: MorphableModel) -> Run:
-    """The fit of a piece, without its margins; both ends must lie between rows."""
-    pictures = faces.picture[rows]
+def _fitted(faces: Faces, piece: _Piece, model: MorphableModel) -> Run:
+    """The fit of a piece, without its margins."""
+    rows, pictures = piece.rows, faces.picture[piece.rows]
     first, count = int(pictures[0]), int(pictures[-1] - pictures[0]) + 1
     points = np.full((count, *faces.points.shape[1:]), np.nan, np.float32)
     points[pictures - first] = faces.points[rows]
@@ -183,10 +193,10 @@ def _fitted(faces: Faces, shot: int, rows: np.ndarray, use: slice, model: Morpha
     points = fill_gaps(points)
     face = fit(points, model, iterations=FIT_ITERATIONS)
     rotation, _, _ = rigid_poses(points[:, :VERTICES], model)
-    kept = slice(max(use.start, first) - first, min(use.stop, first + count) - first)
+    kept = slice(max(piece.first, first) - first, min(piece.stop, first + count) - first)
     alpha, beta = torch.from_numpy(face.alpha[kept]), torch.from_numpy(face.beta[kept])
     return Run(
-        shot=shot,
+        shot=piece.shot,
         start=first + kept.start,
         alpha=alpha,
         beta=beta,

@@ -34,7 +34,7 @@ class Place:
     picture: int
 
 
-def choose_references(person: Person) -> dict[int, list[Place]]:
+def choose(person: Person) -> dict[int, list[Place]]:
     """For each shot of the person the places of its lip references, from the most closed to the most open mouth.
 
     A shot that shows most of the person's mouth openings has references of its own; others borrow from all shots.
@@ -55,6 +55,16 @@ def choose_references(person: Person) -> dict[int, list[Place]]:
             both = list(dict.fromkeys([*mine, *everywhere]))
             chosen[shot] = sorted(both, key=lambda place: person.runs[place.run].opening[place.picture])
     return chosen
+
+
+def portrait(person: Person) -> Place:
+    """The place where the person is seen best: large, sharp and from the front."""
+    scores = [
+        np.where(good, run.face_px * np.sqrt(run.sharpness) * np.cos(np.radians(run.yaw_deg)), -1.0)
+        for run, good in zip(person.runs, person.good, strict=True)
+    ]
+    run = int(np.argmax([score.max() for score in scores]))
+    return Place(run, int(np.argmax(scores[run])))
 
 
 def _evenly(places: Sequence[Place], opening: np.ndarray, count: int) -> list[Place]:
@@ -112,9 +122,13 @@ class Crops:
         sizes = np.concatenate([run.crop[:, 2] for run in person.runs])
         return FINE * CROP_PX if self._best and np.percentile(sizes, 75) >= FINE_FROM_PX else CROP_PX
 
+    def read(self, person: Person, place: Place) -> np.ndarray:
+        """The crop [S, S, 3] uint8 RGB of a place."""
+        return cv2.imread(str(self._path(person, place)))[..., ::-1]
+
     def bank(self, person: Person, shot: int, places: Sequence[Place]) -> Bank:
         """The references of `shot`. Borrowed ones take the colours that the face has in this shot."""
-        images = [cv2.imread(str(self._path(person, place)))[..., ::-1] for place in places]
+        images = [self.read(person, place) for place in places]
         own = [image for p, image in zip(places, images, strict=True) if person.runs[p.run].shot == shot]
         here = _colour(own) if own else None
         matched = [

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 
@@ -43,14 +42,17 @@ def predicted_opening(features: Tensor, person: Person, model: MorphableModel, b
     return np.concatenate(opening) if opening else np.zeros(0, np.float32)
 
 
-def agreement(person: Person, predicted: np.ndarray, faces: Faces) -> Agreement:
-    """The best correlation over small lags of the predicted opening [T] with that seen, over all runs of the person."""
+def agreement(person: Person, predicted: np.ndarray, faces: Faces, offset_s: float = 0.0) -> Agreement:
+    """The best correlation over small lags of the predicted opening [T] with that seen, over all runs of the person.
+
+    offset_s: time of the first sample, from the first picture.
+    """
     seen, at = [], []
     for run in person.runs:
         seen.append(run.opening - run.opening.mean())
-        at.append(faces.seconds(slice(run.start, run.stop)) * FPS)
+        at.append((faces.seconds(slice(run.start, run.stop)) - offset_s) * FPS)
     place, opening = np.concatenate(at), np.concatenate(seen)
-    inside = place < len(predicted) - 1
+    inside = (place >= 0) & (place < len(predicted) - 1)
     if np.count_nonzero(inside) < FPS or not len(predicted):
         return Agreement(0.0, 0)
     best = 0.0
@@ -80,10 +82,10 @@ def turns(people: Sequence[Person], pictures: int, rate_hz: float) -> dict[int, 
             speed = np.abs(np.gradient(run.opening)) if len(run) > 1 else np.zeros(1)
             smooth = uniform_filter1d(speed, window, mode="nearest")
             motion[row, run.start : run.stop] = smooth
-    leading = motion.argmax(0)
+    leading = motion.argmax(0)  # a face that never talks in a run, while its person is heard, is not the one who speaks
     return {person.number: (leading == row) & (motion[row] >= 0) for row, person in enumerate(people)}
 
 
-def silent_runs(person: Person, rate_hz: float) -> list[bool]:
-    """For each run of the person whether the mouth never talks in it: somebody else is heard."""
-    return [not talks(run, rate_hz).any() for run in person.runs]
+def talking_share(person: Person, rate_hz: float) -> float:
+    """The share of the person's pictures in which the mouth talks."""
+    return float(np.concatenate([talks(run, rate_hz) for run in person.runs]).mean())
