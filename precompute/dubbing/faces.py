@@ -138,15 +138,15 @@ def load(folder: Path) -> Faces:
         )
     times = Times.load(folder / TIMES)
     shape = (len(picture), POINTS, 3)
-    on_disk = np.memmap(folder / LANDMARKS, np.float32, "r", shape=shape) if len(picture) else np.zeros(shape, np.float32)
+    points = np.memmap(folder / LANDMARKS, np.float32, "r", shape=shape) if len(picture) else np.zeros(shape)
     return Faces(
-        points=on_disk,
+        points=points,
         picture=picture,
         sharpness=sharpness,
         embedded=embedded,
         embedding=embedding,
         times=times,
-        shots=find_shots(measures, picture, on_disk, rate_hz(times)),
+        shots=find_shots(measures, picture, points, rate_hz(times)),
     )
 
 
@@ -160,8 +160,11 @@ def _distinct(faces: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def find_shots(measures: np.ndarray, picture: np.ndarray, points: np.ndarray, rate_hz: float) -> tuple[slice, ...]:
-    """Shots of P pictures with measures [P, 2] (share of colours that change, mean motion of a thumbnail), cut where the
-    colours of the whole picture change, or where the largest face and the picture jump together."""
+    """Shots of P pictures, cut where the colours of the whole picture change, or where the largest face jumps or vanishes
+    with a jump of the picture.
+
+    measures [P, 2]: share of colours that change, and mean motion of a thumbnail in grey levels.
+    """
     total = len(measures)
     first = np.flatnonzero(np.r_[True, np.diff(picture) > 0]) if len(picture) else np.zeros(0, int)
     centre, height = np.full((total, 2), np.nan), np.full(total, np.nan)

@@ -24,6 +24,7 @@ from engine.backends.cpu import CpuBackend
 from engine.config import Quality
 from engine.errors import NoFaceError, SettingError
 from engine.files import check_output
+from engine.media import FPS
 from engine.models.weights import load_face_model
 from engine.sound_file import SoundFile
 from precompute.dubbing import faces as first_pass
@@ -87,9 +88,8 @@ class Dubbing:
         on_remark: Callable[[Remark], None] = lambda _: None,
     ) -> None:
         self.video, self.output, self.options = video, output, options or Options()
-        check_output(
-            output, tuple(FORMATS), {"video": video, **{f"speech {key}": path for key, path in speech.items()}}
-        )
+        self._inputs = {"video": video, **{f"speech of face {key}": path for key, path in speech.items()}}
+        check_output(output, tuple(FORMATS), self._inputs)
         if self.options.report is not None:
             check_output(self.options.report, (".html",), option="--report")
         self.source = Source(video)
@@ -105,7 +105,6 @@ class Dubbing:
             timing.check(video_s=self.source.duration_s, **self._length)
         self.remarks: dict[Remark, None] = {}
         self._on_remark = on_remark
-        self._inputs = {"video": video, **{f"speech {key}": path for key, path in speech.items()}}
         self._backend = backend or CpuBackend.embedded(quality=self.options.quality)
         self._model = load_face_model()
         self._clock = Clock(progress)
@@ -199,10 +198,8 @@ class Dubbing:
         agreements = [speaker.Agreement(0.0, 0) for _ in people]
         if self.source.has_sound:
             sound = SoundFile(self.video)
-            features = itertools.islice(
-                speech_features(sound.blocks(SPEECH_RATE_HZ), self._backend),
-                HEARD_S * 25 // self._backend.speech_config.step_frames,
-            )
+            steps = HEARD_S * FPS // self._backend.speech_config.step_frames
+            features = itertools.islice(speech_features(sound.blocks(SPEECH_RATE_HZ), self._backend), steps)
             offset_s = (sound.start_s or 0.0) - float(faces.times.origin_s)
             heard = torch.cat(list(features))
             agreements = [
@@ -216,7 +213,7 @@ class Dubbing:
             talking = [speaker.talking_share(person, faces.rate_hz) for person in people]
             best = int(np.argmax(talking))
             if talking[best] < MOSTLY:
-                text = "no face in the video speaks: the original voice is off-screen, and no mouth was changed; choose --face N for one of them"
+                text = "no face speaks in the video, so no mouth was changed; --face N gives the speech to one of them"
                 self.remark(Remark("off-screen", text))
                 return []
             numbers = [people[best].number]

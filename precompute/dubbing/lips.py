@@ -71,7 +71,8 @@ def speech_features(blocks: Iterable[np.ndarray], backend: Backend) -> Iterator[
 class Lips:
     """Lips over time, asked for forwards. Holds a few frames, whatever the length of the speech.
 
-    features: as `speech_features` makes them.  share: `share_of_speech`.  template [V, 3], style [D], rest [V_low, 3] of the person.
+    features: as `speech_features` makes them.  share: of `share_of_speech`.  template [V, 3], style [D], rest
+    [V_low, 3]: of the person.
     """
 
     def __init__(

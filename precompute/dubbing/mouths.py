@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy.ndimage import binary_closing, maximum_filter1d, minimum_filter1d
@@ -30,8 +31,8 @@ before the mouth, outside --from and --to, and nothing to say and nothing to clo
 
 @dataclass(frozen=True)
 class Change:
-    """For each picture [T] of a run: `lips` in [0, 1], how far the new lips replace the picture's own; `pixels` in [0, 1],
-    the weight of the painted pixels; `kept`, one of KEPT or ``; `closes`: only because the original speaks."""
+    """For each picture [T]: `lips` in [0, 1], how far the new lips replace the picture's own; `pixels` in [0, 1], the
+    weight of the painted pixels; `kept`, one of KEPT or ``; `closes`: only because the original speaks."""
 
     lips: np.ndarray
     pixels: np.ndarray
@@ -97,4 +98,4 @@ def _distance(mask: np.ndarray) -> np.ndarray:
 def stretches(reasons: Sequence[str], start: int) -> list[tuple[int, int, str]]:
     """(first, last + 1, reason) of consecutive pictures with one reason, from picture `start` on."""
     edges = [0, *(i for i in range(1, len(reasons)) if reasons[i] != reasons[i - 1]), len(reasons)]
-    return [(start + a, start + b, str(reasons[a])) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+    return [(start + a, start + b, str(reasons[a])) for a, b in pairwise(edges) if b > a]

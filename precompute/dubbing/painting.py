@@ -55,7 +55,7 @@ class Window:
 
 
 class PaintedFace:
-    """A face through one run: the painter, whose base frames are the squares around the face in the source's pictures."""
+    """A face through one run: a painter whose base frames are the squares around the face in the source's pictures."""
 
     def __init__(
         self,

@@ -1,5 +1,5 @@
-"""The people of a video: their tracks through all shots by the identity of the face, each fitted, with one mouth at rest
-and one style for all of them."""
+"""The people of a video: the tracks of each through all shots, found by the identity of the face and fitted, with one
+mouth at rest and one style."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def _person(number: int, runs: list[Run], model: MorphableModel, backend: Backen
 
 
 def boxes(crop: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Crops [..., 3] (left, top, size) as left, top, right, bottom [..., 4], clipped to pictures of size (width, height)."""
+    """Crops [..., 3] (left, top, size) to left, top, right, bottom [..., 4] within a picture of (width, height)."""
     left, top, side = np.moveaxis(crop.astype(np.int64), -1, 0)
     width, height = size
     edges = left.clip(0, width - 2), top.clip(0, height - 2), (left + side).clip(2, width), (top + side).clip(2, height)

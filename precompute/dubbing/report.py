@@ -41,7 +41,8 @@ Saw = Callable[[np.ndarray, np.ndarray], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Face:
-    """One person. seconds: in the picture.  speaks: the keys of the speeches given to this face; changed: pictures with a new mouth."""
+    """One person. seconds: in the picture.  speaks: the keys of the speeches that this face was given.  changed:
+    pictures of the output with a new mouth."""
 
     number: int
     seconds: float
@@ -72,8 +73,8 @@ class Kept:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """pictures: of the output.  changed: those with a new mouth; closed: of these, those in which it only closes, because the original
-    speaks and the new speech is silent.  kept: stretches of a face that speaks, longer than a moment."""
+    """pictures: of the output.  changed: those with a new mouth; closed: those in which it only closes, because the
+    original speaks and the new speech is silent."""
 
     output: str
     seconds: float

@@ -1,4 +1,4 @@
-"""The speaker of a video: the face whose mouth moves as the lips do that the networks predict for its original sound."""
+"""The speaker of a video: the face whose mouth moves as the networks predict it for the original sound."""
 
 from __future__ import annotations
 

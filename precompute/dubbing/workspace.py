@@ -20,7 +20,7 @@ FACTS = "video.json"
 class Workspace:
     """`OUT.parts`, locked while it is open.
 
-    resumed: it holds the work of an earlier run on the same video.  keep: whether it stays after an exception; otherwise it goes.
+    resumed: it holds the work of an earlier run on the same video.  keep: whether it stays, else it is removed.
 
     Raises OutputError where another run is at work in it, or it cannot be written.
     """
