@@ -160,8 +160,8 @@ def _distinct(faces: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def find_shots(measures: np.ndarray, picture: np.ndarray, points: np.ndarray, rate_hz: float) -> tuple[slice, ...]:
-    """Shots of P pictures, cut where the colours of the whole picture change, or where the largest face jumps or vanishes
-    with a jump of the picture.
+    """Shots of P pictures, cut where the colours of the whole picture change, or where the picture jumps and the largest
+    face jumps or vanishes.
 
     measures [P, 2]: share of colours that change, and mean motion of a thumbnail in grey levels.
     """

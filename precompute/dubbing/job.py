@@ -26,6 +26,7 @@ from engine.errors import NoFaceError, SettingError
 from engine.files import check_output
 from engine.media import FPS
 from engine.models.weights import load_face_model
+from engine.paint.references import NEIGHBOURS
 from engine.sound_file import SoundFile
 from precompute.dubbing import faces as first_pass
 from precompute.dubbing import people as fitting
@@ -122,11 +123,11 @@ class Dubbing:
             parts = self.cast(faces, people, plan)
             crops, chosen = self.take_references(space, people, parts)
             samples = Samples(plan, parts)
-            encoded = Parts(space.folder, plan, self.encoding, job=space.key(self.options), resume=self.options.resume)
-            pictures = self.paint(faces, plan, parts, crops, chosen, encoded, samples)
-            for done in encoded.write(pictures):
-                self._clock.tell("pictures", done, len(plan))
-            self.finish(plan, encoded)
+            key = space.key(self.options)
+            with Parts(space.folder / "pictures", plan, self.encoding, job=key, resume=space.resumed) as encoded:
+                for done in encoded.write(self.paint(plan, parts, crops, chosen, encoded.next, samples)):
+                    self._clock.tell("pictures", done, len(plan))
+                self.finish(plan, encoded)
             report = Report.of(self.output, faces, plan, people, parts, tuple(self.remarks))
             if self.options.report is not None:
                 portraits = {person.number: crops.read(person, portrait(person)) for person in people}
@@ -239,20 +240,19 @@ class Dubbing:
 
     def paint(
         self,
-        faces: Faces,
         plan: Plan,
         parts: list[Part],
         crops: Crops,
         chosen: Mapping[int, Mapping[int, list[Place]]],
-        encoded: Parts,
+        begin: int,
         samples: Samples,
     ) -> Iterator[av.VideoFrame]:
-        """The frames of the output behind those that are encoded."""
+        """The frames of the output from picture `begin` on."""
         window = Window()
         painters: dict[int, tuple[int, PaintedFace]] = {}
         lips = self._lips(parts)
         times, durations = plan.seconds()
-        begin, stop = float(plan.passage_s[0]), int(plan.sources.max()) + 1
+        speech_s, stop = float(plan.passage_s[0]), int(plan.sources.max()) + 1
 
         def face(one: Part, index: int) -> PaintedFace:
             held = painters.get(one.person.number)
@@ -265,8 +265,8 @@ class Dubbing:
 
         def mouths(k: int, picture: Picture) -> list[NewMouth]:
             made = []
-            for one, passage, place in active(parts, k) if k >= encoded.next else ():
-                new = lips[one.speech, one.person.number].at(times[k] - begin, durations[k])
+            for one, passage, place in active(parts, k) if k >= begin else ():
+                new = lips[one.speech, one.person.number].at(times[k] - speech_s, durations[k])
                 change = passage.change
                 made.append(
                     NewMouth(
@@ -280,10 +280,10 @@ class Dubbing:
                 )
             return made
 
-        first = max(0, encoded.next - 2)
+        first = max(0, begin - NEIGHBOURS)
         pictures = (picture for _, picture in ahead(plan.pictures(self.source, first), READ_AHEAD))
         frames = paint(pictures, mouths, window, self._backend.workers, first)
-        return itertools.islice(frames, encoded.next - first, None)
+        return itertools.islice(frames, begin - first, None)
 
     def _lips(self, parts: list[Part]) -> dict[tuple[str, int], Lips]:
         made = {}

@@ -80,6 +80,11 @@ class Plan:
             None,
         )
 
+    def seconds(self) -> tuple[np.ndarray, np.ndarray]:
+        """When each picture begins, and how long it is shown: [N] float64 each."""
+        ticks = np.append(self.ticks, self.end) * float(self.time_base)
+        return ticks[:-1], np.diff(ticks)
+
     @property
     def whole(self) -> bool:
         """Whether the passage is the whole output."""

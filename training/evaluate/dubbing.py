@@ -1,9 +1,9 @@
 """Figures of dubbing on unseen people: pictures whose mouth was exchanged get back the mouth of the recording.
 
-A clip is enrolled on one half and judged on the other, both ways. The judged video is made from the recording: every picture
-gets the mouth of another time, from references of the enrolled half. It is encoded, and dubbed as a user's video is: its
-faces are found and fitted again, and the lips of the recording are painted into it, from references of the enrolled half. So
-the truth is the recording itself, and no picture that shows the wanted mouth is among the references.
+A clip is enrolled on one half and judged on the other, both ways. The judged video is made from the recording: every
+picture gets the mouth of another time, from references of the enrolled half. It is encoded, and dubbed as a user's
+video is: its faces are found and fitted again, and the lips of the recording are painted into it, from references of
+the enrolled half. So the truth is the recording itself, and no picture with the wanted mouth is among the references.
 
 - psnr, lpips, dists: of the mouth box (MOUTH_GROWTH times the width of the lips), resized to BOX_PX.
 - texture: mean squared high-pass inside the inner lips, where they are open, against the truth's.
@@ -52,13 +52,15 @@ from precompute.frame_size import scan_size
 from precompute.track import track
 from training.data.clips import Clip, read_manifest
 from training.evaluate.dists import Dists
-from training.evaluate.flicker import Flicker, Sequence as Shown
+from training.evaluate.flicker import Flicker
+from training.evaluate.flicker import Sequence as Shown
 from training.evaluate.measures import mouth_cavity, psnr, signed
 from training.renderer.lpips import Lpips
 
 log = logging.getLogger(__name__)
 
-MIN_FRAMES, MAX_FRAMES = 40, 100  # of a half; more are not judged
+MIN_FRAMES, MAX_FRAMES = 40, 60  # of a half; more are not judged
+CLIPS_PER_PERSON = 2  # the longest
 MIN_FACE_PX = 100
 BOX_PX, MOUTH_GROWTH = 128, 1.5
 FINE_PX = 512  # of the crop in which pictures are measured
@@ -331,7 +333,7 @@ def evaluate(data: Path, runs: Path, out: Path) -> dict[str, Any]:
     `out`/dubbing-NAME.png: recording, judged video and result."""
     backend, model = CpuBackend.embedded(quality="best"), load_face_model()
     judge = Judge(backend, model)
-    clips = [c for c in read_manifest(data) if c.split == "val" and c.kind == "real" and c.face_px >= MIN_FACE_PX]
+    clips = _longest([c for c in read_manifest(data) if c.split == "val" and c.kind == "real"])
     out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for clip in progress(clips, "clips"):
@@ -343,6 +345,15 @@ def evaluate(data: Path, runs: Path, out: Path) -> dict[str, Any]:
     report = {"halves": len(rows), "people": len({row["identity"] for row in rows}), **_means(rows), "each": rows}
     (out / "dubbing.json").write_text(json.dumps(report, indent=2) + "\n")
     return report
+
+
+def _longest(clips: list[Clip]) -> list[Clip]:
+    """The longest clips with a large face, CLIPS_PER_PERSON of each person."""
+    chosen: dict[str, list[Clip]] = defaultdict(list)
+    for clip in sorted(clips, key=lambda clip: -clip.duration_s):
+        if clip.face_px >= MIN_FACE_PX and len(chosen[clip.identity]) < CLIPS_PER_PERSON:
+            chosen[clip.identity].append(clip)
+    return [clip for clips in chosen.values() for clip in clips]
 
 
 def _means(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
