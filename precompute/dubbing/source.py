@@ -21,6 +21,7 @@ from engine.media import FPS
 from precompute.video import Upright, interlacing_of, open_video, orientation, progressive, video_stream
 
 MISSING = np.iinfo(np.int64).min  # a time stamp that the file lacks
+MAX_PAUSE_S = 600  # that a picture stands; a longer gap is a jump of the time stamps
 MAX_BAD_READS = 100  # in a row: the container cannot be read any further
 CUT_OFF_S, CUT_OFF_SHARE = 0.5, 0.02  # the video ends earlier than stated by more than both
 MOST = 0.5  # of the stated length: with less, the file is refused
@@ -129,7 +130,7 @@ class Source:
     def __init__(self, path: Path, times: Times | None = None):
         self.path, self.times = path, times
         self._remarks: dict[Remark, None] = {}
-        self._origin_s: float | None = None  # the first frame's time in the container
+        self._origin_s = 0.0  # the first frame's time in the container
         self._interlacing = interlacing_of(path)
         with open_video(path) as container:
             stream = video_stream(container, path)
@@ -138,12 +139,13 @@ class Source:
             self.rate = stream.average_rate or stream.guessed_rate or Fraction(FPS)
             self.time_base = Fraction(1, (stream.time_base or Fraction(1, 90_000)).denominator)
             whole_s = container.duration / av.time_base if container.duration else 0.0
-            self._stated_s = _stated_s(stream)
-            self.duration_s = self._stated_s or whole_s
-            self.frames_estimate = stream.frames or max(1, round(self.duration_s * self.rate))
             first = next(self._decoded(container, stream), None)
             if first is None:
                 raise CorruptVideoError(f"{path}: holds no frame that decodes; export the video again")
+            self._origin_s = first.time or 0.0
+            self._stated_s = _stated_s(stream, self._origin_s)
+            self.duration_s = self._stated_s or whole_s
+            self.frames_estimate = stream.frames or max(1, round(self.duration_s * self.rate))
             aspect = Fraction(stream.sample_aspect_ratio or 1) or Fraction(1)
         self.display = Display(first.width, first.height, aspect, *orientation(first))
         self.width, self.height, self.upright_size = first.width, first.height, self.display.size
@@ -178,7 +180,11 @@ class Source:
         usual = max(1, round(1 / (self.rate * self.time_base)))
         held: av.VideoFrame | None = None
         with open_video(self.path) as container:
-            for tick, stamp, frame in self._timed(self._whole(container), usual):
+            stream = video_stream(container, self.path)
+            frames = self._checked(self._decoded(container, stream))
+            if self._interlacing:
+                frames = progressive(frames, self._interlacing)
+            for tick, stamp, frame in self._timed(self._kept(frames), usual):
                 if held is not None:
                     yield self._picture(len(ticks) - 1, ticks[-1], tick, held)
                 ticks.append(tick)
@@ -197,13 +203,13 @@ class Source:
 
     def _timed(self, frames: Iterator[av.VideoFrame], usual: int) -> Iterator[tuple[int, int, av.VideoFrame]]:
         """Each frame behind its tick and its stamp. `usual`: ticks between two frames."""
-        clock = _Clock(usual)
+        clock = _Clock(usual, MAX_PAUSE_S * self.time_base.denominator)
         for frame, following in pairwise(itertools.chain(frames, [None])):
             assert frame is not None
             stamp = self._stamp(frame)
             jumped = clock.advance(stamp, self._stamp(following) if following else None)
             if jumped:
-                text = f"the time stamps jump back by {float(jumped * self.time_base):.2f} s; the pictures go on"
+                text = f"the time stamps jump by {float(jumped * self.time_base):.2f} s; the pictures go on"
                 self._remark("time-jump", text, float(clock.now * self.time_base))
             yield clock.now, MISSING if stamp is None else stamp, frame
 
@@ -241,7 +247,7 @@ class Source:
             except FFmpegError:
                 return
             number = start
-            for frame in self._whole(container):
+            for frame in self._kept(self._decoded(container, stream)):
                 found = self._stamp(frame)
                 if found is None or found < times.stamps[number]:
                     continue
@@ -255,12 +261,8 @@ class Source:
                 if number == len(times):
                     return
 
-    def _whole(self, container: av.container.InputContainer) -> Iterator[av.VideoFrame]:
-        """All frames that decode, deinterlaced if need be, in one of the kept pixel formats."""
-        stream = video_stream(container, self.path)
-        frames = self._decoded(container, stream)
-        if self._interlacing:
-            frames = progressive(frames, self._interlacing)
+    def _kept(self, frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+        """The frames in one of the kept pixel formats. Raises CorruptVideoError where their size changes."""
         for frame in frames:
             if (frame.width, frame.height) != (self.width, self.height):
                 raise CorruptVideoError(
@@ -272,7 +274,7 @@ class Source:
 
     def _decoded(self, container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
         """All frames that decode; decoding goes on behind a packet that does not."""
-        bad, reached_s = 0, 0.0
+        bad = 0
         while bad < MAX_BAD_READS:
             try:
                 for packet in container.demux(stream):
@@ -280,20 +282,20 @@ class Source:
                     try:
                         frames = packet.decode()
                     except FFmpegError:
-                        self._remark("damaged", "pictures do not decode; those before them stay longer", reached_s)
+                        at_s = float((packet.pts or packet.dts or 0) * packet.time_base) - self._origin_s
+                        self._remark("damaged", "pictures do not decode; those before them stay longer", at_s)
                         continue
-                    for frame in frames:
-                        if frame.time is not None:
-                            self._origin_s = frame.time if self._origin_s is None else self._origin_s
-                            reached_s = max(reached_s, frame.time - self._origin_s)
-                        yield frame
-                break
+                    yield from frames
+                return
             except FFmpegError:
                 bad += 1
-        stated_s = self._stated_s or (self.duration_s if bad else 0.0)
-        self._check_end(reached_s, stated_s)
 
-    def _check_end(self, reached_s: float, stated_s: float) -> None:
+    def _checked(self, frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+        """The frames, and at their end a remark if the video is cut off; CorruptVideoError if most of it is missing."""
+        reached_s, stated_s = 0.0, self._stated_s
+        for frame in frames:
+            reached_s = reached_s if frame.time is None else max(reached_s, frame.time - self._origin_s)
+            yield frame
         if stated_s - reached_s <= max(CUT_OFF_S, CUT_OFF_SHARE * stated_s):
             return
         if reached_s < MOST * stated_s:
@@ -327,15 +329,15 @@ class Source:
 
 class _Clock:
     """Ticks of frames from 0, strictly increasing. Stamps of the file hold but where they are missing, repeat, jump
-    back or are wrong for one frame; a longer gap is a picture that stands, as players show it."""
+    back or far ahead, or are wrong for one frame; a gap of minutes is a picture that stands, as players show it."""
 
-    def __init__(self, usual: int):
-        self._usual = usual  # ticks between two frames
+    def __init__(self, usual: int, longest: int):
+        self._usual, self._longest = usual, longest  # ticks between two frames
         self._stamp: int | None = None
         self.now = 0
 
     def advance(self, stamp: int | None, following: int | None) -> int:
-        """Advance to the frame with `stamp`, which one with `following` follows. Returns the ticks jumped back."""
+        """Advance to the frame with `stamp`, which one with `following` follows. Returns the ticks jumped over."""
         if self._stamp is None:
             self._stamp = stamp or 0
             return 0
@@ -345,22 +347,22 @@ class _Clock:
                 stamp = min(before + self._usual, max(before + 1, (before + following) // 2))
         elif stamp is None:
             stamp = before + self._usual
-        if stamp > before:
+        if before < stamp <= before + self._longest:
             self.now += stamp - before
         else:
-            self.now, jumped = self.now + self._usual, before - stamp
+            self.now, jumped = self.now + self._usual, stamp - before
         self._stamp = stamp
         return jumped
 
 
-def _stated_s(stream: av.VideoStream) -> float:
-    """The video stream's length by the container; 0 where it does not state it."""
+def _stated_s(stream: av.VideoStream, origin_s: float) -> float:
+    """The video stream's length by the container, with its first frame at `origin_s`; 0 where it does not state it."""
     if stream.duration:
         return float(stream.duration * (stream.time_base or 0))
     hours, _, rest = stream.metadata.get("DURATION", "").partition(":")  # Matroska's: 00:01:02.500000000
     minutes, _, seconds = rest.partition(":")
     try:
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds) - origin_s
     except ValueError:
         return 0.0
 
