@@ -110,5 +110,5 @@ def test_dists_is_nothing_for_the_truth_and_grows_with_blur(mouth):
     dists, image = Dists(), mouth[0][64:128, 64:128]
     truth, soft, softer = (signed(x)[None] for x in (image, *(cv2.GaussianBlur(image, (0, 0), s) for s in (1, 4))))
     with torch.inference_mode():
-        same, near, far = (float(dists.compare(other, truth)) for other in (truth, soft, softer))
+        same, near, far = (float(dists(other, truth)) for other in (truth, soft, softer))
     assert abs(same) < 1e-5 < near < far

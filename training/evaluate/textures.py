@@ -73,7 +73,7 @@ class MouthTextures:
     sheets: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._dists, self._lpips, self._flicker = Dists().eval(), Lpips(), Flicker(self.model)
+        self._dists, self._lpips, self._flicker = Dists(), Lpips(), Flicker(self.model)
 
     def measure(self, faces: ClipFaces) -> None:
         """Both directions of a clip that has two stretches of frames."""
@@ -115,7 +115,7 @@ class MouthTextures:
                 mouth_box(sequence.crops[i], sequence.shapes[i].mesh) for sequence in (ours, truth)
             )
             pair = [signed(image)[None] for image in (box, true_box)]
-            dists.append(float(self._dists.compare(*pair)))
+            dists.append(float(self._dists(*pair)))
             lpips.append(float(self._lpips(*pair)))
             if min(cavity.sum(), true_cavity.sum()) >= MIN_CAVITY_PX:
                 energies.append((detail(box, cavity), detail(true_box, true_cavity)))
