@@ -107,12 +107,15 @@ class Geometry(_Command):
     steps: int = 1000
     share: float = 1.0
     """Share of the training people, for a learning curve. Below 1 the weights go to geometry-PERCENT.safetensors."""
+    start: Path | None = None
+    """Weights to continue from, trained on the same speech encoder, for instance where data was added."""
     install: bool = False
 
     def run(self) -> None:
         from training.geometry.train import train
 
-        _install(train(self.data, self.runs, steps=self.steps, share=self.share), "geometry", self.install)
+        weights = train(self.data, self.runs, steps=self.steps, share=self.share, start=self.start)
+        _install(weights, "geometry", self.install)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from engine.avatar.avatar import Avatar
 from engine.backends.backend import Backend
 from engine.backends.cpu import CpuBackend
 from engine.backends.select import backend_for
-from engine.config import ComputeConfig
+from engine.config import ComputeConfig, SessionConfig
 from engine.files import check_output, ffmpeg_name, printable, replaced
 from engine.live.pipeline import AvatarPipeline
 from engine.media import FPS, SAMPLE_RATE_HZ
@@ -31,7 +31,13 @@ BT709 = Colorspace.ITU709  # the number of the matrix, primaries and transfer in
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv")  # containers that hold H.264 and AAC
 
 
-def dub(avatar: str | Path, speech: str | Path, output: str | Path, backend: Backend | None = None) -> int:
+def dub(
+    avatar: str | Path,
+    speech: str | Path,
+    output: str | Path,
+    backend: Backend | None = None,
+    config: SessionConfig | None = None,
+) -> int:
     """Write `output`, H.264 and AAC: the avatar speaks the sound file `speech`. Returns the number of frames (25 fps).
 
     backend: the CPU by default; `engine.backends.select.backend_for("auto")` takes a GPU where there is one.
@@ -45,10 +51,10 @@ def dub(avatar: str | Path, speech: str | Path, output: str | Path, backend: Bac
     backend = backend or CpuBackend.embedded()
     pipeline = AvatarPipeline(backend, Avatar.open(avatar, quality=backend.quality), load_face_model())
     with replaced(output) as temporary:
-        return _write(temporary, pipeline, map(float_to_pcm, sound.blocks(SAMPLE_RATE_HZ)))
+        return _write(temporary, pipeline, map(float_to_pcm, sound.blocks(SAMPLE_RATE_HZ)), config)
 
 
-def _write(path: Path, pipeline: AvatarPipeline, pcm: Iterable[np.ndarray]) -> int:
+def _write(path: Path, pipeline: AvatarPipeline, pcm: Iterable[np.ndarray], config: SessionConfig | None) -> int:
     """Write all units of pcm, blocks [N] int16, into the container at `path`; returns the number of frames."""
     frames = 0
     with av.open(ffmpeg_name(path), "w", options={"movflags": "+faststart"}) as container:
@@ -59,7 +65,7 @@ def _write(path: Path, pipeline: AvatarPipeline, pcm: Iterable[np.ndarray]) -> i
         codec.color_range = ColorRange.MPEG
         convert = VideoReformatter()
         audio = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono")
-        for unit in pipeline.speak(pcm):
+        for unit in pipeline.speak(pcm, config):
             picture = convert.reformat(
                 av.VideoFrame.from_ndarray(unit.image, format="rgb24"),
                 format="yuv420p",
@@ -85,11 +91,14 @@ class Dub:
     avatar: tyro.conf.Positional[Path]
     speech: tyro.conf.Positional[Path]
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out.mp4")
+    expressiveness: float = SessionConfig.expressiveness
+    """How far the lips move, 0 to 2: 1 as the speaker's do. Closed lips stay closed."""
     compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
 
     def run(self) -> int:
         began = time.perf_counter()
         backend = backend_for(self.compute.device, self.compute.quality)
-        frames = dub(self.avatar, self.speech, self.output, backend)
+        config = SessionConfig(expressiveness=self.expressiveness)
+        frames = dub(self.avatar, self.speech, self.output, backend, config)
         print(f"{printable(self.output)}: {frames / FPS:.1f} s of video in {time.perf_counter() - began:.1f} s")
         return 0

@@ -10,6 +10,7 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
+from engine.config import SessionConfig
 from engine.live.engine import Engine
 from engine.live.session import Session
 from engine.media import PlaybackFinished
@@ -36,6 +37,8 @@ class Mic:
     """Channels of the microphone or the raw sound: 1 or 2."""
     loudspeaker: str | None = None
     """Play the sound on this device too, a number or a part of its name. Use headphones: a microphone would hear it."""
+    expressiveness: float = SessionConfig.expressiveness
+    """How far the lips move, 0 to 2: 1 as the speaker's do. Closed lips stay closed."""
     port: int = 8080
     """Port of the page, on localhost alone."""
 
@@ -53,7 +56,7 @@ class Mic:
         )
         with StopSignals() as stops:
             async with (
-                Engine({self.avatar.stem: self.avatar}) as engine,
+                Engine({self.avatar.stem: self.avatar}, SessionConfig(expressiveness=self.expressiveness)) as engine,
                 Server(engine, ServerConfig(port=self.port), {}) as server,
             ):
                 await self._speak_from(source, server, stops.first)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from engine.models.geometry import GeometryConfig, GeometryGenerator
 from engine.models.morphable import MorphableModel
+from engine.models.weights import load
 from training.geometry.corpus import Corpus
 from training.geometry.loss import GeometryLoss
 from training.optimisation import Optimisation
@@ -34,10 +35,15 @@ def fit_generator(
     steps: int,
     batch: int = 24,
     rate: float = 1e-3,
+    start: Path | None = None,
 ) -> GeometryGenerator:
-    """Train a generator on the corpus; resumes from `checkpoint`; returns the averaged weights."""
-    generator = GeometryGenerator(GeometryConfig(features=features))
-    generator.start_from(model)
+    """Train a generator on the corpus, from the weights in `start` or from the face model; resumes from `checkpoint`;
+    returns the averaged weights."""
+    if start is None:
+        generator = GeometryGenerator(GeometryConfig(features=features))
+        generator.start_from(model)
+    else:
+        generator = load(GeometryGenerator, GeometryConfig, start).requires_grad_(True)
     optimisation = Optimisation(
         generator, checkpoint, steps=steps, learning_rate=rate, weight_decay=0.05, average_decay=0.99
     )

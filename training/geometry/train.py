@@ -28,6 +28,7 @@ from training.speech.phonemes import BILABIALS, OPEN_VOWELS, load_spoken, speak_
 log = logging.getLogger(__name__)
 
 LEAD_FRAMES, RELEASE_FRAMES = 10, 24  # silence put before and after each clip
+RATE = 1e-3
 CLOSING_FRAMES = 6  # time for the mouth to reach its rest after the last sound
 
 
@@ -125,8 +126,19 @@ def _sentence_items(runs: Path, speech: Path, components: int) -> list[Item]:
     return items
 
 
-def train(data: Path, runs: Path, *, steps: int = 1000, batch: int = 28, share: float = 1.0, seed: int = 0) -> Path:
+def train(
+    data: Path,
+    runs: Path,
+    *,
+    steps: int = 1000,
+    batch: int = 28,
+    share: float = 1.0,
+    start: Path | None = None,
+    seed: int = 0,
+) -> Path:
     """Train the generator on `runs/speech.safetensors`' features; returns `runs/geometry.safetensors`.
+
+    start: weights to continue from, at a third of the learning rate; they must belong to the same speech encoder.
 
     Estimates the offsets first where `runs/offsets.csv` is missing. Every part resumes where it was stopped. With a
     `share` below 1 only that share of the people is used (for a learning curve), and the file is named after it.
@@ -142,9 +154,13 @@ def train(data: Path, runs: Path, *, steps: int = 1000, batch: int = 28, share: 
     speak_all(runs)
     corpus = Corpus(examples, items, model, seed, _sentence_items(runs, speech, items[0].beta.shape[1]))
     suffix = "" if share == 1 else f"-{round(100 * share)}"
-    checkpoint = runs / "geometry" / f"train-{fingerprint(speech)}{suffix}.pt"
+    begun = "" if start is None else f"-from-{fingerprint(start)}"
+    checkpoint = runs / "geometry" / f"train-{fingerprint(speech)}{begun}{suffix}.pt"
     features = items[0].features.shape[1]
-    generator = fit_generator(corpus, model, checkpoint, features=features, steps=steps, batch=batch)
+    rate = RATE if start is None else RATE / 3
+    generator = fit_generator(
+        corpus, model, checkpoint, features=features, steps=steps, batch=batch, rate=rate, start=start
+    )
     frames = sum(len(item.beta) for item in items)
     facts = {"speech": fingerprint(speech), "clips": str(len(items)), "frames": str(frames), "steps": str(steps)}
     path = runs / f"geometry{suffix}.safetensors"
