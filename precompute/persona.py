@@ -22,13 +22,13 @@ from engine.models.speech import FRAME_SAMPLES, Samples, windows_of
 from precompute.synchrony import high_pass, lag_curve, peak
 
 MAX_FRAMES = 1500  # a minute; more does not change the map
-MIN_SPEECH_S, HALF_TRUST_S = 2.0, 1.0  # a map from less speech is left out; one from HALF_TRUST_S would count half
+MIN_SPEECH_S, HALF_TRUST_S = 2.0, 0.5  # a map from less speech is left out; one from HALF_TRUST_S would count half
 LOUD_SHARE = 0.1  # of the level of the loudest tenth
 NEAR_SPEECH_FRAMES = 5  # lips move before and after the sound
 # Of clips with another person's sound one in twenty reaches a correlation of MATCH / sqrt(frames) (training log).
 MATCH = 3.8
-REGULARISATION = 0.15  # of the mean predicted variance
-MAX_GAIN = 3.0  # speech hardly tells components that need more, so they would be noise
+REGULARISATION = 0.1  # of the mean predicted variance
+MAX_GAIN = 4.0  # speech hardly tells components that need more, so they would be noise
 DRIFT_SHARE = 0.25  # of the shift of the mean beside its opening: smiles pass
 
 
