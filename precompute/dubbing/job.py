@@ -121,6 +121,7 @@ class Dubbing:
             plan = timing.plan(faces.times, **self._length)
             people = self.fit(faces)
             parts = self.cast(faces, people, plan)
+            space.keep = True  # what follows is work, and no longer the user's choices
             crops, chosen = self.take_references(space, people, parts)
             samples = Samples(plan, parts)
             key = space.key(self.options)
@@ -148,7 +149,6 @@ class Dubbing:
                 space.folder,
                 lambda done: self._clock.tell("faces", done, max(done, total)),
             )
-        space.keep = True
         self._clock.tell("faces", len(faces.times), len(faces.times))
         for remark in (*self.encoding.remarks, *self.source.remarks):
             self.remark(remark)
