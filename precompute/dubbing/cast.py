@@ -5,7 +5,7 @@ The output's pictures are numbered k = 0 … K - 1; each shows a picture of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,14 +52,13 @@ def part(
     speech: np.ndarray,
     allowed: np.ndarray,
     rate_hz: float,
-    covered: Mapping[int, np.ndarray] | None = None,
 ) -> Part:
     """The part of a person.
 
     source [K]: the picture of the source that each picture of the output shows.  speech [K], allowed [K]: as in
-    `mouths.change`.  covered: by run, the pictures with an object before the mouth.
+    `mouths.change`.
     """
-    reasons = [usable(person, run, (covered or {}).get(r)) for r, run in enumerate(person.runs)]
+    reasons = [usable(person, run) for run in person.runs]
     talking = [talks(run, rate_hz) for run in person.runs]
     run_of = np.full(int(source.max(initial=0)) + 1, -1)
     for r, run in enumerate(person.runs):

@@ -19,6 +19,7 @@ from precompute.assessment import CUT_CHANGE, JUMP
 from precompute.dubbing.ahead import ahead
 from precompute.dubbing.source import Source, Times
 from precompute.identity import Identity
+from precompute.occlusion import Occlusion
 from precompute.scan import THUMBNAIL, colours, face_height, is_apart, sharpness_and_brightness
 from precompute.track import POINTS, FaceTracker
 
@@ -40,13 +41,14 @@ class Faces:
     """What the first pass has found in P pictures with R faces.
 
     points [R, 478, 3] float32: landmarks in upright pixels of the source, on disk.  picture [R] int: where each face
-    is, in order.  sharpness [R]: variance of the Laplacian.  embedding [E, 128] of the faces `embedded` [E].
+    is, in order.  sharpness [R]: variance of the Laplacian.  covered [R]: share of the lips behind an object.  embedding [E, 128] of the faces `embedded` [E].
     times: of the pictures.  shots: slices of the pictures.
     """
 
     points: np.ndarray
     picture: np.ndarray
     sharpness: np.ndarray
+    covered: np.ndarray
     embedded: np.ndarray
     embedding: np.ndarray
     times: Times
@@ -84,7 +86,8 @@ def scan(
     Raises WeightsError without the network of identities, CorruptVideoError.
     """
     identity = Identity()
-    rows: list[tuple[int, float]] = []
+    occlusion = Occlusion()
+    rows: list[tuple[int, float, float]] = []
     measures: list[tuple[float, float]] = []
     embedded: dict[int, np.ndarray] = {}
     every, look_at = max(1, round(IDENTITY_S * source.rate)), SETTLED
@@ -102,17 +105,18 @@ def scan(
             for face in _distinct(tracker.detect(image)):
                 if number % every == 0 or number == look_at:
                     embedded[len(rows)] = identity.embed(image, face)
-                rows.append((number, sharpness_and_brightness(image, face)[0]))
+                rows.append((number, sharpness_and_brightness(image, face)[0], occlusion.share(image, face)))
                 (face * to_source).astype(np.float32).tofile(file)
             measures.append((change, motion))
             on_picture(number + 1)
-    table = np.array(rows, np.float64).reshape(-1, 2)
+    table = np.array(rows, np.float64).reshape(-1, 3)
     assert source.times is not None
     source.times.save(folder / TIMES)
     np.savez(
         folder / MEASURES,
         picture=table[:, 0].astype(np.int64),
         sharpness=table[:, 1].astype(np.float32),
+        covered=table[:, 2].astype(np.float32),
         embedded=np.array(list(embedded), np.int64),
         embedding=np.array(list(embedded.values()), np.float32).reshape(-1, 128),
         measures=np.array(measures, np.float32).reshape(-1, 2),
@@ -133,8 +137,8 @@ def is_complete(folder: Path) -> bool:
 def load(folder: Path) -> Faces:
     """The result of an earlier `scan` in `folder`."""
     with np.load(folder / MEASURES, allow_pickle=False) as stored:
-        picture, sharpness, embedded, embedding, measures = (
-            stored[name] for name in ("picture", "sharpness", "embedded", "embedding", "measures")
+        picture, sharpness, covered, embedded, embedding, measures = (
+            stored[name] for name in ("picture", "sharpness", "covered", "embedded", "embedding", "measures")
         )
     times = Times.load(folder / TIMES)
     shape = (len(picture), POINTS, 3)
@@ -143,6 +147,7 @@ def load(folder: Path) -> Faces:
         points=points,
         picture=picture,
         sharpness=sharpness,
+        covered=covered,
         embedded=embedded,
         embedding=embedding,
         times=times,

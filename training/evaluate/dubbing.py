@@ -95,7 +95,19 @@ def find(path: Path, folder: Path, model: MorphableModel, backend: CpuBackend) -
 
 def part_of(run: Run, first: int, stop: int) -> Run:
     """Pictures first … stop - 1 of a run."""
-    fields = ("alpha", "beta", "pose", "crop", "opening", "seen", "lip_error_px", "yaw_deg", "face_px", "sharpness")
+    fields = (
+        "alpha",
+        "beta",
+        "pose",
+        "crop",
+        "opening",
+        "seen",
+        "covered",
+        "lip_error_px",
+        "yaw_deg",
+        "face_px",
+        "sharpness",
+    )
     return replace(run, start=run.start + first, **{name: getattr(run, name)[first:stop] for name in fields})
 
 

@@ -17,7 +17,7 @@ RATE_HZ = 25.0
 def a_run():
     """a_run(opening=…, …): a run of a face with these measures."""
 
-    def make(start=0, shot=0, **measures):
+    def make(start=0, shot=0, covered=(), **measures):
         count = max((len(values) for values in measures.values()), default=40)
         plain = {"opening": 0.02, "lip_error_px": 0.3, "yaw_deg": 0.0, "face_px": 200.0, "sharpness": 100.0}
         arrays = {name: np.full(count, value, np.float32) for name, value in plain.items()} | measures
@@ -29,6 +29,7 @@ def a_run():
             pose=torch.zeros(count, 6),
             crop=np.tile(np.array([0, 0, 256], np.int32), (count, 1)),
             seen=np.ones(count, bool),
+            covered=np.isin(np.arange(count), covered),
             **arrays,
         )
 
@@ -139,10 +140,9 @@ def test_unsure_small_and_turned_faces_are_named(a_person, a_run):
 
 
 def test_pictures_with_an_object_before_the_mouth_are_named(a_person, a_run):
-    run = a_run()
-    covered = np.zeros(len(run), bool)
-    covered[5:9] = True
-    assert set(usable(a_person([run]), run, covered)[5:9]) == {"covered"}
+    run = a_run(covered=(5, 6, 7, 8))
+    assert set(usable(a_person([run]), run)[5:9]) == {"covered"}
+    assert not a_person([run]).good[0][5:9].any()
 
 
 def test_consecutive_pictures_of_one_reason_form_a_stretch():
