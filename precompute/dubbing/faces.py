@@ -41,8 +41,8 @@ class Faces:
     """What the first pass has found in P pictures with R faces.
 
     points [R, 478, 3] float32: landmarks in upright pixels of the source, on disk.  picture [R] int: where each face
-    is, in order.  sharpness [R]: variance of the Laplacian.  covered [R]: share of the lips behind an object.  embedding [E, 128] of the faces `embedded` [E].
-    times: of the pictures.  shots: slices of the pictures.
+    is, in order.  sharpness [R]: variance of the Laplacian.  covered [R]: share of the lips behind an object.
+    embedding [E, 128] of the faces `embedded` [E].  times: of the pictures.  shots: slices of the pictures.
     """
 
     points: np.ndarray
@@ -165,8 +165,8 @@ def _distinct(faces: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def find_shots(measures: np.ndarray, picture: np.ndarray, points: np.ndarray, rate_hz: float) -> tuple[slice, ...]:
-    """Shots of P pictures, cut where the colours of the whole picture change, or where the picture jumps and the largest
-    face jumps or vanishes.
+    """Shots of P pictures, cut where the colours of the whole picture change, or where picture and largest face jump
+    together.
 
     measures [P, 2]: share of colours that change, and mean motion of a thumbnail in grey levels.
     """
