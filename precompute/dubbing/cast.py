@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from engine.media import FPS
 from precompute.dubbing.mouths import Change, change, talks, usable
@@ -28,11 +29,12 @@ class Passage:
 
 @dataclass(frozen=True)
 class Part:
-    """One person's part: the key of the speech, the passages, and for each picture of the output the number of its
-    passage, -1 where the person is not seen."""
+    """One person's part: the key of the speech, the persona as in an avatar, the passages, and for each picture of the
+    output the number of its passage, -1 where the person is not seen."""
 
     person: Person
     speech: str
+    persona: Tensor
     passages: list[Passage]
     at: np.ndarray
 
@@ -48,6 +50,7 @@ def speech_at(share: np.ndarray, time_s: np.ndarray, duration_s: np.ndarray) -> 
 def part(
     person: Person,
     key: str,
+    persona: Tensor,
     source: np.ndarray,
     speech: np.ndarray,
     allowed: np.ndarray,
@@ -75,7 +78,7 @@ def part(
         at[places] = len(passages)
         what = change(reasons[r][t], talking[r][t], speech[places], allowed[places], rate_hz)
         passages.append(Passage(r, int(places[0]), t, what))
-    return Part(person, key, passages, at)
+    return Part(person, key, persona, passages, at)
 
 
 def active(parts: Sequence[Part], k: int) -> list[tuple[Part, Passage, int]]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from engine.models.persona import no_persona
 from precompute.dubbing.cast import part, speech_at
 from precompute.dubbing.mouths import change, stretches, talks, usable
 from precompute.dubbing.people import Person, Run
@@ -158,7 +159,9 @@ def test_speech_is_looked_up_in_the_middle_of_each_picture():
 def test_a_loop_shows_a_run_twice_and_each_time_begins_anew(a_person, a_run):
     run = a_run(start=0)
     source = np.tile(np.arange(len(run)), 2)
-    cast = part(a_person([run]), "auto", source, np.ones(len(source)), np.ones(len(source), bool), RATE_HZ)
+    cast = part(
+        a_person([run]), "auto", no_persona(), source, np.ones(len(source)), np.ones(len(source), bool), RATE_HZ
+    )
     assert [(passage.first, passage.t[0], len(passage.t)) for passage in cast.passages] == [
         (0, 0, len(run)),
         (len(run), 0, len(run)),
@@ -168,7 +171,7 @@ def test_a_loop_shows_a_run_twice_and_each_time_begins_anew(a_person, a_run):
 def test_pictures_without_the_person_belong_to_no_passage(a_person, a_run):
     run = a_run(start=10)
     count = 20 + len(run)
-    cast = part(a_person([run]), "auto", np.arange(count), np.ones(count), np.ones(count, bool), RATE_HZ)
+    cast = part(a_person([run]), "auto", no_persona(), np.arange(count), np.ones(count), np.ones(count, bool), RATE_HZ)
     assert (cast.at[:10] == -1).all()
     assert (cast.at[10 + len(run) :] == -1).all()
     assert (cast.at[10 : 10 + len(run)] == 0).all()
