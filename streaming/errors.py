@@ -8,8 +8,7 @@ PersonaStreamError
 ├── VoiceError
 │   ├── VoiceAuthError, VoiceQuotaError, VoiceUnreachableError
 │   └── VoiceStalledError, VoiceBrokenError, VoiceFormatError
-├── SoundDeviceError
-└── DependencyError
+└── SoundDeviceError
 """
 
 from __future__ import annotations
@@ -91,9 +90,3 @@ class SoundDeviceError(PersonaStreamError):
     """This machine's microphone or loudspeaker cannot be used."""
 
     code = "sound-device"
-
-
-class DependencyError(PersonaStreamError):
-    """An installed library differs from the versions that this package works with."""
-
-    code = "dependency"
