@@ -168,7 +168,7 @@ class DubEvents:
                 f"dubbing a video needs the enrolment stack, and {missing[1]} is not installed; run `make setup`, or "
                 "install personastream with its dependencies"
             )
-        again = "run it again, with --resume if parts are finished; if it happens again, report it"
+        again = "try it again; if it happens again, report it"
         if code == EXIT_CODE:
             raise DubbingError(f"{self._video}: the dubbing process was interrupted; {again}")
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

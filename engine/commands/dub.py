@@ -36,7 +36,7 @@ from engine.dubbing import (
     faces_of,
     parts_of,
 )
-from engine.errors import PersonaStreamError, SettingError
+from engine.errors import DubbingError, PersonaStreamError, SettingError
 from engine.files import SIGNATURES, check_output, ffmpeg_name, replaced
 from engine.live.pipeline import AvatarPipeline
 from engine.media import FPS, SAMPLE_RATE_HZ
@@ -46,6 +46,7 @@ from engine.sound_file import SoundFile
 CRF = "17"
 BT709 = Colorspace.ITU709  # the number of the matrix, primaries and transfer in ITU-T H.273
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv")  # containers that hold H.264 and AAC
+RESUME = "The same command with --resume continues behind the finished parts."
 PROGRESS_S = 0.2  # between two reports of it
 
 
@@ -228,11 +229,12 @@ class Dub:
                 display.finish(self._dub(display.show))
             except PersonaStreamError as error:
                 display.fail(error)
+                if isinstance(error, DubbingError) and parts_of(self.output).is_dir():
+                    raise DubbingError(f"{error} {RESUME}") from error
                 raise
-            except KeyboardInterrupt:
-                if parts_of(self.output).is_dir():
-                    raise KeyboardInterrupt("interrupted; the same command with --resume continues") from None
-                raise
+            except KeyboardInterrupt as interrupt:
+                hint = (f"interrupted. {RESUME}",) if parts_of(self.output).is_dir() else ()
+                raise KeyboardInterrupt(*hint) from interrupt
         return 0
 
     def _dub(self, listen: Listener) -> Report:
