@@ -64,6 +64,11 @@ class Run:
     def stop(self) -> int:
         return self.start + len(self)
 
+    def between(self, first: int, stop: int) -> Run:
+        """The pictures `first` until before `stop` of the run, as a run."""
+        values = {name: value[first:stop] for name, value in vars(self).items() if name not in ("shot", "start")}
+        return Run(shot=self.shot, start=self.start + first, **values)
+
 
 @dataclass(frozen=True)
 class Person:
@@ -106,7 +111,7 @@ def people(
     backend: Backend,
     on_run: Callable[[int, int], None] = lambda *_: None,
 ) -> list[Person]:
-    """Everybody whose mouth is seen, the one seen most first. on_run(done, total) is called after the fit of each run."""
+    """Everybody whose mouth is seen, the one seen most first. on_run(done, total) is called after each fit."""
     groups = _same_person(faces, [part for track in tracks for part in _one_person(faces, track)])
     work = [(i, piece) for i, group in enumerate(groups) for track in group for piece in _pieces(faces, track)]
     runs: list[list[Run]] = [[] for _ in groups]
