@@ -18,6 +18,8 @@
     ├── OutputError             an output file cannot be written
     ├── ExportError             a network cannot be written as ONNX, or the file's outputs differ from torch's
     ├── PlanError               a TensorRT plan cannot be built, loaded or run on this machine
+    ├── DubbingError            the process that dubs a video crashed
+    ├── DependencyError         a library is missing, or differs from the versions that this package works with
     ├── DeviceError             the device is missing or cannot run the networks
     ├── SettingError            a setting on the command line is out of its range
     ├── UnknownAvatarError      no avatar has that name
@@ -129,6 +131,18 @@ class PlanError(PersonaStreamError):
     """A TensorRT plan cannot be built, loaded or run on this machine."""
 
     code = "plan"
+
+
+class DubbingError(PersonaStreamError):
+    """The process that dubs a video crashed, or was ended."""
+
+    code = "dubbing"
+
+
+class DependencyError(PersonaStreamError):
+    """A library is missing, or differs from the versions that this package works with."""
+
+    code = "dependency"
 
 
 class DeviceError(PersonaStreamError):

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 HALF_POWER, SURROUND = math.sqrt(0.5), 0.5
 WEIGHTS = {"FC": 1.0, "FL": HALF_POWER, "FR": HALF_POWER, "DL": HALF_POWER, "DR": HALF_POWER, "LFE": 0.0, "LFE2": 0.0}
 WEIGHTS |= {"NONE": 1.0}  # the file does not name its channels
+UNNAMED = {1: "mono", 2: "stereo", 3: "3.0", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}  # by their count
 OPPOSITE = -0.5  # correlation below which a channel would cancel the mix
 MIN_LOST_S, MAX_LOST_S = 0.02, 10.0  # gap between time stamps; below it rounding, above it another recording
 TOLD_S = 0.1  # what is lost at the joint of two files
@@ -82,15 +83,17 @@ class _Channels:
 
 
 class SoundFile:
-    """The first sound stream of a file. It is decoded twice, for the mix and for the samples, and never held.
+    """A sound stream of a file, the first by default. It is decoded twice, for the mix and for the samples, and never
+    held.
 
     duration_s: of the sound that decodes.  start_s: the time stamp of its first sample.  remarks: flaws of the file.
+    codec, layout: by FFmpeg's names.  rate_hz, layout: of its first samples.
 
     Raises SpeechFormatError for a file without sound that decodes.
     """
 
-    def __init__(self, path: Path):
-        self._path = path
+    def __init__(self, path: Path, track: int = 0):
+        self.path, self._track = path, track
         self._source = _seekable(path)
         if not isinstance(self._source, str):
             weakref.finalize(self, self._source.close)
@@ -98,7 +101,9 @@ class SoundFile:
         self.start_s: float | None = None
         self.duration_s = self._lost_s = self._stated_s = 0.0
         self._broke_off = False
+        self.rate_hz, self.layout, self.codec = 0, "", ""
         for layout, rate_hz, samples in self._decode():
+            self.rate_hz, self.layout = self.rate_hz or rate_hz, self.layout or _named(layout)
             self._channels[layout].add(samples)
             self.duration_s += len(samples) / rate_hz
         if not self._channels:
@@ -110,16 +115,13 @@ class SoundFile:
 
     def blocks(self, rate_hz: int) -> Iterator[np.ndarray]:
         """The whole sound as mono float32 [N] at `rate_hz`, in pieces of any length."""
-        resampler, resampled_hz = None, 0
-        for layout, source_hz, samples in self._decode():
-            if resampler is None or source_hz != resampled_hz:
-                yield from _resampled(resampler, None)
-                resampler, resampled_hz = av.AudioResampler(format="flt", layout="mono", rate=rate_hz), source_hz
-            mono = (samples @ self._mixes[layout][0]).astype(np.float32)
-            frame = av.AudioFrame.from_ndarray(mono[None], format="flt", layout="mono")
-            frame.sample_rate = source_hz
-            yield from _resampled(resampler, frame)
-        yield from _resampled(resampler, None)
+        mono = ((layout, hz, samples @ self._mixes[layout][0]) for layout, hz, samples in self._decode())
+        for block in _converted((("mono", hz, samples[:, None]) for _, hz, samples in mono), rate_hz, "mono"):
+            yield block[:, 0]
+
+    def channels(self, rate_hz: int, layout: str) -> Iterator[np.ndarray]:
+        """The whole sound as float32 [N, C] at `rate_hz` in a layout by FFmpeg's name, in pieces of any length."""
+        return _converted(((_named(own), hz, samples) for own, hz, samples in self._decode()), rate_hz, layout)
 
     def _remarks(self) -> Iterator[str]:
         for _, opposite in self._mixes.values():
@@ -144,6 +146,7 @@ class SoundFile:
         try:
             with self._open() as container:
                 self._stated_s = (container.duration or 0) / av.time_base
+                self.codec = container.streams.audio[self._track].codec_context.name
                 for frame in self._frames(container):
                     gap_s = 0.0 if frame.time is None or convert is None else frame.time - due_s
                     if MIN_LOST_S < gap_s < MAX_LOST_S:
@@ -162,14 +165,14 @@ class SoundFile:
                         yield layout, rate_hz, _finite(out.to_ndarray().reshape(-1, width))
         except (FFmpegError, OSError, ValueError) as error:
             found = f"{width} channels cannot be mixed" if isinstance(error, ValueError) else "cannot be read as sound"
-            raise SpeechFormatError(f"{self._path}: {found} ({error}); {EXPECTED}") from error
+            raise SpeechFormatError(f"{self.path}: {found} ({error}); {EXPECTED}") from error
 
     def _frames(self, container: av.container.InputContainer) -> Iterator[av.AudioFrame]:
         """All frames of the first sound stream; decoding goes on behind a place that does not read or decode."""
         bad = 0
         while bad < MAX_BAD_READS:
             try:
-                for packet in container.demux(container.streams.audio[0]):
+                for packet in container.demux(container.streams.audio[self._track]):
                     bad = 0
                     try:
                         frames = packet.decode()
@@ -187,7 +190,7 @@ class SoundFile:
         container = av.open(self._source, "r")
         if not container.streams.audio:
             container.close()
-            raise SpeechFormatError(f"{self._path}: holds no sound; {EXPECTED}")
+            raise SpeechFormatError(f"{self.path}: holds no sound; {EXPECTED}")
         return container
 
 
@@ -211,13 +214,33 @@ def _names(layout: av.AudioLayout) -> list[str]:
     return ["FL", "FR"] if names == ["NONE", "NONE"] else names
 
 
+def _named(layout: str) -> str:
+    """The layout, or the usual one for as many channels where the file names none ("2 channels")."""
+    count, _, unnamed = layout.partition(" channels")
+    return layout if unnamed or not count.isdecimal() else UNNAMED.get(int(count), layout)
+
+
 def _finite(samples: np.ndarray) -> np.ndarray:
     """Within [-1, 1] and without NaN."""
     finite: np.ndarray = np.clip(np.nan_to_num(samples), -1.0, 1.0)
     return finite
 
 
+def _converted(pieces: Iterator[tuple[str, int, np.ndarray]], rate_hz: int, layout: str) -> Iterator[np.ndarray]:
+    """Pieces (layout, rate in Hz, samples [n, C]) as float32 [N, C] of one rate and layout."""
+    resampler, setup = None, None
+    for source_layout, source_hz, samples in pieces:
+        if resampler is None or setup != (source_layout, source_hz):
+            yield from _resampled(resampler, None)
+            resampler, setup = av.AudioResampler(format="flt", layout=layout, rate=rate_hz), (source_layout, source_hz)
+        flat = np.ascontiguousarray(samples, np.float32).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(flat, format="flt", layout=source_layout)
+        frame.sample_rate = source_hz
+        yield from _resampled(resampler, frame)
+    yield from _resampled(resampler, None)
+
+
 def _resampled(resampler: av.AudioResampler | None, frame: av.AudioFrame | None) -> Iterator[np.ndarray]:
     if resampler is not None:
         for out in resampler.resample(frame):
-            yield out.to_ndarray()[0]
+            yield out.to_ndarray().reshape(-1, out.layout.nb_channels)

@@ -57,13 +57,13 @@ def face_height(points: np.ndarray) -> np.ndarray:
     return height
 
 
-def _colours(thumbnail: np.ndarray) -> np.ndarray:
+def colours(thumbnail: np.ndarray) -> np.ndarray:
     """Histogram of a small RGB picture over 8 x 8 x 8 colours, summing to one."""
     bins = (thumbnail >> 5).reshape(-1, 3).astype(np.int32) @ np.array([64, 8, 1])
     return np.bincount(bins, minlength=512) / len(bins)
 
 
-def _sharpness_and_brightness(image: np.ndarray, points: np.ndarray) -> tuple[float, float]:
+def sharpness_and_brightness(image: np.ndarray, points: np.ndarray) -> tuple[float, float]:
     """Sharpness and brightness of the face's box."""
     height, width = image.shape[:2]
     left, top = np.clip(points[:, :2].min(0), 0, (width - 2, height - 2)).astype(int)
@@ -74,7 +74,7 @@ def _sharpness_and_brightness(image: np.ndarray, points: np.ndarray) -> tuple[fl
     return float(cv2.Laplacian(grey, cv2.CV_32F).var()), float(grey.mean())
 
 
-def _apart(face: np.ndarray, other: np.ndarray) -> bool:
+def is_apart(face: np.ndarray, other: np.ndarray) -> bool:
     """Whether two meshes are of two faces: the tracker sometimes puts two on one."""
     distance = np.linalg.norm(face[:, :2].mean(0) - other[:, :2].mean(0))
     return bool(distance > 0.5 * max(face_height(face), face_height(other)))
@@ -88,7 +88,7 @@ def scan(
     `jumps` is read at the end: it may be filled while the frames are read.
     """
     points, counts, rows, thumbnails = [], [], [], []
-    colours: np.ndarray | None = None
+    histogram: np.ndarray | None = None
     size = (0, 0)
     sample: list[np.ndarray] = []
     identity = Identity() if identity_installed() else None
@@ -103,11 +103,11 @@ def scan(
             small = cv2.resize(image, THUMBNAIL, interpolation=cv2.INTER_AREA)
             if identity is not None and faces and number % IDENTITY_FRAMES == 0:
                 identities[number] = identity.embed(image, faces[0])
-            before, colours = colours, _colours(small)
-            change = 0.0 if before is None else float(np.abs(colours - before).sum() / 2)
-            look = _sharpness_and_brightness(image, faces[0]) if faces else (np.nan, np.nan)
+            before, histogram = histogram, colours(small)
+            change = 0.0 if before is None else float(np.abs(histogram - before).sum() / 2)
+            look = sharpness_and_brightness(image, faces[0]) if faces else (np.nan, np.nan)
             covered = occlusion.share(image, faces[0]) if faces else np.nan
-            others = [face for face in faces[1:] if _apart(face, faces[0])]
+            others = [face for face in faces[1:] if is_apart(face, faces[0])]
             second = float(face_height(others[0])) if others else 0.0
             points.append(faces[0] if faces else np.full((POINTS, 3), np.nan, np.float32))
             counts.append(min(1, len(faces)) + len(others))

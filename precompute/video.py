@@ -50,7 +50,7 @@ class VideoInfo:
     wide_colours: bool = False  # HDR or a wide gamut, mapped to BT.709
 
 
-def _open(path: Path) -> av.container.InputContainer:
+def open_video(path: Path) -> av.container.InputContainer:
     try:
         return av.open(ffmpeg_name(path))
     except FileNotFoundError as error:
@@ -72,7 +72,7 @@ def _has_video_signature(path: Path) -> bool:
     return head[4:8] in (b"ftyp", b"moov", b"mdat") or head[:4] in (b"\x1a\x45\xdf\xa3", b"RIFF")
 
 
-def _video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
+def video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
     """The video stream with the most pixels: a cover picture or a small preview may come first."""
     streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not streams:
@@ -82,7 +82,7 @@ def _video_stream(container: av.container.InputContainer, path: Path) -> av.Vide
     return stream
 
 
-class _Upright:
+class Upright:
     """Decoded frames to RGB as displayed: colours of BT.709, with pixel shape, display matrix and, if given, `size`
     (width, height) applied."""
 
@@ -92,7 +92,7 @@ class _Upright:
         self._graph: av.filter.Graph | None = None
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        transposed, *mirrored = _orientation(frame)
+        transposed, *mirrored = orientation(frame)
         width, height = self._size or (max(2, round(frame.width * self._aspect)), frame.height)
         if self._size and transposed:
             width, height = height, width
@@ -114,14 +114,14 @@ class _Upright:
         """With the colours of HDR and wide gamuts mapped: reference white (203 cd/m², BT.2408) becomes white."""
         if self._graph is None:
             mapping = f"{width}:{height}:flags=bicubic:out_primaries=bt709:out_transfer=bt709"
-            self._graph = _filters(frame, ("scale", mapping), ("format", "rgb24"))
+            self._graph = filter_graph(frame, ("scale", mapping), ("format", "rgb24"))
         self._graph.push(frame)
         mapped = self._graph.pull()
         assert isinstance(mapped, av.VideoFrame)
         return mapped.to_ndarray()
 
 
-def _filters(frame: av.VideoFrame, *filters: tuple[str, str]) -> av.filter.Graph:
+def filter_graph(frame: av.VideoFrame, *filters: tuple[str, str]) -> av.filter.Graph:
     """A chain of FFmpeg's filters, each (name, arguments), for frames like `frame`."""
     graph = av.filter.Graph()
     source = (
@@ -142,7 +142,7 @@ def is_wide(frame: av.VideoFrame) -> bool:
     return frame.color_trc in HDR_TRANSFERS or frame.color_primaries in WIDE_PRIMARIES
 
 
-def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     """How a frame is displayed, by its display matrix: transposed, and then mirrored horizontally and vertically."""
     data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
@@ -151,17 +151,17 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     return (True, c < 0, b < 0) if abs(b) > abs(a) else (False, a < 0, d < 0)
 
 
-def _interlacing(path: Path) -> str | None:
+def interlacing_of(path: Path) -> str | None:
     """Arguments of the deinterlacer for a video that is flagged as interlaced or looks like it; None for another."""
-    with _open(path) as container:
-        stream = _video_stream(container, path)
+    with open_video(path) as container:
+        stream = video_stream(container, path)
         found = {"tff": 0, "bff": 0, "progressive": 0}
         graph = None
         try:
             for frame in itertools.islice(container.decode(stream), IDET_FRAMES):
                 if frame.interlaced_frame:
                     return "send_frame:auto:interlaced"
-                graph = graph or _filters(frame, ("idet", ""))
+                graph = graph or filter_graph(frame, ("idet", ""))
                 frame.pts = None
                 graph.push(frame)
             if graph is not None:
@@ -207,15 +207,15 @@ class _Clock:
 
 def probe(path: Path) -> VideoInfo:
     """Read the header and the first frame. Raises NotAVideoError or CorruptVideoError."""
-    with _open(path) as container:
-        stream = _video_stream(container, path)
+    with open_video(path) as container:
+        stream = video_stream(container, path)
         try:
             first = next(container.decode(stream), None)
         except av.error.FFmpegError as error:
             raise CorruptVideoError(f"{path}: the first frame does not decode ({error}); export it again") from error
         if first is None:
             raise CorruptVideoError(f"{path}: holds no frame that decodes; export the video again")
-        height, width = _Upright(_aspect(stream))(first).shape[:2]
+        height, width = Upright(sample_aspect(stream))(first).shape[:2]
         duration = container.duration / av.time_base if container.duration else 0.0
         return VideoInfo(
             width=width,
@@ -229,7 +229,7 @@ def probe(path: Path) -> VideoInfo:
         )
 
 
-def _aspect(stream: av.VideoStream) -> float:
+def sample_aspect(stream: av.VideoStream) -> float:
     return float(stream.sample_aspect_ratio or 1) or 1.0
 
 
@@ -243,10 +243,10 @@ def read_frames(
 
     Raises NotAVideoError, and CorruptVideoError with the time reached where decoding breaks off.
     """
-    interlacing = _interlacing(path)
-    with _open(path) as container:
-        stream = _video_stream(container, path)
-        upright = _Upright(_aspect(stream), size)
+    interlacing = interlacing_of(path)
+    with open_video(path) as container:
+        stream = video_stream(container, path)
+        upright = Upright(sample_aspect(stream), size)
         clock = _Clock(1 / float(stream.guessed_rate or FPS))
         held: av.VideoFrame | None = None
         held_s, gap_s, emitted = 0.0, 1.0 / FPS, 0
@@ -279,14 +279,14 @@ def read_frames(
 
 def _chained(frames: Iterator[av.VideoFrame], interlacing: str | None) -> Iterator[av.VideoFrame | None]:
     """The frames, deinterlaced if need be, and a None at the end."""
-    yield from frames if interlacing is None else _progressive(frames, interlacing)
+    yield from frames if interlacing is None else progressive(frames, interlacing)
     yield None
 
 
-def _progressive(frames: Iterator[av.VideoFrame], interlacing: str) -> Iterator[av.VideoFrame]:
+def progressive(frames: Iterator[av.VideoFrame], interlacing: str) -> Iterator[av.VideoFrame]:
     graph = None
     for frame in frames:
-        graph = graph or _filters(frame, ("bwdif", interlacing))
+        graph = graph or filter_graph(frame, ("bwdif", interlacing))
         graph.push(frame)
         yield from _pulled(graph)
     if graph is not None:
@@ -309,10 +309,10 @@ def read_audio(path: Path, sample_rate_hz: int) -> np.ndarray | None:
 
     Sample 0 coincides with frame 0 of `read_frames`. Raises MediaError where the sound does not decode.
     """
-    with _open(path) as container:
+    with open_video(path) as container:
         if not container.streams.audio:
             return None
-        first_video = next(container.decode(_video_stream(container, path)), None)
+        first_video = next(container.decode(video_stream(container, path)), None)
         origin = first_video.time if first_video is not None and first_video.time is not None else 0.0
     sound = SoundFile(path)
     samples = np.concatenate([np.zeros(0, np.float32), *sound.blocks(sample_rate_hz)])

@@ -152,14 +152,14 @@ class Occlusion(_Command):
 class Evaluate(_Command):
     """Evaluate a stage on the people of the split `val`; writes figures (JSON) and pictures to --out."""
 
-    stage: tyro.conf.Positional[Literal["speech", "geometry", "renderer", "occlusion"]]
+    stage: tyro.conf.Positional[Literal["speech", "geometry", "renderer", "mouths", "dubbing", "occlusion"]]
     out: Path = Path("build/evaluation")
     speech: Path | None = None
-    """Weights to evaluate instead of the embedded ones; like `geometry` only for the stage geometry."""
+    """Weights to evaluate instead of the embedded ones; like `geometry` only for the stages geometry and mouths."""
     geometry: Path | None = None
 
     def run(self) -> None:
-        from training.evaluate import geometry, occlusion, renderer, speech
+        from training.evaluate import dubbing, geometry, mouths, occlusion, renderer, speech
 
         if self.stage == "speech":
             report = speech.evaluate(self.data, self.runs, self.out)
@@ -167,6 +167,10 @@ class Evaluate(_Command):
             report = geometry.evaluate(self.data, self.runs, self.out, speech=self.speech, geometry=self.geometry)
         elif self.stage == "occlusion":
             report = occlusion.evaluate(self.data)
+        elif self.stage == "mouths":
+            report = mouths.evaluate(self.data, self.runs, self.out, speech=self.speech, geometry=self.geometry)
+        elif self.stage == "dubbing":
+            report = dubbing.evaluate(self.data, self.runs, self.out)
         else:
             report = renderer.evaluate(self.data, self.runs, self.out)
         Console().print_json(json.dumps(report))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,10 @@ class Features(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, network: str, taps: int = 5) -> None:
+    def __init__(self, network: str, taps: int = 5, pool: Callable[[Tensor], Tensor] | None = None) -> None:
+        """pool: in place of the network's own pooling."""
         super().__init__()
+        self._pool = pool
         self._layout, stored = LAYOUTS[network], _stored(network)
         self._taps = self._layout.taps[:taps]
         layers = [stored[self._layout.name][f"Conv_{i}"] for i in range(self._taps[-1] + 1)]
@@ -91,7 +94,7 @@ class Features(nn.Module):
             if i in self._taps:
                 features.append(x)
             if i in self._layout.pool_after:
-                x = functional.max_pool2d(x, self._layout.pool_px, 2)
+                x = self._pool(x) if self._pool else functional.max_pool2d(x, self._layout.pool_px, 2)
         return features
 
 

@@ -1,0 +1,1 @@
+"""Visual dubbing: the same video with other words."""
