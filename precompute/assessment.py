@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from scipy.ndimage import binary_closing, median_filter
+from scipy.ndimage import binary_closing
 
 from engine.errors import (
     ClipTooShortError,
@@ -25,6 +25,7 @@ from engine.models.morphable import VERTICES, MorphableModel, mouth_opening
 from precompute.fit import rigid_poses
 from precompute.occlusion import covered_frames
 from precompute.scan import Scan, face_height
+from precompute.shots import cuts
 from precompute.track import longest_run
 
 MIN_FRAMES = 2 * FPS
@@ -35,8 +36,6 @@ RIVAL_SHARE = (
     0.55  # of the first face's height: a second face above this is a second speaker, a smaller one a passer-by
 )
 RIVAL_FRAMES_SHARE = 0.25  # of the clip with a second speaker; above it, the speaker is ambiguous
-CUT_CHANGE = 0.25  # share of the colours that change at a cut; camera and head motion stay below 0.16
-JUMP = 0.12  # face heights between two frames, with the whole picture changing at once: a cut inside one scene
 OTHER_PERSON = 0.40  # between two embeddings: one person's stay below 0.34, those of two people begin at 0.37
 IDENTITY_SPAN = 5  # samples: four seconds, longer than any usual transition
 STILL_FRAMES = FPS  # of a picture that stands still; breath and blinks move any shorter stretch of a film
@@ -101,17 +100,11 @@ def find_shots(scan: Scan) -> tuple[slice, ...]:
     every slow change (dissolve, wipe, fade) from one person to another."""
     points = scan.landmarks.points
     centre, height = points[:, :VERTICES, :2].mean(1), face_height(points)
-    jump = np.zeros(len(scan))
-    with np.errstate(invalid="ignore"):
-        moved = np.linalg.norm(np.diff(centre, axis=0), axis=1) / height[1:]
-        jump[1:] = np.nan_to_num(np.maximum(moved, np.abs(np.diff(np.log(height)))))
     motion = np.zeros(len(scan))
     motion[1:] = np.abs(np.diff(scan.thumbnails.astype(np.float32), axis=0)).mean((1, 2))
-    usual = median_filter(motion, 25, mode="nearest")
-    sudden = motion > 5 * usual + 4  # grey levels: a head that turns fast moves the picture for several frames
-    cuts = np.flatnonzero((scan.change > CUT_CHANGE) | ((jump > JUMP) & sudden))
     changes = [edge for change in person_changes(scan) for edge in change]
-    edges = sorted({0, len(scan), *map(int, cuts), *scan.jumps, *changes})
+    begins = cuts(scan.change, motion, centre, height, FPS)
+    edges = sorted({0, len(scan), *map(int, begins), *scan.jumps, *changes})
     return tuple(slice(a, b) for a, b in pairwise(edges) if b > a)
 
 

@@ -12,20 +12,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from scipy.ndimage import median_filter
 from scipy.optimize import linear_sum_assignment
 
-from precompute.assessment import CUT_CHANGE, JUMP
 from precompute.dubbing.ahead import ahead
 from precompute.dubbing.source import Source, Times
 from precompute.identity import Identity
 from precompute.occlusion import Occlusion
 from precompute.scan import THUMBNAIL, colours, face_height, is_apart, sharpness_and_brightness
+from precompute.shots import CUT_CHANGE, SUDDEN_LEVELS, cuts
 from precompute.track import POINTS, FaceTracker
 
 MAX_FACES = 4
-SUDDEN_TIMES, SUDDEN_LEVELS = 5.0, 4.0  # the usual motion, and grey levels more: a turning head moves several pictures
-USUAL_S = 1.0
 IDENTITY_S = 0.8  # between two looks at who it is; one takes as long as three pictures of the scan
 SETTLED = 2  # pictures after a cut, before which a face is not looked at
 LOST_S = 0.4  # for which a track outlives its face
@@ -176,16 +173,8 @@ def find_shots(measures: np.ndarray, picture: np.ndarray, points: np.ndarray, ra
     for row in first:  # the largest face of its picture
         mesh = points[row]
         centre[picture[row]], height[picture[row]] = mesh[:, :2].mean(0), face_height(mesh)
-    jump = np.zeros(total)
-    with np.errstate(invalid="ignore"):
-        moved = np.linalg.norm(np.diff(centre, axis=0), axis=1) / height[1:]
-        jump[1:] = np.nan_to_num(np.maximum(moved, np.abs(np.diff(np.log(height)))))
-    change, motion = measures.T
-    usual = median_filter(motion, max(3, round(USUAL_S * rate_hz)), mode="nearest")
-    sudden = motion > SUDDEN_TIMES * usual + SUDDEN_LEVELS
-    lost = np.isnan(height) != np.isnan(np.r_[np.nan, height[:-1]])
-    cuts = np.flatnonzero((change > CUT_CHANGE) | (((jump > JUMP) | lost) & sudden))
-    edges = sorted({0, total, *map(int, cuts)})
+    begins = cuts(measures[:, 0], measures[:, 1], centre, height, rate_hz)
+    edges = sorted({0, total, *map(int, begins)})
     return tuple(slice(a, b) for a, b in pairwise(edges))
 
 

@@ -33,7 +33,7 @@ from precompute.dubbing import faces as first_pass
 from precompute.dubbing import people as fitting
 from precompute.dubbing import speaker, timing
 from precompute.dubbing.ahead import ahead
-from precompute.dubbing.cast import Part, active, part, speech_at
+from precompute.dubbing.cast import Part, Passage, active, part, speech_at
 from precompute.dubbing.encoding import encoding_of
 from precompute.dubbing.faces import Faces
 from precompute.dubbing.lips import Lips, share_of_speech, speech_features, spoken
@@ -253,36 +253,32 @@ class Dubbing:
     ) -> Iterator[av.VideoFrame]:
         """The frames of the output from picture `begin` on."""
         window = Window()
-        painters: dict[int, tuple[int, PaintedFace]] = {}
+        painters: dict[int, tuple[Passage, PaintedFace]] = {}
         lips = self._lips(parts)
         times, durations = plan.seconds()
-        speech_s, stop = float(plan.passage_s[0]), int(plan.sources.max()) + 1
+        speech_s = float(plan.passage_s[0])
 
-        def face(one: Part, index: int) -> PaintedFace:
+        def face(one: Part, passage: Passage) -> PaintedFace:
             held = painters.get(one.person.number)
-            if held is None or held[0] != index:
-                run = one.person.runs[index]
+            if held is None or held[0] is not passage:
+                run = one.person.runs[passage.run].between(passage.t.min(), passage.t.max() + 1)
                 bank = crops.bank(one.person, run.shot, chosen[one.person.number][run.shot])
-                made = PaintedFace(run, stop, self.source.upright_size, bank, window, self._model, self._backend)
-                painters[one.person.number] = held = index, made
+                made = PaintedFace(run, self.source.upright_size, bank, window, self._model, self._backend)
+                painters[one.person.number] = held = passage, made
             return held[1]
 
         def mouths(k: int, picture: Picture) -> list[NewMouth]:
-            made = []
-            for one, passage, place in active(parts, k) if k >= begin else ():
-                new = lips[one.speech, one.person.number].at(times[k] - speech_s, durations[k])
-                change = passage.change
-                made.append(
-                    NewMouth(
-                        face(one, passage.run),
-                        int(passage.t[place]),
-                        new,
-                        float(change.lips[place]),
-                        float(change.pixels[place]),
-                        samples.wanted(k, one.person.number),
-                    )
+            return [
+                NewMouth(
+                    face(one, passage),
+                    int(passage.t[place] - passage.t.min()),
+                    lips[one.speech, one.person.number].at(times[k] - speech_s, durations[k]),
+                    float(passage.change.lips[place]),
+                    float(passage.change.pixels[place]),
+                    samples.wanted(k, one.person.number),
                 )
-            return made
+                for one, passage, place in (active(parts, k) if k >= begin else ())
+            ]
 
         first = max(0, begin - NEIGHBOURS)
         pictures = (picture for _, picture in ahead(plan.pictures(self.source, first), READ_AHEAD))

@@ -46,9 +46,9 @@ def usable(person: Person, run: Run) -> np.ndarray:
     reason = np.full(len(run), "", dtype="U8")
     reason[~run.seen | (run.lip_error_px > max(MAX_ERRORS * error, 0.5 * MAX_LIP_ERROR_PX))] = "unsure"
     reason[run.lip_error_px > MAX_LIP_ERROR_PX] = "unsure"
+    reason[run.covered] = "covered"
     reason[run.face_px < MIN_FACE_PX] = "small"
     reason[np.abs(run.yaw_deg) > MAX_YAW_DEG] = "turned"
-    reason[run.covered] = "covered"
     return reason
 
 

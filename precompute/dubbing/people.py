@@ -64,6 +64,11 @@ class Run:
     def stop(self) -> int:
         return self.start + len(self)
 
+    def between(self, first: int, stop: int) -> Run:
+        """The pictures `first` until before `stop` of the run, as a run."""
+        values = {name: value[first:stop] for name, value in vars(self).items() if name not in ("shot", "start")}
+        return Run(shot=self.shot, start=self.start + first, **values)
+
 
 @dataclass(frozen=True)
 class Person:
@@ -95,11 +100,8 @@ class Person:
             & (np.abs(run.yaw_deg - yaw) < MAX_TURN_DEG)
             for run in self.runs
         ]
-        return (
-            wanted
-            if sum(map(np.count_nonzero, wanted)) >= REFERENCES
-            else [run.seen & ~run.covered for run in self.runs]
-        )
+        enough = sum(map(np.count_nonzero, wanted)) >= REFERENCES
+        return wanted if enough else [run.seen & ~run.covered for run in self.runs]
 
 
 def people(
@@ -109,7 +111,7 @@ def people(
     backend: Backend,
     on_run: Callable[[int, int], None] = lambda *_: None,
 ) -> list[Person]:
-    """Everybody in the video, the one seen most first. on_run(done, total) is called after the fit of each run."""
+    """Everybody whose mouth is seen, the one seen most first. on_run(done, total) is called after each fit."""
     groups = _same_person(faces, [part for track in tracks for part in _one_person(faces, track)])
     work = [(i, piece) for i, group in enumerate(groups) for track in group for piece in _pieces(faces, track)]
     runs: list[list[Run]] = [[] for _ in groups]
@@ -118,8 +120,9 @@ def people(
         for done, ((group, _), run) in enumerate(zip(work, fitted, strict=True), 1):
             runs[group].append(run)
             on_run(done, len(work))
-    runs = sorted((group for group in runs if group), key=lambda group: -_weight(group))
-    shown = [group for group in runs if _weight(group) >= MIN_SHARE * _weight(runs[0])]
+    shown = [group for group in runs if any((run.seen & ~run.covered).any() for run in group)]
+    shown.sort(key=lambda group: -_weight(group))
+    shown = [group for group in shown if _weight(group) >= MIN_SHARE * _weight(shown[0])]
     return [_person(number, group, model, backend) for number, group in enumerate(shown, 1)]
 
 

@@ -187,6 +187,14 @@ def test_only_the_passage_changes(video, speech, tmp_path):
             assert np.abs(one.astype(int) - other)[:, 335:630].mean() < 1.5
 
 
+@pytest.mark.parametrize("length", ["loop", "bounce"])
+def test_pictures_repeat_until_longer_speech_ends(video, speech_wav, tmp_path, length):
+    options = Options(length=length, from_s=1.0, to_s=2.0)
+    report = Dubbing(video, {"1": speech_wav}, tmp_path / "there_and_back.mp4", options).run()
+    assert report.seconds > 3 + float((FIRST_SHOT + SECOND_SHOT) / RATE) - 1
+    assert report.changed > 3 * RATE
+
+
 def test_a_video_without_a_face_is_refused(write_video, speech, tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (30, 120, 160, 3), np.uint8)
     path = write_video(tmp_path / "noise.mp4", list(noise))
