@@ -31,6 +31,7 @@ PRESETS: dict[Quality, dict[str, dict[str, str]]] = {
     },
 }
 PARAMETERS = {"libx264": "x264-params", "libx265": "x265-params", "libsvtav1": "svtav1-params"}
+FIXED = {"libx265": ("log-level=error",)}
 REFUSED_MATRICES = {8: "YCgCo", 10: "BT.2020 of constant luminance", 14: "ICtCp", 15: "IPT-PQ-C2"}  # ITU-T H.273
 HDR_TRANSFERS = (16, 18)  # PQ and HLG, by their numbers there
 PRIMARIES_UNIT, LIGHT_UNIT = 50_000, 10_000  # of SEI messages (ITU-T H.265, D.3.28)
@@ -72,8 +73,7 @@ def encoding_of(source: Source, suffix: str, quality: Quality = "best") -> Encod
     frame = source.first
     codec = _codec(source, suffix)
     options = {"crf": str(CRF[codec]), **PRESETS[quality][codec]}
-    parameters = ["log-level=error"] if codec == "libx265" else []
-    parameters += _light(frame, codec)
+    parameters = [*FIXED.get(codec, ()), *_light(frame, codec)]
     if parameters:
         options[PARAMETERS[codec]] = ":".join(parameters)
     if codec == "libvpx-vp9":

@@ -111,8 +111,9 @@ class Tracks:
             begin, end = self._time_of(chapter["start"] * base), self._time_of(chapter["end"] * base)
             if begin is not None:
                 end_s = self._lead_s + self._plan.duration_s if end is None else end[0]
-                start, stop = round(begin[0] / base), round(end_s / base)
-                chapters.append({**chapter, "start": start, "end": stop, "time_base": base})
+                start, stop = max(0, round(begin[0] / base)), round(end_s / base)
+                if stop > start:
+                    chapters.append({**chapter, "start": start, "end": stop, "time_base": base})
         return chapters
 
     def packets(self) -> Iterator[av.Packet]:

@@ -51,8 +51,8 @@ def text_packet(text, start_s, end_s, mov_text):
 
 @pytest.fixture
 def rich(tmp_path, make_video):
-    """rich(name, ...): a video of two seconds with sound of two channels, a second sound track of six, subtitles, chapters
-    and metadata; its first picture at `start_s`, its first sound at `sound_s`."""
+    """rich(name, ...): a video of two seconds with sound of two channels, a second sound track of six, subtitles,
+    chapters and metadata; its first picture at `start_s`, its first sound at `sound_s`."""
 
     def make(name="rich.mp4", *, start_s=0, sound_s=0, fps=Fraction(30_000, 1001), codec="aac", **facts):
         plain = make_video(
@@ -129,11 +129,6 @@ def dub(tmp_path):
     return make
 
 
-def picture_times_s(path):
-    source = Source(path)
-    return [source_time + source.times.origin_s for source_time in [p.time_s for p in list(source.pictures())]]
-
-
 def times_in(path):
     """The times of all pictures in the container."""
     source = Source(path)
@@ -180,9 +175,9 @@ def test_everything_beside_the_speech_is_taken_over(rich, dub):
     output, remarks = dub(rich(), "out.mp4")
     assert remarks == ()
     with av.open(str(output)) as container:
-        kinds = [(stream.type, stream.codec_context.name) for stream in container.streams][:4]
+        kinds = [(stream.type, stream.codec_context.name) for stream in list(container.streams)[:4]]
         assert kinds == [("video", "h264"), ("audio", "aac"), ("audio", "aac"), ("subtitle", "mov_text")]
-        video, speech, other, text = container.streams[:4]
+        video, speech, other, text = list(container.streams)[:4]
         assert (video.metadata["language"], video.metadata["handler_name"]) == ("fra", "camera")
         assert (speech.layout.name, speech.rate, speech.disposition) == ("mono", RATE_HZ, Disposition.default)
         assert (other.layout.name, other.metadata["language"], other.disposition) == ("5.1", "fra", Disposition.comment)
@@ -236,12 +231,10 @@ def test_what_the_container_cannot_hold_is_left_out_by_name(rich, dub):
 @pytest.mark.parametrize(("start_s", "sound_s"), [(Fraction(1, 2), 0), (0, Fraction(1, 2)), (2, 3)])
 def test_pictures_and_other_sound_keep_their_distance(rich, dub, suffix, start_s, sound_s):
     output, _ = dub(rich(f"rich{suffix}", start_s=start_s, sound_s=sound_s), f"out{suffix}")
-    begin_s = float(start_s) - min(float(start_s), 0.0 if suffix else 0.0)
     first_s = float(times_in(output)[0])
     offset_s = float(start_s) - first_s  # the output may begin at zero
     assert clicks_in(output, 1) == [pytest.approx(0.7 + float(sound_s) - offset_s, abs=0.02)]
     assert clicks_in(output) == [pytest.approx(first_s + 0.25, abs=0.02)]  # the speech begins with the pictures
-    assert begin_s >= 0
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
@@ -309,9 +302,10 @@ def test_a_variable_rate_is_kept_over_the_joints_of_parts(make_video, tmp_path, 
     times_s = [Fraction(int(tick), 15_360) for tick in np.cumsum(rng.integers(100, 3000, 120))]
     source = make_video(tmp_path / "v.mp4", times_s, time_base=Fraction(1, 15_360))
     output, _ = dub(source, "out.mp4")
-    assert times_in(output) == times_in(source)
+    wanted = [time_s - times_s[0] for time_s in times_s]  # the source begins with its first picture
+    assert times_in(output) == wanted
     output, _ = dub(source, "out.mkv")
-    assert np.abs(np.array(times_in(output), float) - np.array(times_in(source), float)).max() <= 0.00051
+    assert np.abs(np.array(times_in(output), float) - np.array(wanted, float)).max() <= 0.00051
 
 
 def test_speech_in_the_containers_codec_is_copied(tmp_path, rich, dub):
