@@ -251,6 +251,25 @@ def test_mix_keeps_the_originals_sound_under_the_speech(rich, dub):
     assert clicks_in(output) == [0.25, 0.5, 1.5]
 
 
+def test_sound_of_six_channels_stays_under_the_speech(tmp_path, make_video, dub):
+    path = tmp_path / "v.mp4"
+    with av.open(str(make_video(tmp_path / "plain.mp4", 50))) as source, av.open(str(path), "w") as container:
+        video = container.add_stream_from_template(source.streams.video[0], opaque=True)
+        sound = container.add_stream("aac", rate=RATE_HZ)
+        sound.layout = "5.1"
+        container.mux(encode_sound(sound, clicks(0.5, 1.5, channels=6), "5.1"))
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = video
+                container.mux(packet)
+    output, _ = dub(path, "out.mp4", mix_db=0)
+    assert (SoundFile(output).layout, SoundFile(output).rate_hz) == ("5.1", RATE_HZ)
+    assert clicks_in(output) == [0.25, 0.5, 1.5]
+    samples = np.concatenate(list(SoundFile(output).channels(RATE_HZ, "5.1")))
+    levels = np.abs(samples[round(0.25 * RATE_HZ) : round(0.26 * RATE_HZ)]).max(0)
+    assert levels.argmax() == 2 and np.delete(levels, 2).max() < 0.05  # the speech is in the centre
+
+
 def test_a_cut_output_is_short_in_every_track(rich, dub):
     output, _ = dub(rich(), "out.mp4", speech_s=1.0, length="cut")
     assert len(times_in(output)) == 30
@@ -330,6 +349,46 @@ def test_a_video_without_sound_gets_a_track(make_video, tmp_path, dub):
 def test_names_with_spaces_and_colons(rich, dub):
     output, _ = dub(rich("my: rich video.mp4"), "take: 2 of it.mp4")
     assert len(times_in(output)) == 60
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_hdr_of_ten_bits_keeps_its_colours_in_the_container(tmp_path, make_video, dub, suffix):
+    options = {"x265-params": "log-level=error"}
+    facts = {"codec": "libx265", "pix_fmt": "yuv420p10le", "colours": (9, 9, 16, 1), "options": options}
+    output, _ = dub(make_video(tmp_path / f"v{suffix}", 10, **facts), f"out{suffix}", speech_s=0.3)
+    with av.open(str(output)) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.name, context.pix_fmt) == ("hevc", "yuv420p10le")
+        assert (context.colorspace, context.color_primaries, context.color_trc, context.color_range) == (9, 9, 16, 1)
+        assert suffix == ".mkv" or context.codec_tag == "hvc1"
+
+
+@pytest.mark.parametrize(("name", "output"), [("v.mp4", "out.mp4"), ("v.mp4", "out.mkv"), ("v.mkv", "out.mkv")])
+def test_the_cover_is_kept(tmp_path, make_video, dub, name, output):
+    plain = make_video(tmp_path / "plain.mp4", 30)
+    cover = av.CodecContext.create("png", "w")
+    cover.width, cover.height, cover.pix_fmt, cover.time_base = 32, 32, "rgb24", Fraction(1, 25)
+    image = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 99, np.uint8), format="rgb24")
+    (picture,) = [*cover.encode(image), *cover.encode(None)]
+    path = tmp_path / name
+    with av.open(str(plain)) as source, av.open(str(path), "w") as container:
+        video = container.add_stream_from_template(source.streams.video[0], opaque=True)
+        if name.endswith(".mkv"):
+            container.add_attachment("cover.png", "image/png", bytes(picture))
+        else:
+            stream = container.add_stream("png", width=32, height=32)
+            stream.pix_fmt, stream.disposition = "rgb24", Disposition.attached_pic
+            picture.stream, picture.pts, picture.dts = stream, 0, 0
+            container.mux(picture)
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = video
+                container.mux(packet)
+    written, remarks = dub(path, output, speech_s=0.5)
+    assert remarks == () and len(times_in(written)) == 30
+    with av.open(str(written)) as container:
+        covers = [s for s in container.streams.video if s.disposition & Disposition.attached_pic]
+        assert [bytes(next(container.demux(cover))) for cover in covers] == [bytes(picture)]
 
 
 def test_fonts_and_cover_of_matroska_are_kept(tmp_path, make_video, dub):

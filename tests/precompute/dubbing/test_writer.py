@@ -23,14 +23,9 @@ from precompute.dubbing.writer import Parts
 
 @pytest.fixture
 def read(make_video, tmp_path):
-    """read(name, ...): a source that was read once, and the plan that shows the whole.
+    """read(name, ...): a source that was read once, and the plan that shows the whole."""
 
-    The same pictures become the same bytes at widths of whole 64 pixels: at others, x264 reads memory that it has not
-    set with AVX-512, and a few bits of its decisions differ from run to run.
-    """
-
-    def make(name="v.mp4", count=60, size=(128, 96), **facts):
-        facts["size"] = size
+    def make(name="v.mp4", count=60, **facts):
         source = Source(make_video(tmp_path / name, count, **facts))
         list(source.pictures())
         return source, plan(source.times, "video", speech_s=0.1)
