@@ -297,12 +297,19 @@ async def test_a_field_that_does_not_fit_is_named(
 
 async def test_a_body_that_is_no_form_is_refused(serving, problem):
     async with serving() as client:
-        for kind, status, code in (
-            ("application/json", 415, "unsupported-media-type"),
-            ("multipart/form-data", 400, "protocol"),
-            ("multipart/form-data; boundary=x", 400, "protocol"),
+        forms, part = (
+            "multipart/form-data; boundary=x",
+            b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n1\r\n',
+        )
+        for kind, body, status, code in (
+            ("application/json", b"{}", 415, "unsupported-media-type"),
+            ("multipart/form-data", b"?", 400, "protocol"),
+            (forms, b"\x00?", 400, "protocol"),
+            (forms, part % b"\x00", 400, "protocol"),
+            (forms, part % b"from", 400, "protocol"),
+            (forms, 40 * (part % b"from"), 400, "protocol"),
         ):
-            async with client.http.post("/v1/dubs", data=b"\x00?", headers={"Content-Type": kind}) as reply:
+            async with client.http.post("/v1/dubs", data=body, headers={"Content-Type": kind}) as reply:
                 await problem(reply, status, code)
 
 
