@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
+import tyro
+
+from engine.errors import SettingError
+
+MAX_EXPRESSIVENESS = 2.0
 MAX_LOAD = 0.9  # share of the device's time; the rest is for work that arrives while a batch runs
 
 Quality = Literal["best", "fast"]  # of references and pictures: large faces at 512 px, or all faces at 256 px
@@ -42,3 +47,9 @@ class SessionConfig:
     release_frames: int = 8  # silence through the networks after the last word, which closes the mouth
     lead_frames: int = 8  # pictures painted ahead of the frame that is due; bounds memory and the cost of a barge-in
     buffered_speech_ms: int = 30_000  # push_audio waits while this much is buffered
+    expressiveness: Annotated[float, tyro.conf.arg(prefix_name=False)] = 1.0
+    """How far the lips move: 1 as the speaker's do, 0 not at all, 2 twice as far. Closed lips stay closed."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.expressiveness <= MAX_EXPRESSIVENESS:
+            raise SettingError(f"--expressiveness {self.expressiveness:g}: expected 0 to {MAX_EXPRESSIVENESS:g}")

@@ -11,7 +11,8 @@
     │       ├── NoFaceError         no face
     │       ├── SeveralFacesError   more than one
     │       ├── FaceTooSmallError   too few pixels
-    │       └── YawTooLargeError    turned away too far
+    │       ├── YawTooLargeError    turned away too far
+    │       └── MouthCoveredError   an object is before the mouth
     ├── AvatarFileError         an `.avatar` file is missing, damaged, of an unknown format, or made with other weights
     ├── WeightsError            a weights file is missing, damaged, or of another network
     ├── OutputError             an output file cannot be written
@@ -94,6 +95,12 @@ class FaceTooSmallError(FaceError):
 
 class YawTooLargeError(FaceError):
     code = "yaw-too-large"
+
+
+class MouthCoveredError(FaceError):
+    """A hand, a mug or a microphone is before the mouth."""
+
+    code = "mouth-covered"
 
 
 class AvatarFileError(PersonaStreamError):

@@ -33,6 +33,7 @@ from engine.config import Quality
 from engine.errors import CorruptVideoError
 from engine.files import check_output, working_folder
 from engine.media import FPS
+from engine.models.speech import FRAME_SAMPLES, RATE_HZ
 from engine.models.weights import load_face_model
 from precompute import bank
 from precompute.assessment import MIN_FRAMES, Assessment, assess
@@ -40,9 +41,10 @@ from precompute.fit import FaceFit
 from precompute.frame_size import base_size, scan_size
 from precompute.idle import resting_lower_face, write_idle
 from precompute.person import Person, fit_person, torch_threads
+from precompute.persona import Persona, learn_persona
 from precompute.report import ReportData, render_report
 from precompute.scan import Scan, scan
-from precompute.video import probe, read_frames
+from precompute.video import probe, read_audio, read_frames
 from precompute.video_writer import VideoWriter
 
 STAGES = ("face", "fit", "base", "references", "idle", "report")
@@ -124,7 +126,8 @@ class Enrolment:
         assessment = self.assess(clip)
         with self._stage("fit"):
             person = self.fit(clip, assessment)
-        manifest = self.describe(clip, assessment, person)
+            persona = self.learn_persona(assessment, person)
+        manifest = self.describe(clip, assessment, person, persona)
         with working_folder() as folder:
             base, idle = folder / "base.mp4", folder / "idle.mp4"
             with self._stage("base"):
@@ -135,7 +138,7 @@ class Enrolment:
                 self.write_idle(idle, base, person, references, manifest)
             with self._stage("report"):
                 report = ReportData(manifest=manifest, info=self.info, scan=clip, assessment=assessment, person=person)
-                self.write_avatar(base, idle, references, report)
+                self.write_avatar(base, idle, references, report, persona)
         return Enrolled(
             path=self.output, manifest=manifest, assessment=assessment, fit=person.fit, stage_s=self.stage_s
         )
@@ -177,7 +180,15 @@ class Enrolment:
         on_iteration = lambda done, total: self._progress("fit", done, total)  # noqa: E731
         return fit_person(clip, assessment, self._size(assessment), self._model, on_iteration=on_iteration)
 
-    def describe(self, clip: Scan, assessment: Assessment, person: Person) -> Manifest:
+    def learn_persona(self, assessment: Assessment, person: Person) -> Persona:
+        """How the speaker moves the lips (see `precompute.persona`)."""
+        sound = read_audio(self.video, RATE_HZ) if self.info.has_audio else None
+        if sound is not None:
+            sound = sound[assessment.use.start * FRAME_SAMPLES : assessment.use.stop * FRAME_SAMPLES]
+        with torch_threads(1):
+            return learn_persona(self._backend, self._model, person.alpha.mean(0), person.beta, person.good, sound)
+
+    def describe(self, clip: Scan, assessment: Assessment, person: Person, persona: Persona) -> Manifest:
         """The manifest of the avatar."""
         width, height = self._size(assessment)
         return Manifest(
@@ -190,7 +201,10 @@ class Enrolment:
             consent=self.options.consent,
             created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             networks=self._networks,
-            summary=_figures(clip, assessment, person, assessment.face_px * height / self.info.height),
+            summary={
+                **_figures(clip, assessment, person, assessment.face_px * height / self.info.height),
+                "persona": persona.summary(),
+            },
         )
 
     def write_base(self, path: Path, assessment: Assessment, manifest: Manifest) -> None:
@@ -230,7 +244,9 @@ class Enrolment:
                 on_frame=lambda done: self._progress("idle", done, manifest.frames),
             )
 
-    def write_avatar(self, base: Path, idle: Path, references: dict[str, Tensor], report: ReportData) -> None:
+    def write_avatar(
+        self, base: Path, idle: Path, references: dict[str, Tensor], report: ReportData, persona: Persona
+    ) -> None:
         """Render the report and write the file."""
         self._progress("report", 0, 1)
         manifest, person, model = report.manifest, report.person, self._model
@@ -243,6 +259,7 @@ class Enrolment:
                 crop=person.crop,
                 style=self._backend.style((model.mean + model.expression(person.beta))[None])[0],
                 rest_beta=person.rest_beta,
+                persona=persona.change,
                 bank=Bank(**references),
                 base=base,
                 idle=idle,

@@ -30,6 +30,7 @@ from engine.errors import AvatarFileError
 from engine.files import replaced
 from engine.models import weights
 from engine.models.morphable import CROP_PX
+from engine.models.persona import no_persona
 from engine.models.renderer import FINE
 
 SUFFIX = ".avatar"
@@ -39,6 +40,7 @@ MAX_BOX_PX = 2 * MAX_SIDE_PX  # a crop may reach beyond the frame
 # Far above the values of any face, and small enough that no computation overflows.
 MAX_COEFFICIENT = 100.0  # in standard deviations
 MAX_POSE = 10.0  # radians and crop widths
+MAX_PERSONA = 10.0
 _MIB = 1 << 20
 # Member -> limit of its size in bytes; larger members are refused before they are read.
 MEMBERS = {
@@ -88,7 +90,8 @@ class AvatarData:
     """One person's enrolment without the videos.
 
     alpha [T, K_s], beta [T, K_e], pose [T, 6] float32; crop [T, 3] int32 (left, top, size) in base pixels;
-    style [D] float32 (S of §3.1); rest_beta [K_e] float32: expression of the closed, quiet mouth.
+    style [D] float32 (S of §3.1); rest_beta [K_e] float32: expression of the closed, quiet mouth; persona
+    [C, C + 1] float32: change of the predicted lips (`engine.models.persona`), zero in files that have none.
     """
 
     manifest: Manifest
@@ -98,6 +101,7 @@ class AvatarData:
     crop: Tensor
     style: Tensor
     rest_beta: Tensor
+    persona: Tensor
     bank: Bank
     thumbnail_jpeg: bytes
 
@@ -135,6 +139,7 @@ def read_avatar(path: Path, networks: Mapping[str, str]) -> tuple[AvatarData, Sp
             crop=_boxes(tracks, frames),
             style=_bounded(look, "style", (None,)),
             rest_beta=_bounded(look, "rest_beta", (k_e,)),
+            persona=_persona(look),
             bank=_bank(bank, k_s, k_e, frames),
             thumbnail_jpeg=read_member(file, spans["thumbnail.jpg"]),
         )
@@ -222,6 +227,13 @@ def _bounded(
     return tensor
 
 
+def _persona(look: Mapping[str, Tensor]) -> Tensor:
+    """The persona; none in a file from before there were personas."""
+    if "persona" not in look:
+        return no_persona()
+    return _bounded(look, "persona", tuple(no_persona().shape), MAX_PERSONA)
+
+
 def _boxes(tracks: Mapping[str, Tensor], frames: int) -> Tensor:
     crop = _tensor(tracks, "crop", (frames, 3), torch.int32)
     fits = bool((crop[:, 2] > 0).all() and (crop >= -MAX_BOX_PX).all() and (crop <= MAX_BOX_PX).all())
@@ -249,7 +261,7 @@ def write_avatar(path: Path, contents: AvatarContents) -> None:
     """Write the file; an older one stays intact until the new one is complete. Raises OSError."""
     tensors = {
         "tracks.safetensors": {n: getattr(contents, n) for n in ("alpha", "beta", "pose", "crop")},
-        "style.safetensors": {"style": contents.style, "rest_beta": contents.rest_beta},
+        "style.safetensors": {n: getattr(contents, n) for n in ("style", "rest_beta", "persona")},
         "bank.safetensors": vars(contents.bank),
     }
     with replaced(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:

@@ -34,6 +34,7 @@ from engine.media import SAMPLE_RATE_HZ, MediaUnit
 from engine.metrics import StageTimes
 from engine.models import state as states
 from engine.models.morphable import MorphableModel
+from engine.models.persona import LipSpace, PersonaMap
 from engine.models.speech import cut, init_state
 from engine.paint.painter import FittedVideo, PicturePainter
 
@@ -72,6 +73,8 @@ class AvatarPipeline:
         self._template = (model.mean + model.shape(alpha))[None]
         self._style = avatar.style[None]
         self.rest = model.vertices(alpha, avatar.rest_beta)[model.lower]
+        template = self._template[0, model.lower]
+        self._persona = PersonaMap(LipSpace(model), avatar.persona, template, self.rest)
         self.first = self._idle.read(avatar.loop.start)
         self.times = StageTimes()
 
@@ -110,15 +113,20 @@ class AvatarPipeline:
         """The picture of base frame `base` with lips [V_low, 3], or its idle picture, outside any timeline."""
         return PaintJob((Frame(base, lips, 0),), self.level)
 
-    def new_segment(self) -> SpeechSegment:
+    def new_segment(self, expressiveness: float = 1.0) -> SpeechSegment:
         """A segment without sound."""
         config = self._backend.speech_config
         return SpeechSegment(
-            init_state(config), self._backend.initial_state(1), config.step_frames, config.lookahead_frames
+            init_state(config),
+            self._backend.initial_state(1),
+            config.step_frames,
+            config.lookahead_frames,
+            expressiveness=expressiveness,
         )
 
     def new_timeline(self, config: SessionConfig) -> Timeline:
-        return Timeline(config, self.avatar.loop, self.rest, self.new_segment, self.first)
+        new_segment = partial(self.new_segment, config.expressiveness)
+        return Timeline(config, self.avatar.loop, self.rest, new_segment, self.first)
 
     def speak(self, pcm: np.ndarray | Iterable[np.ndarray], config: SessionConfig | None = None) -> Iterator[MediaUnit]:
         """The units of a session that speaks pcm [N] int16 at 48 kHz from its first frame until the mouth has closed,
@@ -168,9 +176,13 @@ class AvatarPipeline:
                 torch.cat([pipeline._template for pipeline in pipelines]),
                 states.batch([work.job.segment.geometry for work in batch]),
             )
+            own = [
+                # A copy: a view would keep the lips of the whole batch in memory.
+                work.pipeline._persona(frames.clone(), work.job.segment.expressiveness)
+                for work, frames in zip(batch, lips, strict=True)
+            ]
         geometry = states.unbatch(after, len(batch))
-        # Copies: a view would keep the lips of the whole batch in memory.
-        return [Lips(speech, g, frames.clone()) for (_, speech), g, frames in zip(cuts, geometry, lips, strict=True)]
+        return [Lips(speech, g, frames) for (_, speech), g, frames in zip(cuts, geometry, own, strict=True)]
 
     def _paint(self, batch: Sequence[Work[PaintJob]]) -> list[list[np.ndarray]]:
         pipelines = [work.pipeline for work in batch for _ in work.job.frames]

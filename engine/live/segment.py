@@ -65,6 +65,7 @@ class SpeechSegment:
     length: int | None = None  # frames in all, once closed
     painted: int | None = None  # the last output frame whose picture was begun
     step_begun: bool = False  # the lips of a step are being computed
+    expressiveness: float = 1.0
     led_in: bool = True  # its first frames are blended from rest
 
     def __post_init__(self) -> None:

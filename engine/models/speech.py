@@ -275,15 +275,18 @@ def cut(pcm: Samples, state: SpeechState, config: SpeechConfig) -> tuple[Samples
     return windows.copy(), SpeechState(pcm[complete * advance :].copy())
 
 
+def windows_of(pcm: Samples, config: SpeechConfig) -> Samples:
+    """The windows [k, N] of the stream from its start to the end of pcm [n] float32, and silence after it."""
+    steps = -(-len(pcm) // (config.step_frames * FRAME_SAMPLES))
+    tail = np.zeros(config.window_samples, np.float32)
+    return cut(np.concatenate([pcm.astype(np.float32), tail]), init_state(config), config)[0][:steps]
+
+
 @torch.inference_mode()
 def extract(encoder: SpeechEncoder, pcm: Samples, *, batch_windows: int = 16) -> Tensor:
     """pcm [n] float32 at 16 kHz to [T, D], T = n / 640 rounded up: equal to the stream's features, in batches."""
-    config = encoder.config
-    total = -(-len(pcm) // FRAME_SAMPLES)
-    tail = np.zeros(config.window_samples, np.float32)
-    windows, _ = cut(np.concatenate([pcm.astype(np.float32), tail]), init_state(config), config)
-    windows = windows[: -(-total // config.step_frames)]
+    windows = torch.from_numpy(windows_of(pcm, encoder.config))
     if len(windows) == 0:
-        return torch.empty(0, config.features)
-    features = [encoder(batch).flatten(0, 1) for batch in torch.split(torch.from_numpy(windows), batch_windows)]
-    return torch.cat(features)[:total]
+        return torch.empty(0, encoder.config.features)
+    features = [encoder(batch).flatten(0, 1) for batch in windows.split(batch_windows)]
+    return torch.cat(features)[: -(-len(pcm) // FRAME_SAMPLES)]

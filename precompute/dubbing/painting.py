@@ -60,27 +60,20 @@ class PaintedFace:
     def __init__(
         self,
         run: Run,
-        stop: int,
         size: tuple[int, int],
         bank: Bank,
         window: Window,
         model: MorphableModel,
         backend: Backend,
     ):
-        """stop: the first picture of the source that is never read.  size: (width, height) of upright pictures."""
+        """size: (width, height) of upright pictures.  window: holds each picture of the run when it is painted, and its
+        neighbours in the run."""
         self._run, self._window = run, window
-        count = min(len(run), stop - run.start)
-        self._boxes = boxes(run.crop[:count], size)
-        crop: np.ndarray = run.crop[:count] - np.pad(self._boxes[:, :2], ((0, 0), (0, 1))).astype(np.int32)
-        video = FittedVideo(
-            read=self._read,
-            alpha=run.alpha[:count],
-            beta=run.beta[:count],
-            pose=run.pose[:count],
-            crop=torch.from_numpy(crop),
-        )
+        self._boxes = boxes(run.crop, size)
+        crop = torch.from_numpy(run.crop - np.pad(self._boxes[:, :2], ((0, 0), (0, 1))).astype(np.int32))
+        video = FittedVideo(read=self._read, alpha=run.alpha, beta=run.beta, pose=run.pose, crop=crop)
         self._painter = backend.painter(video, bank, model)
-        self._own = model.vertices(run.alpha[:count], run.beta[:count])[:, model.lower]
+        self._own = model.vertices(run.alpha, run.beta)[:, model.lower]
 
     def edit(self, picture: Picture, mouth: NewMouth) -> tuple[Region, np.ndarray, float]:
         """The region of the picture around the face, as it is and painted, and the weight of the painted pixels."""

@@ -36,9 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     A PersonaStreamError is printed as one red line, with exit code 2.
     """
-    command: Serve | Mic | Dub | Bench | Doctor | Export = tyro.cli(Command, prog="personastream", args=arguments)
     code = USAGE_ERROR
     try:
+        command: Serve | Mic | Dub | Bench | Doctor | Export = tyro.cli(Command, prog="personastream", args=arguments)
         code = command.run() if isinstance(command, Serve | Mic) else _interruptible(command)
     except* PersonaStreamError as group:  # task groups wrap it
         for error in leaves(group):

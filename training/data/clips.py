@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +14,18 @@ from engine.errors import MediaError
 from precompute.fit import FaceFit
 
 COLUMNS = ("file", "kind", "identity", "split", "source", "language", "duration_s", "face_px")
+FITTED = "fitted"
+FIT_COLUMNS = ("file", "sound", "identity", "split", "language", "duration_s", "face_px")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One row of `manifest.csv`, which has the columns COLUMNS.
+    """One row of `manifest.csv`, which has the columns COLUMNS, or of `fits.csv`, which has the columns FIT_COLUMNS.
 
-    `path`: the column `file`, relative to the manifest's folder; `kind`: real, generated or real_silent; `identity`:
-    any name for the person; `split`: train or val, the same for all clips of a person; `source`: any name for the
-    collection; `language`: any code; `duration_s`: seconds; `face_px`: height of the face in whole pixels.
+    `path`: the column `file`, relative to the table's folder; `kind`: real, generated, real_silent, or fitted for a
+    row of `fits.csv`, a fit without pictures; `identity`: any name for the person; `split`: train or val, the same for
+    all clips of a person; `source`: any name for the collection; `language`: any code; `duration_s`: seconds;
+    `face_px`: height of the face in whole pixels; `sound`: the sound of a fit, elsewhere None.
     """
 
     path: Path
@@ -32,6 +36,7 @@ class Clip:
     language: str
     duration_s: float
     face_px: int
+    sound: Path | None = None
 
     @property
     def name(self) -> str:
@@ -39,20 +44,37 @@ class Clip:
 
 
 def read_manifest(data: Path) -> list[Clip]:
-    """The clips in `data`/manifest.csv. Raises MediaError for a missing file, column or number."""
+    """The clips in `data`/manifest.csv, then the fits in `data`/fits.csv where it exists. Raises MediaError for a
+    missing manifest, column or number."""
     table = data / "manifest.csv"
     if not table.is_file():
         raise MediaError(f"{table}: not found; give --data a folder with manifest.csv and the clips it lists")
+    clips = [_clip(data, row, place) for row, place in _rows(table, COLUMNS)]
+    fits = data / "fits.csv"
+    if fits.is_file():
+        clips += [_clip(data, _as_clip(row), place) for row, place in _rows(fits, FIT_COLUMNS)]
+    return clips
+
+
+def _rows(table: Path, columns: Sequence[str]) -> Iterator[tuple[dict[str, str], str]]:
+    """The rows of a table that has these columns, each with its place for messages."""
     with table.open(newline="") as lines:
         reader = csv.DictReader(lines)
-        if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
-            raise MediaError(f"{table}: lacks the column {', '.join(missing)}; expected {', '.join(COLUMNS)}")
-        return [_clip(data, row, f"{table}, line {reader.line_num}") for row in reader]
+        if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
+            raise MediaError(f"{table}: lacks the column {', '.join(missing)}; expected {', '.join(columns)}")
+        for row in reader:
+            place = f"{table}, line {reader.line_num}"
+            if short := [name for name in columns if row[name] is None]:
+                raise MediaError(f"{place}: has no {', '.join(short)}; expected {', '.join(columns)}")
+            yield row, place
+
+
+def _as_clip(row: dict[str, str]) -> dict[str, str]:
+    """A row of fits.csv as one of the manifest. Recordings of a person share their offset, so they are one source."""
+    return {**row, "kind": FITTED, "source": row["identity"]}
 
 
 def _clip(data: Path, row: dict[str, str], place: str) -> Clip:
-    if short := [name for name in COLUMNS if row[name] is None]:
-        raise MediaError(f"{place}: has no {', '.join(short)}; expected {', '.join(COLUMNS)}")
     try:
         duration_s, face_px = float(row["duration_s"]), int(row["face_px"])
     except ValueError as error:
@@ -66,6 +88,7 @@ def _clip(data: Path, row: dict[str, str], place: str) -> Clip:
         language=row["language"],
         duration_s=duration_s,
         face_px=face_px,
+        sound=data / row["sound"] if row["kind"] == FITTED else None,
     )
 
 

@@ -9,14 +9,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.progress import track as progress
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
-from engine.errors import MediaError
+from engine.errors import MediaError, PersonaStreamError
+from engine.models.speech import FRAME_SAMPLES, RATE_HZ
 from engine.models.weights import load_face_model
 from engine.paint.composite import cut
-from precompute.fit import fit
+from engine.sound_file import SoundFile
+from precompute.fit import FaceFit, fit
 from precompute.track import fill_gaps, longest_run, track
 from precompute.video import read_audio, read_frames
 from training.data.clips import (
+    FITTED,
     Clip,
     Track,
     crops_path,
@@ -98,7 +103,7 @@ def cut_crops(data: Path, runs: Path, *, processes: int) -> None:
         for clip in sorted(read_manifest(data), key=lambda clip: -clip.duration_s):
             source, target = fit_path(runs, clip), crops_path(runs, clip)
             left = budget.get(clip.identity, FRAMES_PER_IDENTITY)
-            if not source.exists() or clip.face_px < MIN_FACE_PX or left < STRETCH_FRAMES:
+            if clip.kind == FITTED or not source.exists() or clip.face_px < MIN_FACE_PX or left < STRETCH_FRAMES:
                 continue
             limit = min(left, FRAMES_PER_CLIP)
             budget[clip.identity] = left - min(limit, int(clip.duration_s * 25))
@@ -108,8 +113,39 @@ def cut_crops(data: Path, runs: Path, *, processes: int) -> None:
             job.result()
 
 
+def adopt_fits(data: Path, runs: Path) -> None:
+    """Write the sound and the fit of every row of fits.csv as those of a tracked clip; resumes.
+
+    A file holds alpha [K_s], beta [T, K_e] and pose [T, 6] under the engine's face model, lip_error_px [T], and
+    sound_start [1], the sample at 16 kHz at which the first frame begins.
+    """
+    for clip in read_manifest(data):
+        if clip.sound is None or fit_path(runs, clip).exists():
+            continue
+        try:
+            sound = np.concatenate(list(SoundFile(clip.sound).blocks(RATE_HZ)))
+            tensors = {name: tensor.astype(np.float32) for name, tensor in load_file(clip.path).items()}
+        except (PersonaStreamError, OSError, SafetensorError) as error:
+            log.warning("%s left out: %s", clip.name, error)
+            continue
+        begin, frames = int(tensors["sound_start"][0]), len(tensors["beta"])
+        pcm = (np.clip(sound, -1, 1) * 32767).astype(np.int16)
+        # A whole number of frames before the first one.
+        save_track(track_path(runs, clip), Track(np.zeros((0, 478, 3), np.float32), pcm[begin % FRAME_SAMPLES :]))
+        fit = FaceFit(
+            alpha=np.tile(tensors["alpha"], (frames, 1)),
+            beta=tensors["beta"],
+            pose=tensors["pose"],
+            crop=np.zeros((frames, 3), np.int32),  # there are no pictures
+            error_px=tensors["lip_error_px"],
+            lip_error_px=tensors["lip_error_px"],
+        )
+        save_fit(fit_path(runs, clip), fit, begin // FRAME_SAMPLES)
+
+
 def prepare(data: Path, runs: Path, *, processes: int) -> None:
     """Write tracks, fits and crops of all clips; resumes where it was stopped."""
+    adopt_fits(data, runs)
     track_clips(data, runs, processes=processes)
     fit_tracks(data, runs, processes=processes)
     cut_crops(data, runs, processes=processes)
@@ -117,7 +153,7 @@ def prepare(data: Path, runs: Path, *, processes: int) -> None:
 
 def track_clips(data: Path, runs: Path, *, processes: int) -> None:
     """Write `runs/tracks/*.safetensors` for all clips of the manifest; resumes where it was stopped."""
-    todo = [(clip, track_path(runs, clip)) for clip in read_manifest(data)]
+    todo = [(clip, track_path(runs, clip)) for clip in read_manifest(data) if clip.kind != FITTED]
     todo = [(clip, target) for clip, target in todo if not target.exists()]
     with ProcessPoolExecutor(processes) as pool:
         jobs = [pool.submit(_prepare_clip, clip, target) for clip, target in todo]

@@ -14,12 +14,13 @@ from engine.paint.align import Aligner, Reference
 from engine.paint.painter import CpuPainter, FittedVideo
 from engine.paint.shape import Shape
 from engine.paint.window import Window
-from training.evaluate.measures import psnr, sharpness, signed
+from training.evaluate.measures import mouth_cavity, psnr, sharpness, signed
 from training.renderer.lpips import Lpips
 from training.renderer.samples import ClipFaces
 
 SEQUENCE_FRAMES = 8
 BANK = 25
+MIN_CAVITY_PX = 90
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def driven_sequences(
     starts = [i for i in range(len(faces) - frames) if faces.index[i + frames - 1] - faces.index[i] == frames - 1]
     base, mouth = starts[0], starts[-1]
     rows = list(range(base, base + frames))
-    painter = _painter(network, faces, model, without=rows)
+    painter = clip_painter(network, faces, model, without=rows)
     driven = [(row, faces.canonical[mouth + i][model.lower]) for i, row in enumerate(rows)]
     shapes = []
     for row, lower in driven:
@@ -57,7 +58,9 @@ def driven_sequences(
     }
 
 
-def _painter(network: DualAttentionRenderer, faces: ClipFaces, model: MorphableModel, without: list[int]) -> CpuPainter:
+def clip_painter(
+    network: DualAttentionRenderer, faces: ClipFaces, model: MorphableModel, without: list[int]
+) -> CpuPainter:
     """The engine's painter for the clip, with a bank of other rows than `without`."""
     far = [int(row) for row in np.argsort(faces.opening, kind="stable") if row not in without]
     bank = [far[i] for i in np.linspace(0, len(far) - 1, min(BANK, len(far))).round().astype(int)]
@@ -100,14 +103,14 @@ class LaidPictures:
 class Flicker:
     """The change from frame to frame: `temporal_lpips`, LPIPS over the pasted window, and `still_difference`, levels of
     255 on the skin around the lips, which would be 0 for a recording without noise once the motion of the mesh is
-    removed."""
+    removed. `inside`: the same inside the inner lips, where they are open, else missing."""
 
     def __init__(self, model: MorphableModel) -> None:
         self._aligner, self._lpips = Aligner(model), Lpips()
 
     @torch.inference_mode()
     def __call__(self, sequence: Sequence) -> dict[str, float]:
-        lpips, still = [], []
+        lpips, still, inside = [], [], []
         window: Window | None = None
         for i in range(len(sequence.crops) - 1):
             target = self._aligner.target(sequence.shapes[i], sequence.shapes[i])
@@ -118,5 +121,10 @@ class Flicker:
             after = self._aligner.faces(target, [Reference(sequence.crops[i + 1], sequence.shapes[i + 1])]).pixels[0, 0]
             lips = np.kron(target.lip_mask > 0, np.ones((CELL_PX, CELL_PX), bool))
             skin = torch.from_numpy((target.paste_mask > 0.5) & ~lips & (target.coverage.triangle >= 0))
-            still.append(float((after - here).abs().mean(0)[skin].mean()) * 127.5)
-        return {"temporal_lpips": float(np.mean(lpips)), "still_difference": float(np.mean(still))}
+            change = (after - here).abs().mean(0) * 127.5
+            still.append(float(change[skin].mean()))
+            cavity = mouth_cavity(sequence.shapes[i].mesh, CROP_PX)[target.window.pixels] > 0
+            if cavity.sum() >= MIN_CAVITY_PX:
+                inside.append(float(change[torch.from_numpy(cavity)].mean()))
+        figures = {"temporal_lpips": float(np.mean(lpips)), "still_difference": float(np.mean(still))}
+        return figures | ({"inside": float(np.mean(inside))} if inside else {})

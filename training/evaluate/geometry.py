@@ -14,6 +14,8 @@
   lips predicted with this person's style from the next person's speech, as in dubbing. For comparison: no style, the
   next person's style, two halves of the true clip (the maximum) and two people (chance).
 
+- ceiling: `training.evaluate.ceiling`, on the training people's word clips.
+
 The sound of each clip is first moved by its offset in `runs/offsets.csv`, which models of training people estimated;
 the figures "before" leave the sound in place. The style is that of the clip, as in the paper's self-reenactment.
 """
@@ -35,12 +37,14 @@ from engine.models.geometry import GeometryConfig, GeometryGenerator
 from engine.models.morphable import LIPS_INNER, LIPS_OUTER, MorphableModel
 from engine.models.speech import RATE_HZ, SpeechConfig, SpeechEncoder, extract
 from engine.models.weights import default_path, fingerprint, load, load_face_model
+from precompute.synchrony import lag_curve, peak
+from training.evaluate.ceiling import ceiling
 from training.evaluate.critics import STYLE_CROP_FRAMES, StyleExpert, SyncExpert, style_expert, sync_expert
 from training.evaluate.spoken import judge_closures
-from training.geometry.corpus import Example, load_examples
+from training.geometry.corpus import Example, Item, load_examples
 from training.geometry.generator import predict
 from training.geometry.loss import GeometryLoss
-from training.geometry.offsets import estimate_offsets, lag_curve, peak
+from training.geometry.offsets import estimate_offsets
 from training.geometry.train import aligned_sound, clip_items
 
 log = logging.getLogger(__name__)
@@ -301,6 +305,7 @@ def evaluate(
         "sync": judge_sync(sync, own),
         "style_similarity": judge_style(predictor, style, examples, own, out),
         "spoken": judge_closures(predictor.encoder, predictor.generator, model, examples, runs, out),
+        "ceiling": ceiling(_words(all_examples, items, predictor)),
         "each": {
             clip.name: {
                 "correlation": round(_correlation(*predictor.openings(clip)), 3),
@@ -317,6 +322,18 @@ def evaluate(
     chosen = [_last_seconds(clip) for clip in own if clip.name in longest.values()][:8]
     _plot(predictor, chosen, out / "geometry.png")
     return report
+
+
+def _words(examples: list[Example], items: list[Item], predictor: Predictor) -> list[tuple[str, Tensor, Tensor]]:
+    """Identity, features [T, D] and opening [T] of the recorded training clips, where the target is known."""
+    words = []
+    for item in items:
+        example, known = examples[item.example], item.known > 0
+        if example.clip.kind == "real":
+            template = (predictor.model.mean + predictor.model.shape(example.alpha))[predictor.generator.lower]
+            opening = predictor.measure.opening(template + predictor.measure.offsets(item.beta[known]))
+            words.append((example.clip.identity, item.features[known], opening))
+    return words
 
 
 def _last_seconds(clip: Prediction) -> Prediction:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,11 @@ def judge_closures(
     examples: list[Example],
     runs: Path,
     out: Path,
+    own: Callable[[Example, Tensor], Tensor] = lambda _, vertices: vertices,
 ) -> dict[str, Any] | None:
     """The figures of the module's docstring over all test sentences and by language; draws `out`/spoken.png.
+
+    own: makes predicted lower vertices [T, V_low, 3] those of the person of an example, by default as predicted.
 
     None where there are no test sentences (`python -m training speak --kokoro FOLDER`).
     """
@@ -69,7 +73,7 @@ def judge_closures(
         features = extract(encoder, spoken.pcm)
         for face in faces:
             offsets = predict(generator, model, features, face.alpha, face.beta)
-            vertices = offsets + (model.mean + model.shape(face.alpha))[generator.lower]
+            vertices = own(face, offsets + (model.mean + model.shape(face.alpha))[generator.lower])
             opening = measure.opening(vertices)
             spans = [(a - SLACK_FRAMES, b + SLACK_FRAMES) for a, b in spoken.spans(BILABIALS)]
             closures[spoken.language] += _closed(opening, spans)

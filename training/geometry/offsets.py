@@ -17,19 +17,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.progress import track as progress
 from torch import Tensor
 
-from engine.models.geometry import GeometryGenerator
+from engine.models import int8
+from engine.models.geometry import GeometryConfig, GeometryGenerator
 from engine.models.morphable import LIPS_INNER, LIPS_OUTER, MorphableModel
-from engine.models.speech import SpeechConfig
-from engine.models.weights import load_face_model
+from engine.models.speech import SpeechConfig, SpeechEncoder, extract
+from engine.models.weights import default_path, load, load_face_model
+from precompute.synchrony import MAX_LAG_FRAMES, high_pass, lag_curve, peak
 from training.geometry.corpus import Corpus, Example, Item, load_examples
 from training.geometry.generator import fit_generator, predict
 from training.speech.teacher import load_utterance, reduce_teacher, teacher_path
 
 log = logging.getLogger(__name__)
 
-MAX_OFFSET_FRAMES = 8
 LOCKED = 0.35  # clips with a lower correlation of predicted and true lip motion are not trained on
 
 
@@ -39,31 +41,6 @@ def _shifted(features: Tensor, start: int, frames: int, offset_frames: float) ->
     low = place.floor().long()
     share = (place - low)[:, None]
     return features[low] * (1 - share) + features[(low + 1).clamp_max(len(features) - 1)] * share
-
-
-def lag_curve(predicted: Tensor, true: Tensor) -> Tensor:
-    """Correlation of true motion with predicted motion that is delayed by -8 ... 8 frames, [17].
-
-    predicted, true: [T, ...]; all coordinates are centred over the overlap and pooled.
-    """
-    predicted, true = predicted.flatten(1), true.flatten(1)
-    frames, curve = len(predicted), []
-    for lag in range(-MAX_OFFSET_FRAMES, MAX_OFFSET_FRAMES + 1):
-        a = true[max(lag, 0) : frames + min(lag, 0)]
-        b = predicted[max(-lag, 0) : frames + min(-lag, 0)]
-        a, b = a - a.mean(0), b - b.mean(0)
-        curve.append((a * b).sum() / (a.norm() * b.norm() + 1e-9))
-    return torch.stack(curve)
-
-
-def peak(curve: Tensor) -> tuple[float, float]:
-    """Lag in frames (a parabola through the top three) and height of the best correlation."""
-    top = int(curve.argmax())
-    if not 0 < top < len(curve) - 1:
-        return float(top - MAX_OFFSET_FRAMES), float(curve[top])
-    left, middle, right = curve[top - 1 : top + 2].tolist()
-    between = 0.5 * (left - right) / (left - 2 * middle + right - 1e-9)
-    return top - MAX_OFFSET_FRAMES + between, middle
 
 
 def _pooled_offsets(examples: list[Example], curves: list[Tensor]) -> list[float]:
@@ -87,13 +64,6 @@ def _pooled_offsets(examples: list[Example], curves: list[Tensor]) -> list[float
     return lags
 
 
-def _high_pass(rows: Tensor) -> Tensor:
-    """rows [T, C] less their mean over the surrounding second: smiles and drift have no timing."""
-    window = min(25, len(rows) // 2 * 2 - 1)
-    padded = torch.nn.functional.pad(rows.T[None], (window // 2, window // 2), mode="replicate")
-    return rows - torch.nn.functional.avg_pool1d(padded, window, stride=1)[0].T
-
-
 def _curve(
     generator: GeometryGenerator,
     model: MorphableModel,
@@ -106,7 +76,7 @@ def _curve(
     true = torch.einsum("tk,kvc->tvc", example.beta, model.expression_basis[:, generator.lower])
     lips = torch.isin(generator.lower, torch.tensor([*LIPS_OUTER, *LIPS_INNER]))
     predicted, true = (rows[:, lips, :2].flatten(1) for rows in (predicted, true))
-    return lag_curve(_high_pass(predicted), _high_pass(true))
+    return lag_curve(high_pass(predicted), high_pass(true))
 
 
 def _half(example: Example) -> int:
@@ -149,8 +119,7 @@ class _Estimation:
         zero = self._zero(lags)
         result = []
         for curve, lag in zip(means, lags, strict=True):
-            at = min(max(round(lag) + MAX_OFFSET_FRAMES, 0), len(curve) - 1)
-            result.append(Offset(lag - zero, float(curve[at])))
+            result.append(_at(curve, lag, zero))
         return result
 
     def _generator(self, number: int, half: int, offsets: list[Offset]) -> GeometryGenerator:
@@ -184,18 +153,39 @@ class _Estimation:
         return float(np.median([np.median(of_person) for of_person in people.values()]))
 
 
-def _write_offsets(path: Path, examples: list[Example], offsets: list[Offset]) -> None:
+def _at(curve: Tensor, lag: float, zero: float = 0.0) -> Offset:
+    """The offset of a clip with this lag, measured from `zero`, and its curve's height there."""
+    place = min(max(round(lag) + MAX_LAG_FRAMES, 0), len(curve) - 1)
+    return Offset(lag - zero, float(curve[place]))
+
+
+def _write_offsets(path: Path, offsets: dict[str, Offset]) -> None:
     with path.open("w", newline="") as lines:
         table = csv.writer(lines)
         table.writerow(["clip", "offset_frames", "match", "locked"])
-        for example, offset in zip(examples, offsets, strict=True):
-            row = [f"{offset.frames:.2f}", f"{offset.match:.3f}", int(offset.locked)]
-            table.writerow([example.clip.name, *row])
+        for name, offset in offsets.items():
+            table.writerow([name, f"{offset.frames:.2f}", f"{offset.match:.3f}", int(offset.locked)])
 
 
 def _read_offsets(path: Path) -> dict[str, Offset]:
     with path.open(newline="") as lines:
         return {row["clip"]: Offset(float(row["offset_frames"]), float(row["match"])) for row in csv.DictReader(lines)}
+
+
+def _with_new_clips(path: Path, examples: list[Example]) -> dict[str, Offset]:
+    """The offsets in `path`, with those of examples that it lacks added to it."""
+    known = _read_offsets(path)
+    new = [example for example in examples if example.clip.name not in known]
+    if not new:
+        return known
+    model = load_face_model()
+    encoder = load(SpeechEncoder, SpeechConfig, default_path("speech")).for_cpu(int8.available())
+    generator = load(GeometryGenerator, GeometryConfig, default_path("geometry"))
+    curves = [_curve(generator, model, e, extract(encoder, e.pcm)) for e in progress(new, "offsets of new clips")]
+    offsets = [_at(curve, lag) for curve, lag in zip(curves, _pooled_offsets(new, curves), strict=True)]
+    known |= {example.clip.name: offset for example, offset in zip(new, offsets, strict=True)}
+    _write_offsets(path, known)
+    return _read_offsets(path)
 
 
 def _with_future(features: Tensor) -> Tensor:
@@ -205,10 +195,13 @@ def _with_future(features: Tensor) -> Tensor:
 
 
 def estimate_offsets(data: Path, runs: Path, *, rounds: int = 3, steps: int = 400) -> dict[str, Offset]:
-    """The offset of every clip by its name; stored in `runs/offsets.csv`; resumes where it was stopped."""
+    """The offset of every clip by its name; stored in `runs/offsets.csv`; resumes where it was stopped.
+
+    Clips that were added later are measured by the engine's networks.
+    """
     final = runs / "offsets.csv"
     if final.exists():
-        return _read_offsets(final)
+        return _with_new_clips(final, load_examples(data, runs))
     model = load_face_model()
     examples = [e for e in load_examples(data, runs) if teacher_path(runs, e.clip.name).exists()]
     utterances = [load_utterance(runs, e.clip.name) for e in examples]
@@ -217,6 +210,7 @@ def estimate_offsets(data: Path, runs: Path, *, rounds: int = 3, steps: int = 40
     features = [_with_future(torch.from_numpy(target(u.features))) for u in utterances]
     estimation = _Estimation(examples, features, model, runs, steps)
     offsets = [Offset(0.0, 1.0)] * len(examples)
+    names = [example.clip.name for example in examples]
     for number in range(rounds):
         path = runs / "geometry" / f"offsets-{number}.csv"
         if path.exists():
@@ -226,8 +220,8 @@ def estimate_offsets(data: Path, runs: Path, *, rounds: int = 3, steps: int = 40
         previous = offsets
         offsets = estimation.round(number, previous)
         _log_round(number, previous, offsets)
-        _write_offsets(path, examples, offsets)
-    _write_offsets(final, examples, offsets)
+        _write_offsets(path, dict(zip(names, offsets, strict=True)))
+    _write_offsets(final, dict(zip(names, offsets, strict=True)))
     return _read_offsets(final)
 
 

@@ -16,6 +16,7 @@ from rich.progress import track as progress
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from engine.models import int8
 from engine.models.morphable import MorphableModel, mouth_opening
 from engine.models.speech import FRAME_SAMPLES, SpeechConfig, SpeechEncoder, extract
 from engine.models.weights import fingerprint, load, load_face_model, save
@@ -45,6 +46,11 @@ def aligned_sound(example: Example, offset_frames: float) -> np.ndarray:
     part = example.pcm[max(begin, 0) : max(end, 0)]
     before = min(max(-begin, 0), end - begin)
     return np.pad(part, (before, end - begin - before - len(part)))
+
+
+def fast_encoder(speech: Path) -> SpeechEncoder:
+    """The encoder as the CPU runs it: in int8 where PyTorch has it, in half the time."""
+    return load(SpeechEncoder, SpeechConfig, speech).for_cpu(int8.available())
 
 
 def rest_pose(beta: Tensor, opening: Tensor) -> Tensor:
@@ -82,7 +88,7 @@ def clip_items(
     """
     folder = runs / "heard" / fingerprint(speech)
     folder.mkdir(parents=True, exist_ok=True)
-    encoder = load(SpeechEncoder, SpeechConfig, speech)
+    encoder = fast_encoder(speech)
     items = []
     for which, example in enumerate(progress(examples, "features")):
         offset = offsets.get(example.clip.name)
@@ -103,7 +109,7 @@ def clip_items(
 def _sentence_items(runs: Path, speech: Path, components: int) -> list[Item]:
     """The training sentences of `training.speech.phonemes` as items; kept in `runs/heard`."""
     folder = runs / "heard" / fingerprint(speech)
-    encoder = load(SpeechEncoder, SpeechConfig, speech)
+    encoder = fast_encoder(speech)
     items = []
     for spoken in progress(load_spoken(runs, "train"), "features of sentences"):
         path = folder / f"{spoken.name}.safetensors"

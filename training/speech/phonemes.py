@@ -51,7 +51,7 @@ KOKORO_TEST_VOICES = {
     "cmn-latn-pinyin": ("zf_xiaoxiao", "zm_yunxi"),
     "ja": ("jf_alpha", "jm_kumo"),
 }
-# For training: none of the voices above, and no French, Chinese or Japanese.
+# For training: none of the voices above. The only French voice is above, so voices of other languages speak French.
 KOKORO_TRAINING_VOICES = {
     "en-us": ("af_alloy", "af_heart", "af_kore", "af_nicole", "af_nova", "af_sarah", "am_adam", "am_eric", "am_fenrir",
               "am_liam", "am_michael", "am_onyx", "bf_alice", "bf_isabella", "bm_daniel", "bm_fable", "bm_george"),
@@ -59,8 +59,11 @@ KOKORO_TRAINING_VOICES = {
     "it": ("im_nicola",),
     "pt-br": ("pf_dora", "pm_alex"),
     "hi": ("hf_alpha", "hm_omega"),
+    "fr": ("af_heart", "bm_george", "em_alex", "im_nicola", "pf_dora"),
+    "cmn-latn-pinyin": ("zf_xiaobei", "zf_xiaoni", "zf_xiaoyi", "zm_yunjian", "zm_yunxia", "zm_yunyang"),
+    "ja": ("jf_gongitsune", "jf_nezumi", "jf_tebukuro", "am_michael"),
 }  # fmt: skip
-MEDLEYS = 360  # four seconds each
+MEDLEYS = 585  # four seconds each
 MEDLEY_PIECES, PIECE_WORDS = 4, 3
 ESPEAK_VARIANTS = ("", "+f1", "+f2", "+f3", "+f5", "+m1", "+m3", "+m7", "+f4", "+m2", "+m4", "+m6")
 VARIANTS_PER_SENTENCE = 4

@@ -62,6 +62,7 @@ def contents(tmp_path_factory):
         crop=torch.tensor([[3, -2, 40]] * FRAMES, dtype=torch.int32),
         style=noise(64),
         rest_beta=noise(50),
+        persona=0.1 * noise(8, 9),
         bank=Bank(
             crops=torch.randint(0, 256, (ENTRIES, 256, 256, 3), generator=generator).to(torch.uint8),
             alpha=noise(ENTRIES, 50),
@@ -99,12 +100,20 @@ def test_what_was_written_is_read_back(good, contents):
     avatar = Avatar.open(good, networks=NETWORKS)
     assert avatar.manifest == contents.manifest
     assert (avatar.name, avatar.width, avatar.height, avatar.frames) == ("Ada Lovelace", WIDTH, HEIGHT, FRAMES)
-    for name in ("alpha", "beta", "pose", "crop", "style", "rest_beta"):
+    for name in ("alpha", "beta", "pose", "crop", "style", "rest_beta", "persona"):
         assert torch.equal(getattr(avatar, name), getattr(contents, name)), name
     for name in ("crops", "alpha", "beta", "pose", "frames"):
         assert torch.equal(getattr(avatar.bank, name), getattr(contents.bank, name)), name
     assert avatar.thumbnail_jpeg == contents.thumbnail_jpeg
     assert avatar.report_html() == contents.report_html
+
+
+def test_a_file_from_before_personas_has_none(good, tmp_path):
+    members = members_of(good)
+    look = load_tensors(members["style.safetensors"])
+    del look["persona"]
+    old = rebuild(tmp_path / "old.avatar", members | {"style.safetensors": save_tensors(look)})
+    assert not Avatar.open(old, networks=NETWORKS).persona.any()
 
 
 def test_references_of_512_px_are_read_as_they_are_or_halved(contents, tmp_path):

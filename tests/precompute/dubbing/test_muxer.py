@@ -1,0 +1,384 @@
+"""The finished file: pictures, sound, and everything else that the source has, each at its time."""
+
+from __future__ import annotations
+
+import os
+import resource
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from av.stream import Disposition
+from drawings import write_wave
+
+from engine.errors import OutputError
+from engine.sound_file import SoundFile
+from precompute.dubbing.encoding import encoding_of
+from precompute.dubbing.muxer import finish
+from precompute.dubbing.source import Source
+from precompute.dubbing.timing import plan
+from precompute.dubbing.writer import Parts
+
+RATE_HZ = 48_000
+LINES = [(0.2, 0.6, "Good morning"), (1.2, 1.8, "and good night & <you>")]
+CHAPTERS = [(0, 1000, "One"), (1000, 2000, "Two")]
+
+
+def clicks(*times_s, seconds=2.0, channels=2):
+    """Silence with a short tone at each of the times."""
+    samples = np.zeros((round(seconds * RATE_HZ), channels), np.float32)
+    for time_s in times_s:
+        first = round(time_s * RATE_HZ)
+        samples[first : first + 480] = 0.6 * np.sin(np.arange(480) / 5)[:, None]
+    return samples
+
+
+def encode_sound(stream, samples, layout, start_s=0):
+    frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="flt", layout=layout)
+    frame.sample_rate, frame.time_base, frame.pts = RATE_HZ, Fraction(1, RATE_HZ), round(start_s * RATE_HZ)
+    return [*stream.encode(frame), *stream.encode(None)]
+
+
+def text_packet(text, start_s, end_s, mov_text):
+    payload = text.encode()
+    packet = av.Packet(len(payload).to_bytes(2, "big") + payload if mov_text else payload)
+    packet.time_base = Fraction(1, 1000)
+    packet.pts = packet.dts = round(start_s * 1000)
+    packet.duration = round((end_s - start_s) * 1000)
+    return packet
+
+
+@pytest.fixture
+def rich(tmp_path, make_video):
+    """rich(name, ...): a video of two seconds with sound of two channels, a second sound track of six, subtitles, chapters
+    and metadata; its first picture at `start_s`, its first sound at `sound_s`."""
+
+    def make(name="rich.mp4", *, start_s=0, sound_s=0, fps=Fraction(30_000, 1001), codec="aac", **facts):
+        plain = make_video(
+            tmp_path / "plain.mp4",
+            [start_s + n / fps for n in range(60)],
+            fps=fps,
+            time_base=Fraction(1, 30_000),
+            **facts,
+        )
+        path = tmp_path / name
+        mp4 = path.suffix in (".mp4", ".mov")
+        options = {"movie_timescale": "30000"} if mp4 else {}
+        with av.open(str(plain)) as source, av.open(str(path), "w", container_options=options) as container:
+            video = container.add_stream_from_template(source.streams.video[0], opaque=True)
+            if facts.get("matrix"):
+                video.set_display_matrix(facts["matrix"])
+            video.metadata.update(language="fra", handler_name="camera")
+            sounds = []
+            for layout, language in (("stereo", "deu"), ("5.1", "fra")):
+                sound = container.add_stream(codec, rate=RATE_HZ)
+                sound.layout = layout
+                sound.metadata.update(language=language, title=f"sound of {language}")
+                sounds.append(sound)
+            sounds[0].disposition, sounds[1].disposition = Disposition.default, Disposition.comment
+            text = container.add_stream("mov_text") if mp4 else container.add_mux_stream("subrip")
+            if mp4:
+                text.codec_context.subtitle_header = b"[Script Info]\n"
+                text.codec_context.time_base = Fraction(1, 1000)
+            text.metadata["language"] = "deu"
+            container.metadata.update(title="A film", artist="Somebody", comment="made up")
+            container.set_chapters(
+                [
+                    {"id": n, "start": start, "end": end, "time_base": Fraction(1, 1000), "metadata": {"title": title}}
+                    for n, (start, end, title) in enumerate(CHAPTERS)
+                ]
+            )
+            packets = []
+            for packet in source.demux(video=0):
+                if packet.size:
+                    packet.stream = video
+                    packets.append(packet)
+            for sound, samples, layout in (
+                (sounds[0], clicks(0.5, 1.5), "stereo"),
+                (sounds[1], clicks(0.7, channels=6), "5.1"),
+            ):
+                packets += encode_sound(sound, samples, layout, sound_s)
+            for begin_s, end_s, line in LINES:
+                packet = text_packet(line, begin_s, end_s, mp4)
+                packet.stream = text
+                packets.append(packet)
+            for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+                container.mux(packet)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def dub(tmp_path):
+    """dub(path, output, speech samples, ...): the video with other sound, its pictures encoded again as they are."""
+
+    def make(path, output, speech=None, *, speech_s=1.0, mix_db=None, **lengths):
+        source = Source(path)
+        list(source.pictures())
+        if not isinstance(speech, SoundFile):
+            speech = write_wave(tmp_path / "speech.wav", clicks(0.25, seconds=speech_s, channels=1), RATE_HZ)
+        made = plan(source.times, lengths.pop("length", "video"), speech_s=speech.duration_s, **lengths)
+        with Parts(tmp_path / f"{output}.parts", made, encoding_of(source, output[output.rindex(".") :])) as parts:
+            list(parts.write(picture.frame for _, picture in made.pictures(source)))
+            remarks = finish(tmp_path / output, source, made, parts, [speech], mix_db=mix_db)
+            parts.remove()
+        return tmp_path / output, remarks
+
+    return make
+
+
+def picture_times_s(path):
+    source = Source(path)
+    return [source_time + source.times.origin_s for source_time in [p.time_s for p in list(source.pictures())]]
+
+
+def times_in(path):
+    """The times of all pictures in the container."""
+    source = Source(path)
+    times_s = [picture.time_s for picture in source.pictures()]
+    return [source.times.origin_s + time_s for time_s in times_s]
+
+
+def clicks_in(path, track=0):
+    """When the tones of a sound track begin."""
+    sound = SoundFile(path, track)
+    samples = np.abs(np.concatenate(list(sound.blocks(RATE_HZ))))
+    loud = np.flatnonzero(samples > 0.2)
+    begins = loud[np.diff(loud, prepend=-RATE_HZ) > RATE_HZ // 20]
+    return [round(float(begin / RATE_HZ + sound.start_s), 2) for begin in begins]
+
+
+def lines_in(path):
+    """(begin, end, text) of all subtitles."""
+    found = []
+    with av.open(str(path)) as container:
+        stream = container.streams.subtitles[0]
+        for packet in container.demux(stream):
+            data = bytes(packet)
+            text = data[2:] if stream.codec_context.name == "mov_text" else data
+            if packet.pts is not None and text:
+                begin_s, duration_s = (float(value * packet.time_base) for value in (packet.pts, packet.duration))
+                found.append((round(begin_s, 2), round(begin_s + duration_s, 2), text.decode()))
+    return found
+
+
+def chapters_in(path):
+    with av.open(str(path)) as container:
+        return [
+            (
+                round(float(c["start"] * c["time_base"]), 2),
+                round(float(c["end"] * c["time_base"]), 2),
+                c["metadata"]["title"],
+            )
+            for c in container.chapters()
+        ]
+
+
+def test_everything_beside_the_speech_is_taken_over(rich, dub):
+    output, remarks = dub(rich(), "out.mp4")
+    assert remarks == ()
+    with av.open(str(output)) as container:
+        kinds = [(stream.type, stream.codec_context.name) for stream in container.streams][:4]
+        assert kinds == [("video", "h264"), ("audio", "aac"), ("audio", "aac"), ("subtitle", "mov_text")]
+        video, speech, other, text = container.streams[:4]
+        assert (video.metadata["language"], video.metadata["handler_name"]) == ("fra", "camera")
+        assert (speech.layout.name, speech.rate, speech.disposition) == ("mono", RATE_HZ, Disposition.default)
+        assert (other.layout.name, other.metadata["language"], other.disposition) == ("5.1", "fra", Disposition.comment)
+        assert text.metadata["language"] == "deu"
+        assert {name: container.metadata[name] for name in ("title", "artist", "comment")} == {
+            "title": "A film", "artist": "Somebody", "comment": "made up",
+        }  # fmt: skip
+    assert times_in(output) == [Fraction(n * 1001, 30_000) for n in range(60)]
+    assert clicks_in(output) == [0.25] and clicks_in(output, 1) == [0.7]
+    assert lines_in(output) == [(begin_s, end_s, line) for begin_s, end_s, line in LINES]
+    assert chapters_in(output) == [(0.0, 1.0, "One"), (1.0, 2.0, "Two")]
+
+
+def test_copied_sound_is_the_same_packets(rich, dub):
+    source = rich()
+    output, _ = dub(source, "out.mp4")
+
+    def payloads(path):
+        with av.open(str(path)) as container:
+            return [bytes(packet) for packet in container.demux(audio=1) if packet.size]
+
+    assert payloads(output) == payloads(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "output"),
+    [("rich.mp4", "out.mkv"), ("rich.mkv", "out.mp4"), ("rich.mkv", "out.mkv"), ("rich.mp4", "out.mov")],
+)
+def test_subtitles_and_chapters_change_with_the_container(rich, dub, name, output):
+    path, remarks = dub(rich(name), output)
+    assert remarks == ()
+    plain = output.endswith((".mp4", ".mov")) and name.endswith(".mkv")
+    wanted = [(begin_s, end_s, line.replace("<you>", "").strip() if plain else line) for begin_s, end_s, line in LINES]
+    assert lines_in(path) == wanted
+    assert chapters_in(path) == [(0.0, 1.0, "One"), (1.0, 2.0, "Two")]
+    assert clicks_in(path) == [0.25] and clicks_in(path, 1) == [0.7]
+    with av.open(str(path)) as container:
+        assert [stream.metadata.get("language") for stream in container.streams.audio][1] in ("fra", "fre")
+        assert container.metadata["title" if "title" in container.metadata else "TITLE"] == "A film"
+    assert np.abs(np.array(times_in(path), float) - np.arange(60) * 1001 / 30_000).max() < 1e-3
+
+
+def test_what_the_container_cannot_hold_is_left_out_by_name(rich, dub):
+    output, remarks = dub(rich(), "out.webm")
+    assert {remark.code for remark in remarks} == {"track-left-out"}
+    assert "audio track 3 (aac)" in remarks[0].text and "webm" in remarks[0].text
+    assert lines_in(output)[0][2] == "Good morning" and clicks_in(output) == [0.25]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize(("start_s", "sound_s"), [(Fraction(1, 2), 0), (0, Fraction(1, 2)), (2, 3)])
+def test_pictures_and_other_sound_keep_their_distance(rich, dub, suffix, start_s, sound_s):
+    output, _ = dub(rich(f"rich{suffix}", start_s=start_s, sound_s=sound_s), f"out{suffix}")
+    begin_s = float(start_s) - min(float(start_s), 0.0 if suffix else 0.0)
+    first_s = float(times_in(output)[0])
+    offset_s = float(start_s) - first_s  # the output may begin at zero
+    assert clicks_in(output, 1) == [pytest.approx(0.7 + float(sound_s) - offset_s, abs=0.02)]
+    assert clicks_in(output) == [pytest.approx(first_s + 0.25, abs=0.02)]  # the speech begins with the pictures
+    assert begin_s >= 0
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_speech_begins_exactly_at_from_between_the_originals_sound(rich, dub, suffix):
+    output, _ = dub(rich(f"rich{suffix}"), f"out{suffix}", speech_s=0.6, from_s=0.8, to_s=1.45)
+    assert clicks_in(output) == [0.5, 1.05, 1.5]
+    with av.open(str(output)) as container:
+        sound = container.streams.audio[0]
+        assert (sound.layout.name, sound.metadata["language"] in ("deu", "ger")) == ("stereo", True)
+
+
+def test_mix_keeps_the_originals_sound_under_the_speech(rich, dub):
+    output, _ = dub(rich(), "out.mp4", mix_db=3)
+    assert clicks_in(output) == [0.25, 0.5, 1.5]
+
+
+def test_a_cut_output_is_short_in_every_track(rich, dub):
+    output, _ = dub(rich(), "out.mp4", speech_s=1.0, length="cut")
+    assert len(times_in(output)) == 30
+    assert SoundFile(output).duration_s == pytest.approx(1.0, abs=0.03)
+    assert SoundFile(output, 1).duration_s == pytest.approx(1.0, abs=0.05)
+    assert [line[2] for line in lines_in(output)] == ["Good morning"]
+    assert chapters_in(output)[0][2] == "One"
+
+
+def test_other_tracks_follow_a_passage_that_repeats(rich, dub):
+    output, _ = dub(rich(), "out.mp4", speech_s=1.0, length="loop", from_s=0.9, to_s=1.1)
+    shift_s = float(times_in(output)[-1] - Fraction(59 * 1001, 30_000))
+    assert shift_s > 0.7
+    assert lines_in(output)[1][0] == pytest.approx(1.2 + shift_s, abs=0.02)
+    assert clicks_in(output, 1) == [0.7] and clicks_in(output)[-1] == pytest.approx(1.5 + shift_s, abs=0.02)
+
+
+def test_subtitles_stretch_with_the_pictures(rich, dub):
+    output, _ = dub(rich(), "out.mp4", speech_s=4.004, length="stretch")
+    assert float(times_in(output)[-1]) == pytest.approx(59 * 1001 / 15_000, abs=1e-3)
+    assert [line[:2] for line in lines_in(output)] == [
+        pytest.approx((0.4, 1.2), abs=0.02),
+        pytest.approx((2.4, 3.6), abs=0.02),
+    ]
+
+
+@pytest.mark.parametrize("matrix", [(0, 1, -1, 0), (-1, 0, 0, -1), (-1, 0, 0, 1)])
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_the_display_matrix_is_kept_or_missed_by_name(rich, dub, matrix, suffix):
+    a, b, c, d = matrix
+    path = rich(matrix=[a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30])
+    output, remarks = dub(path, f"out{suffix}")
+    mirrored = a * d - b * c < 0 and suffix == ".mkv"
+    assert [remark.code for remark in remarks] == ["mirrored"] * mirrored
+    if not mirrored:
+        assert Source(output).display == Source(path).display
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("aspect", [Fraction(4, 3), Fraction(8, 9)])
+def test_the_shape_of_pixels_is_kept(make_video, tmp_path, dub, suffix, aspect):
+    output, _ = dub(make_video(tmp_path / "v.mp4", 30, aspect=aspect), f"out{suffix}")
+    assert Source(output).display.aspect == aspect
+
+
+def test_a_variable_rate_is_kept_over_the_joints_of_parts(make_video, tmp_path, dub, monkeypatch):
+    monkeypatch.setattr("precompute.dubbing.writer.PART_S", 0.5)
+    rng = np.random.default_rng(3)
+    times_s = [Fraction(int(tick), 15_360) for tick in np.cumsum(rng.integers(100, 3000, 120))]
+    source = make_video(tmp_path / "v.mp4", times_s, time_base=Fraction(1, 15_360))
+    output, _ = dub(source, "out.mp4")
+    assert times_in(output) == times_in(source)
+    output, _ = dub(source, "out.mkv")
+    assert np.abs(np.array(times_in(output), float) - np.array(times_in(source), float)).max() <= 0.00051
+
+
+def test_speech_in_the_containers_codec_is_copied(tmp_path, rich, dub):
+    with av.open(str(tmp_path / "speech.m4a"), "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=RATE_HZ)
+        stream.layout = "mono"
+        container.mux(encode_sound(stream, clicks(0.25, seconds=1.0, channels=1), "mono"))
+    speech = SoundFile(tmp_path / "speech.m4a")
+    output, _ = dub(rich(), "out.mp4", speech)
+    with av.open(str(tmp_path / "speech.m4a")) as one, av.open(str(output)) as other:
+        assert [bytes(p) for p in one.demux(audio=0) if p.size] == [bytes(p) for p in other.demux(audio=0) if p.size]
+    assert clicks_in(output) == [0.25]
+    shifted, _ = dub(rich(), "from.mp4", speech, from_s=0.9)
+    assert clicks_in(shifted) == [0.5, 1.15]
+
+
+def test_a_video_without_sound_gets_a_track(make_video, tmp_path, dub):
+    output, _ = dub(make_video(tmp_path / "v.mp4", 50), "out.mp4")
+    assert clicks_in(output) == [0.25] and SoundFile(output).duration_s == pytest.approx(2.0, abs=0.03)
+
+
+def test_names_with_spaces_and_colons(rich, dub):
+    output, _ = dub(rich("my: rich video.mp4"), "take: 2 of it.mp4")
+    assert len(times_in(output)) == 60
+
+
+def test_fonts_and_cover_of_matroska_are_kept(tmp_path, make_video, dub):
+    plain = make_video(tmp_path / "plain.mkv", 30)
+    path = tmp_path / "v.mkv"
+    with av.open(str(plain)) as source, av.open(str(path), "w") as container:
+        video = container.add_stream_from_template(source.streams.video[0], opaque=True)
+        container.add_attachment("letters.ttf", "font/ttf", b"letters")
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = video
+                container.mux(packet)
+    output, remarks = dub(path, "out.mkv")
+    with av.open(str(output)) as container:
+        assert [(s.metadata["filename"], bytes(s.data)) for s in container.streams.attachments] == [
+            ("letters.ttf", b"letters")
+        ]
+    assert remarks == ()
+    _, remarks = dub(path, "out.mp4")
+    assert "letters.ttf" in remarks[0].text
+
+
+def test_the_output_appears_when_it_is_whole(tmp_path, rich, dub, monkeypatch):
+    output = tmp_path / "out.mp4"
+    dub(rich(), "out.mp4")
+    old = output.read_bytes()
+    source = Source(rich())
+    list(source.pictures())
+    speech = write_wave(tmp_path / "speech.wav", clicks(0.25, seconds=1.0, channels=1), RATE_HZ)
+    made = plan(source.times, "video", speech_s=1.0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Parts(tmp_path / "parts", made, encoding_of(source, ".mp4")) as parts:
+        list(parts.write(picture.frame for _, picture in made.pictures(source)))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(old) // 2, before[1]))
+        try:
+            with pytest.raises(OutputError, match="make room"):
+                finish(output, source, made, parts, [speech])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert output.read_bytes() == old
+        assert len(parts.paths) == 1  # nothing is lost: the same parts can be finished elsewhere
+        assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+        told = []
+        finish(output, source, made, parts, [speech], on_progress=lambda *progress: told.append(progress))
+    assert told[-1] == (60, 60) and told == sorted(told)
+    assert os.path.getsize(output) == pytest.approx(len(old), rel=0.05)
