@@ -118,25 +118,36 @@ class Dubbing:
         Raises MediaError and its children for a video that cannot be dubbed, OutputError. An older output stays
         unchanged until the new one is whole.
         """
+        spending = self._clock.spending
         with Workspace(self.output, self._inputs, resume=self.options.resume) as space:
-            faces = self.find_faces(space)
-            plan = timing.plan(faces.times, **self._length)
-            people = self.fit(faces)
-            parts = self.cast(faces, people, plan)
+            with spending("faces"):
+                faces = self.find_faces(space)
+            with spending("people"):
+                plan = timing.plan(faces.times, **self._length)
+                people = self.fit(faces)
+                parts = self.cast(faces, people, plan)
             space.keep = True  # what follows is work, and no longer the user's choices
-            crops, chosen = self.take_references(space, people, parts)
-            samples = Samples(plan, parts)
-            key = space.key(self.options)
+            with spending("references"):
+                crops, chosen = self.take_references(space, people, parts)
+            samples, key = Samples(plan, parts), space.key(self.options)
             with Parts(space.folder / "pictures", plan, self.encoding, job=key, resume=space.resumed) as encoded:
-                for done in encoded.write(self.paint(plan, parts, crops, chosen, encoded.next, samples)):
-                    self._clock.tell("pictures", done, len(plan))
-                self.finish(plan, encoded)
-            report = Report.of(self.output, faces, plan, people, parts, tuple(self.remarks))
+                with spending("pictures"):
+                    frames = self.paint(plan, parts, crops, chosen, encoded.next, samples)
+                    for done in encoded.write(self._clock.timed(frames, "waiting")):
+                        self._clock.tell("pictures", done, len(plan))
+                with spending("file"):
+                    self.finish(plan, encoded)
+            report = Report.of(self.output, faces, plan, people, parts, tuple(self.remarks), self._spent_s())
             if self.options.report is not None:
                 portraits = {person.number: crops.read(person, portrait(person)) for person in people}
                 write_report(self.options.report, report, portraits, samples)
             space.clear()
         return report
+
+    def _spent_s(self) -> dict[str, float]:
+        spent_s: dict[str, float] = dict(self._clock.spent_s)
+        spent_s["encoding"] = spent_s["pictures"] - spent_s.pop("waiting", 0.0)
+        return {name: round(seconds, 2) for name, seconds in spent_s.items()}
 
     def find_faces(self, space: Workspace) -> Faces:
         """The first pass, or what an earlier run found."""
@@ -281,8 +292,9 @@ class Dubbing:
             ]
 
         first = max(0, begin - NEIGHBOURS)
-        pictures = (picture for _, picture in ahead(plan.pictures(self.source, first), READ_AHEAD))
-        frames = paint(pictures, mouths, window, self._backend.workers, first)
+        decoded = self._clock.timed(plan.pictures(self.source, first), "decoding")
+        pictures = (picture for _, picture in ahead(decoded, READ_AHEAD))
+        frames = paint(pictures, mouths, window, self._backend.workers, first, self._clock)
         return itertools.islice(frames, begin - first, None)
 
     def _lips(self, parts: list[Part]) -> dict[tuple[str, int], Lips]:

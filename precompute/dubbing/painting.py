@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import av
@@ -19,6 +20,7 @@ from engine.paint.painter import FittedVideo
 from engine.paint.references import NEIGHBOURS
 from precompute.dubbing.people import Run, boxes
 from precompute.dubbing.planes import Region, edited
+from precompute.dubbing.progress import Clock
 from precompute.dubbing.source import Picture
 
 IN_FLIGHT = 3  # pictures that are being painted, or wait for an earlier one
@@ -109,10 +111,12 @@ def paint(
     window: Window,
     workers: int,
     first: int = 0,
+    clock: Clock | None = None,
 ) -> Iterator[av.VideoFrame]:
     """The frames of `pictures` in their order, with their new mouths.
 
     mouths(k, picture): those of the k-th picture, counted from `first`; it is called in order, on the caller's thread.
+    clock: counts the seconds of painting.
     """
     with ThreadPoolExecutor(workers, thread_name_prefix="paint") as pool:
         waiting: deque[tuple[int, Picture]] = deque()
@@ -120,7 +124,7 @@ def paint(
 
         def start() -> None:
             k, picture = waiting.popleft()
-            running.append(pool.submit(_painted, picture, mouths(k, picture)))
+            running.append(pool.submit(_painted, picture, mouths(k, picture), clock))
 
         try:
             for k, picture in enumerate(pictures, first):
@@ -139,7 +143,8 @@ def paint(
                 future.cancel()
 
 
-def _painted(picture: Picture, mouths: Sequence[NewMouth]) -> av.VideoFrame:
+def _painted(picture: Picture, mouths: Sequence[NewMouth], clock: Clock | None) -> av.VideoFrame:
     if not mouths:
         return picture.frame
-    return edited(picture, [mouth.face.edit(picture, mouth) for mouth in mouths])
+    with clock.spending("painting") if clock else nullcontext():
+        return edited(picture, [mouth.face.edit(picture, mouth) for mouth in mouths])
