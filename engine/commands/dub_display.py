@@ -112,7 +112,7 @@ def _summary(report: Report) -> Table:
     for shot in report.get("shots", ()):
         reasons.update(shot.get("kept", {}))
     rows = [("changed", f"{report['changed']} of {report['pictures']} pictures")]
-    rows += [(f"kept, {reason}", f"{count} pictures") for reason, count in reasons.most_common()]
+    rows += [(f"kept: {reason}", f"{count} pictures") for reason, count in reasons.most_common()]
     if report.get("closed"):
         rows.append(("mouth closed", f"{report['closed']} pictures, where the original spoke and the speech is silent"))
     table = Table(show_header=False, box=None, padding=(0, 2))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp.http import HttpProcessingError
 
 from engine.dubbing import DubOptions, Length, faces_of
 from engine.errors import NotAVideoError, PersonaStreamError, ProtocolError, SettingError, SpeechFormatError
@@ -93,8 +94,9 @@ class Upload:
                 if isinstance(part, MultipartReader) or parts.count > MAX_PARTS:
                     raise ProtocolError(f"expected a form of at most {MAX_PARTS} fields, none of them a form itself")
                 await self._take(part, parts)
-        except ValueError as error:
-            raise ProtocolError(f"the body is no form ({error}); expected multipart/form-data") from error
+        except (ValueError, HttpProcessingError) as error:
+            reason = " ".join(str(error).split())
+            raise ProtocolError(f"the body is no form ({reason:.200}); expected multipart/form-data") from error
         return parts
 
     async def _take(self, part: BodyPartReader, parts: _Parts) -> None:

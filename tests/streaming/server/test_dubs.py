@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import aiohttp
+import av
 import pytest
 
 from engine.errors import SettingError
@@ -54,8 +55,6 @@ def child(*code):
 @pytest.fixture(scope="module")
 def clip(speaker_video, tmp_path_factory):
     """Two seconds of the bundled speaker, as bytes."""
-    import av
-
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     with av.open(str(speaker_video)) as reader, av.open(str(path), "w") as writer:
         streams = {each.index: writer.add_stream_from_template(each) for each in [*reader.streams][:2]}
@@ -198,6 +197,7 @@ async def test_two_speakers_have_a_sound_file_each(serving, clip, sound):
         assert list(speech) == ["1", "2"]
 
 
+@pytest.mark.slow
 async def test_dubs_run_one_after_another_at_low_priority_without_secrets(
     serving, clip, sound, place, monkeypatch, problem
 ):
@@ -226,6 +226,7 @@ async def test_dubs_run_one_after_another_at_low_priority_without_secrets(
 # ---- who may
 
 
+@pytest.mark.slow
 async def test_a_key_opens_all_dubs_and_a_dubs_token_opens_that_one(serving, clip, sound, problem):
     async with serving(dubs=child(BEGIN, WORK), secrets=Secrets(keys=("key",))) as client:
         for method in ("GET", "POST"):
@@ -296,12 +297,19 @@ async def test_a_field_that_does_not_fit_is_named(
 
 async def test_a_body_that_is_no_form_is_refused(serving, problem):
     async with serving() as client:
-        for kind, status, code in (
-            ("application/json", 415, "unsupported-media-type"),
-            ("multipart/form-data", 400, "protocol"),
-            ("multipart/form-data; boundary=x", 400, "protocol"),
+        forms, part = (
+            "multipart/form-data; boundary=x",
+            b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n1\r\n',
+        )
+        for kind, body, status, code in (
+            ("application/json", b"{}", 415, "unsupported-media-type"),
+            ("multipart/form-data", b"?", 400, "protocol"),
+            (forms, b"\x00?", 400, "protocol"),
+            (forms, part % b"\x00", 400, "protocol"),
+            (forms, part % b"from", 400, "protocol"),
+            (forms, 40 * (part % b"from"), 400, "protocol"),
         ):
-            async with client.http.post("/v1/dubs", data=b"\x00?", headers={"Content-Type": kind}) as reply:
+            async with client.http.post("/v1/dubs", data=body, headers={"Content-Type": kind}) as reply:
                 await problem(reply, status, code)
 
 
@@ -331,6 +339,7 @@ async def test_video_and_speech_have_a_limit_of_seconds(serving, clip, sound, pr
             assert (await reply.json())["field"] == field
 
 
+@pytest.mark.slow
 async def test_only_so_many_dubs_wait(serving, clip, sound, place, problem):
     dubs = child(BEGIN, WAIT, WORK)
     async with serving(dubs=DubsConfig(program=dubs.program, waiting=1)) as client:
@@ -431,6 +440,7 @@ async def test_a_dub_that_is_deleted_ends_its_process_and_its_event_streams(serv
         assert (await following)[-1]["status"] == "deleted"
 
 
+@pytest.mark.slow
 async def test_a_server_that_ends_leaves_neither_process_nor_footage(serving, clip, sound, place):
     async def endless():
         yield clip
@@ -474,6 +484,7 @@ asyncio.run(main())
     assert not list(place.iterdir())
 
 
+@pytest.mark.slow
 async def test_finished_dubs_are_deleted_after_a_while_and_the_oldest_beyond_a_number(serving, clip, sound, place):
     program = child(BEGIN, WORK).program
     async with serving(dubs=DubsConfig(program=program, kept=1)) as client:
@@ -505,3 +516,20 @@ async def test_a_server_that_drains_takes_no_dub(serving, clip, sound, problem):
         await client.server.drain()
         async with client.http.post("/v1/dubs", data=form(clip, sound)) as reply:
             await problem(reply, 503, "draining")
+
+
+@pytest.mark.slow
+async def test_the_real_process_dubs_an_upload_with_a_typed_text(serving, clip, place):
+    async with serving() as client:
+        dub = await post(client, form(clip, text="Hello.", voice="en-us"))
+        followed = await events(client, dub)
+        last = followed[-1]
+        assert last["status"] == "finished", last["error"]
+        assert {"voice", "faces", "pictures", "file"} <= {event["stage"] for event in followed}
+        assert last["report"]["pictures"] == 50 and last["report"]["changed"] > 10
+        async with client.http.get(last["urls"]["result"], headers=bearer(dub["token"])) as reply:
+            (place / "dub.mp4").write_bytes(await reply.read())
+        with av.open(str(place / "dub.mp4")) as container:
+            assert sum(1 for _ in container.decode(video=0)) == 50 and container.streams.audio
+        async with client.http.get(last["urls"]["report"], headers=bearer(dub["token"])) as reply:
+            assert "<html" in await reply.text() and str(place) not in await reply.text()
