@@ -145,7 +145,8 @@ def _problems(scan: Scan, shots: tuple[slice, ...], yaw: np.ndarray, source_scal
         heights = height[shot][~np.isnan(height[shot])]
         if len(heights) and np.median(heights) < MIN_FACE_PX:
             problem[shot] = "small"
-        problem[shot][covered_frames(scan.mouth_covered[shot])] = "covered"
+        if not scan.turns:  # the mesh stands upright, and its mouth is not on the lips of a face that is not
+            problem[shot][covered_frames(scan.mouth_covered[shot])] = "covered"
     with np.errstate(invalid="ignore"):
         rival = scan.second_px * source_scale > RIVAL_SHARE * height
         problem[binary_closing(rival, np.ones(13))] = "several"  # a rival that the tracker loses for half a second
