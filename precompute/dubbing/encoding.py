@@ -15,7 +15,7 @@ from precompute.dubbing.source import Remark, Source
 
 Quality = Literal["best", "fast"]
 
-CRF = {"libx264": 17, "libx265": 19, "libvpx-vp9": 20, "libsvtav1": 20}  # differences from the source hardly show
+CRF = {"libx264": 17, "libx265": 17, "libvpx-vp9": 20, "libsvtav1": 20}  # differences from the source hardly show
 PRESETS: dict[Quality, dict[str, dict[str, str]]] = {
     "best": {
         "libx264": {"preset": "veryfast"},
