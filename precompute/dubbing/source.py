@@ -16,7 +16,7 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
-from engine.errors import CorruptVideoError
+from engine.errors import CorruptVideoError, StillPictureError
 from engine.media import FPS
 from precompute.video import Upright, interlacing_of, open_video, orientation, progressive, video_stream
 
@@ -124,7 +124,7 @@ class Source:
     times: of all pictures, known after the first whole pass, or set from an earlier one; with them, `pictures` seeks.
     remarks: flaws found so far.  first: the first frame, with the colours and side data of all.
 
-    Raises NotAVideoError and CorruptVideoError.
+    Raises NotAVideoError, StillPictureError and CorruptVideoError.
     """
 
     def __init__(self, path: Path, times: Times | None = None):
@@ -133,6 +133,8 @@ class Source:
         self._origin_s = 0.0  # the first frame's time in the container
         self._interlacing = interlacing_of(path)
         with open_video(path) as container:
+            if container.format.name.endswith("_pipe") or container.format.name == "image2":
+                raise StillPictureError(f"{path}: is a picture; expected a video of a person who speaks")
             stream = video_stream(container, path)
             self.has_sound = bool(container.streams.audio)
             self.stream_index, self.codec = stream.index, stream.codec_context.name

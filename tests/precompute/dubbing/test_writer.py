@@ -145,6 +145,16 @@ def test_a_folder_without_a_whole_part_is_removed(tmp_path, read):
     assert not (tmp_path / "parts").exists()
 
 
+def test_files_of_others_in_the_folder_stay(tmp_path, read):
+    source, made = read()
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "notes.txt").write_text("mine")
+    with Parts(tmp_path / "parts", made, encoding_of(source, ".mp4")) as parts:
+        list(parts.write(frames(source, made)))
+        parts.remove()
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == ["notes.txt"]
+
+
 def test_a_full_disk_is_told_and_whole_parts_stay(tmp_path, read, short_parts):
     source, made = read(size=(320, 240))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
