@@ -60,7 +60,7 @@ from training.renderer.lpips import Lpips
 log = logging.getLogger(__name__)
 
 MIN_FRAMES, MAX_FRAMES = 40, 60  # of a half; more are not judged
-CLIPS_PER_PERSON = 2  # the longest
+CLIPS_PER_PERSON = 1  # the longest
 MIN_FACE_PX = 100
 BOX_PX, MOUTH_GROWTH = 128, 1.5
 FINE_PX = 512  # of the crop in which pictures are measured
