@@ -42,9 +42,8 @@ class Dubbing:
         pictures, spent_s = report["pictures"], report["spent_s"]
         print(describe(torch.device("cpu")))
         print(f"{pictures} pictures, {report['changed']} with a new mouth, in {seconds:.1f} s")
-        print(
-            f"{started_s:.1f} s until the first picture was read; {pictures / (seconds - started_s):.1f} pictures/s from then on"
-        )
+        rate = pictures / (seconds - started_s)
+        print(f"{started_s:.1f} s until the first picture was read; {rate:.1f} pictures/s from then on")
         for name in ("faces", "people", "references", "pictures", "file"):
             print(f"  {name:<12}{1000 * spent_s.get(name, 0.0) / pictures:7.1f} ms a picture")
         print("in the stage `pictures`, on several threads:")
