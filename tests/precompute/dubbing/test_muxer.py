@@ -60,6 +60,7 @@ def rich(tmp_path, make_video):
             [start_s + n / fps for n in range(60)],
             fps=fps,
             time_base=Fraction(1, 30_000),
+            container_options={"movie_timescale": "30000"},
             **facts,
         )
         path = tmp_path / name
@@ -237,6 +238,11 @@ def test_pictures_and_other_sound_keep_their_distance(rich, dub, suffix, start_s
     assert clicks_in(output) == [pytest.approx(first_s + 0.25, abs=0.02)]  # the speech begins with the pictures
 
 
+def test_a_first_picture_behind_the_sound_keeps_its_exact_time(rich, dub):
+    output, _ = dub(rich(start_s=Fraction(7007, 30_000)), "out.mp4")
+    assert times_in(output) == [Fraction((n + 7) * 1001, 30_000) for n in range(60)]
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_speech_begins_exactly_at_from_between_the_originals_sound(rich, dub, suffix):
     output, _ = dub(rich(f"rich{suffix}"), f"out{suffix}", speech_s=0.6, from_s=0.8, to_s=1.45)
@@ -287,8 +293,15 @@ def test_other_tracks_follow_a_passage_that_repeats(rich, dub):
     assert clicks_in(output, 1) == [0.7] and clicks_in(output)[-1] == pytest.approx(1.5 + shift_s, abs=0.02)
 
 
+def test_other_sound_is_silent_in_a_passage_that_stretches(rich, dub):
+    output, _ = dub(rich(), "out.mp4", speech_s=1.2, length="stretch", from_s=0.6, to_s=1.4)
+    assert clicks_in(output, 1) == []  # at 0.7 s
+    assert clicks_in(output)[0] == 0.5 and clicks_in(output)[-1] == pytest.approx(1.9, abs=0.02)
+
+
 def test_subtitles_stretch_with_the_pictures(rich, dub):
-    output, _ = dub(rich(), "out.mp4", speech_s=4.004, length="stretch")
+    output, remarks = dub(rich(), "out.mp4", speech_s=4.004, length="stretch")
+    assert ["audio track 3 (aac) does not stretch" in remark.text for remark in remarks] == [True]
     assert float(times_in(output)[-1]) == pytest.approx(59 * 1001 / 15_000, abs=1e-3)
     assert [line[:2] for line in lines_in(output)] == [
         pytest.approx((0.4, 1.2), abs=0.02),
