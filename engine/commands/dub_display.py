@@ -24,6 +24,7 @@ STAGE_TEXTS = {
     "pictures": "Painting mouths",
     "file": "Writing the file",
 }
+STARTING = "Starting"  # loading the networks takes seconds
 SHOWN_PATHS = "surrogateescape", "backslashreplace"  # of names that are no text
 
 
@@ -68,6 +69,7 @@ class Display:
 
     def __enter__(self) -> Self:
         self._bars.start()
+        self._tasks[STARTING] = self._bars.add_task(STARTING, total=None, left="")
         return self
 
     def __exit__(
@@ -80,6 +82,8 @@ class Display:
             place = "" if event.at_s is None else f" (at {event.at_s:.2f} s)"
             self._bars.print(f"[yellow]![/] {escape(event.text)}{place}", highlight=False)
             return
+        if (starting := self._tasks.pop(STARTING, None)) is not None:
+            self._bars.remove_task(starting)
         if event.stage not in self._tasks:
             for task in self._tasks.values():
                 self._bars.update(task, left="")
@@ -96,7 +100,7 @@ class Display:
             Console().print(_summary(report))
 
     def fail(self, error: PersonaStreamError) -> None:
-        self._bars.stop()
+        """The error is printed by who catches it."""
 
 
 def time_left(left_s: float | None) -> str:

@@ -25,7 +25,6 @@ MAX_PAUSE_S = 600  # that a picture stands; a longer gap is a jump of the time s
 MAX_BAD_READS = 100  # in a row: the container cannot be read any further
 CUT_OFF_S, CUT_OFF_SHARE = 0.5, 0.02  # the video ends earlier than stated by more than both
 MOST = 0.5  # of the stated length: with less, the file is refused
-REWIND_S = 2  # before the key frame, for a second try: some containers seek by times of decoding
 HELD_BYTES = 200 << 20  # of pictures, when they are read backwards
 
 
@@ -233,12 +232,9 @@ class Source:
         if start >= len(times):
             return iter(())
         key = int(times.stamps[np.flatnonzero(times.keys[: start + 1]).max(initial=0)])
-        for rewind in (0, REWIND_S * self.time_base.denominator):
-            pictures = self._decoded_from(key - rewind, start, times)
-            first = next(pictures, None)
-            if first is not None:
-                return itertools.chain([first], pictures)
-        return None
+        pictures = self._decoded_from(key, start, times)
+        first = next(pictures, None)
+        return None if first is None else itertools.chain([first], pictures)
 
     def _decoded_from(self, stamp: int, start: int, times: Times) -> Iterator[Picture]:
         with open_video(self.path) as container:

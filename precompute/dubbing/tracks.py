@@ -69,6 +69,9 @@ class Tracks:
 
     def _add_coded(self, stream: Stream) -> None:
         name, convert = stream.codec_context.name, None
+        if stream.type != "subtitle" and all(segment.scale != 1 for segment in self._plan.segments):
+            text = f"{stream.type} track {stream.index + 1} ({name}) does not stretch with the pictures and is left out"
+            return self._remark("track-left-out", text)
         text = PLAIN_TEXT[self._output.format.name.split(",")[0]]
         if name in self._supported:
             copy = self._output.add_stream_from_template(stream, opaque=True)

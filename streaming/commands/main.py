@@ -52,7 +52,7 @@ def _interruptible(command: Dub | Bench | Doctor | Export) -> int:
         with interruptible():
             return command.run()
     except KeyboardInterrupt as interrupt:
-        Console(stderr=True).print(str(interrupt) or "interrupted; nothing was written")
+        Console(stderr=True, soft_wrap=True).print(str(interrupt) or "interrupted; nothing was written")
         return EXIT_CODE
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from aiohttp import web
@@ -24,9 +25,9 @@ from streaming.server.live_sessions import LiveSessions
 from streaming.voices.voice import Voice
 
 TYPES = {".mp4": "video/mp4", ".mkv": "video/webm"}  # by signature; browsers play Matroska under this name if at all
-# Files of strangers come from our origin: no browser may take one for a page of ours.
+# Files of strangers come from our origin: no browser may take one for a page of ours, and the report runs nothing.
+REPORT_POLICY = {"Content-Security-Policy": "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'"}
 GUARDS = {
-    "Content-Security-Policy": "sandbox; default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
@@ -106,7 +107,7 @@ class DubRoutes:
     async def _report(self, request: web.Request, job: DubJob) -> web.FileResponse:
         report = _finished(job).form.options.report
         assert report is not None
-        return _file(report, "text/html")
+        return _file(report, "text/html", REPORT_POLICY)
 
     def _require(self) -> None:
         if not self._config.dubs.at_once:
@@ -146,13 +147,15 @@ def _answer(body: dict[str, Any], status: int = 200, **headers: str) -> web.Resp
     return web.json_response(body, status=status, headers={"Cache-Control": "no-store", **headers})
 
 
-def _file(path: Path, content_type: str | None = None) -> web.FileResponse:
+def _file(
+    path: Path, content_type: str | None = None, headers: Mapping[str, str] = MappingProxyType({})
+) -> web.FileResponse:
     """A file, whole or in ranges; by default a video, with the type that its first bytes tell."""
     if content_type is None:
         with path.open("rb") as file:
             head = file.read(16)
         content_type = next((TYPES[each] for each in TYPES if _begins_like(head, each)), "application/octet-stream")
-    return web.FileResponse(path, headers={**GUARDS, "Content-Type": content_type})
+    return web.FileResponse(path, headers={**GUARDS, **headers, "Content-Type": content_type})
 
 
 def _begins_like(head: bytes, suffix: str) -> bool:

@@ -11,6 +11,16 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 from drawings import write_wave
+from films import (
+    LINES,
+    RATE_HZ,
+    chapters_in,
+    clicks,
+    clicks_in,
+    encode_sound,
+    lines_in,
+    times_in,
+)
 
 from engine.errors import OutputError
 from engine.sound_file import SoundFile
@@ -19,156 +29,6 @@ from precompute.dubbing.muxer import finish
 from precompute.dubbing.source import Source
 from precompute.dubbing.timing import plan
 from precompute.dubbing.writer import Parts
-
-RATE_HZ = 48_000
-LINES = [(0.2, 0.6, "Good morning"), (1.2, 1.8, "and good night & <you>")]
-CHAPTERS = [(0, 1000, "One"), (1000, 2000, "Two")]
-
-
-def clicks(*times_s, seconds=2.0, channels=2):
-    """Silence with a short tone at each of the times."""
-    samples = np.zeros((round(seconds * RATE_HZ), channels), np.float32)
-    for time_s in times_s:
-        first = round(time_s * RATE_HZ)
-        samples[first : first + 480] = 0.6 * np.sin(np.arange(480) / 5)[:, None]
-    return samples
-
-
-def encode_sound(stream, samples, layout, start_s=0):
-    frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), format="flt", layout=layout)
-    frame.sample_rate, frame.time_base, frame.pts = RATE_HZ, Fraction(1, RATE_HZ), round(start_s * RATE_HZ)
-    return [*stream.encode(frame), *stream.encode(None)]
-
-
-def text_packet(text, start_s, end_s, mov_text):
-    payload = text.encode()
-    packet = av.Packet(len(payload).to_bytes(2, "big") + payload if mov_text else payload)
-    packet.time_base = Fraction(1, 1000)
-    packet.pts = packet.dts = round(start_s * 1000)
-    packet.duration = round((end_s - start_s) * 1000)
-    return packet
-
-
-@pytest.fixture
-def rich(tmp_path, make_video):
-    """rich(name, ...): a video of two seconds with sound of two channels, a second sound track of six, subtitles,
-    chapters and metadata; its first picture at `start_s`, its first sound at `sound_s`."""
-
-    def make(name="rich.mp4", *, start_s=0, sound_s=0, fps=Fraction(30_000, 1001), codec="aac", **facts):
-        plain = make_video(
-            tmp_path / "plain.mp4",
-            [start_s + n / fps for n in range(60)],
-            fps=fps,
-            time_base=Fraction(1, 30_000),
-            **facts,
-        )
-        path = tmp_path / name
-        mp4 = path.suffix in (".mp4", ".mov")
-        options = {"movie_timescale": "30000"} if mp4 else {}
-        with av.open(str(plain)) as source, av.open(str(path), "w", container_options=options) as container:
-            video = container.add_stream_from_template(source.streams.video[0], opaque=True)
-            if facts.get("matrix"):
-                video.set_display_matrix(facts["matrix"])
-            video.metadata.update(language="fra", handler_name="camera")
-            sounds = []
-            for layout, language in (("stereo", "deu"), ("5.1", "fra")):
-                sound = container.add_stream(codec, rate=RATE_HZ)
-                sound.layout = layout
-                sound.metadata.update(language=language, title=f"sound of {language}")
-                sounds.append(sound)
-            sounds[0].disposition, sounds[1].disposition = Disposition.default, Disposition.comment
-            text = container.add_stream("mov_text") if mp4 else container.add_mux_stream("subrip")
-            if mp4:
-                text.codec_context.subtitle_header = b"[Script Info]\n"
-                text.codec_context.time_base = Fraction(1, 1000)
-            text.metadata["language"] = "deu"
-            container.metadata.update(title="A film", artist="Somebody", comment="made up")
-            container.set_chapters(
-                [
-                    {"id": n, "start": start, "end": end, "time_base": Fraction(1, 1000), "metadata": {"title": title}}
-                    for n, (start, end, title) in enumerate(CHAPTERS)
-                ]
-            )
-            packets = []
-            for packet in source.demux(video=0):
-                if packet.size:
-                    packet.stream = video
-                    packets.append(packet)
-            for sound, samples, layout in (
-                (sounds[0], clicks(0.5, 1.5), "stereo"),
-                (sounds[1], clicks(0.7, channels=6), "5.1"),
-            ):
-                packets += encode_sound(sound, samples, layout, sound_s)
-            for begin_s, end_s, line in LINES:
-                packet = text_packet(line, begin_s, end_s, mp4)
-                packet.stream = text
-                packets.append(packet)
-            for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
-                container.mux(packet)
-        return path
-
-    return make
-
-
-@pytest.fixture
-def dub(tmp_path):
-    """dub(path, output, speech samples, ...): the video with other sound, its pictures encoded again as they are."""
-
-    def make(path, output, speech=None, *, speech_s=1.0, mix_db=None, **lengths):
-        source = Source(path)
-        list(source.pictures())
-        if not isinstance(speech, SoundFile):
-            speech = write_wave(tmp_path / "speech.wav", clicks(0.25, seconds=speech_s, channels=1), RATE_HZ)
-        made = plan(source.times, lengths.pop("length", "video"), speech_s=speech.duration_s, **lengths)
-        with Parts(tmp_path / f"{output}.parts", made, encoding_of(source, output[output.rindex(".") :])) as parts:
-            list(parts.write(picture.frame for _, picture in made.pictures(source)))
-            remarks = finish(tmp_path / output, source, made, parts, [speech], mix_db=mix_db)
-            parts.remove()
-        return tmp_path / output, remarks
-
-    return make
-
-
-def times_in(path):
-    """The times of all pictures in the container."""
-    source = Source(path)
-    times_s = [picture.time_s for picture in source.pictures()]
-    return [source.times.origin_s + time_s for time_s in times_s]
-
-
-def clicks_in(path, track=0):
-    """When the tones of a sound track begin."""
-    sound = SoundFile(path, track)
-    samples = np.abs(np.concatenate(list(sound.blocks(RATE_HZ))))
-    loud = np.flatnonzero(samples > 0.2)
-    begins = loud[np.diff(loud, prepend=-RATE_HZ) > RATE_HZ // 20]
-    return [round(float(begin / RATE_HZ + sound.start_s), 2) for begin in begins]
-
-
-def lines_in(path):
-    """(begin, end, text) of all subtitles."""
-    found = []
-    with av.open(str(path)) as container:
-        stream = container.streams.subtitles[0]
-        for packet in container.demux(stream):
-            data = bytes(packet)
-            text = data[2:] if stream.codec_context.name == "mov_text" else data
-            if packet.pts is not None and text:
-                begin_s, duration_s = (float(value * packet.time_base) for value in (packet.pts, packet.duration))
-                found.append((round(begin_s, 2), round(begin_s + duration_s, 2), text.decode()))
-    return found
-
-
-def chapters_in(path):
-    with av.open(str(path)) as container:
-        return [
-            (
-                round(float(c["start"] * c["time_base"]), 2),
-                round(float(c["end"] * c["time_base"]), 2),
-                c["metadata"]["title"],
-            )
-            for c in container.chapters()
-        ]
 
 
 def test_everything_beside_the_speech_is_taken_over(rich, dub):
@@ -237,6 +97,11 @@ def test_pictures_and_other_sound_keep_their_distance(rich, dub, suffix, start_s
     assert clicks_in(output) == [pytest.approx(first_s + 0.25, abs=0.02)]  # the speech begins with the pictures
 
 
+def test_a_first_picture_behind_the_sound_keeps_its_exact_time(rich, dub):
+    output, _ = dub(rich(start_s=Fraction(7007, 30_000)), "out.mp4")
+    assert times_in(output) == [Fraction((n + 7) * 1001, 30_000) for n in range(60)]
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_speech_begins_exactly_at_from_between_the_originals_sound(rich, dub, suffix):
     output, _ = dub(rich(f"rich{suffix}"), f"out{suffix}", speech_s=0.6, from_s=0.8, to_s=1.45)
@@ -287,8 +152,15 @@ def test_other_tracks_follow_a_passage_that_repeats(rich, dub):
     assert clicks_in(output, 1) == [0.7] and clicks_in(output)[-1] == pytest.approx(1.5 + shift_s, abs=0.02)
 
 
+def test_other_sound_is_silent_in_a_passage_that_stretches(rich, dub):
+    output, _ = dub(rich(), "out.mp4", speech_s=1.2, length="stretch", from_s=0.6, to_s=1.4)
+    assert clicks_in(output, 1) == []  # at 0.7 s
+    assert clicks_in(output)[0] == 0.5 and clicks_in(output)[-1] == pytest.approx(1.9, abs=0.02)
+
+
 def test_subtitles_stretch_with_the_pictures(rich, dub):
-    output, _ = dub(rich(), "out.mp4", speech_s=4.004, length="stretch")
+    output, remarks = dub(rich(), "out.mp4", speech_s=4.004, length="stretch")
+    assert ["audio track 3 (aac) does not stretch" in remark.text for remark in remarks] == [True]
     assert float(times_in(output)[-1]) == pytest.approx(59 * 1001 / 15_000, abs=1e-3)
     assert [line[:2] for line in lines_in(output)] == [
         pytest.approx((0.4, 1.2), abs=0.02),
