@@ -7,7 +7,9 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
+import torch
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
@@ -19,6 +21,7 @@ from films import CHAPTERS, LINES, RATE_HZ, clicks, encode_sound, text_packet
 from engine.sound_file import SoundFile
 from precompute.dubbing.encoding import encoding_of
 from precompute.dubbing.muxer import finish
+from precompute.dubbing.people import Person, Run
 from precompute.dubbing.source import Source
 from precompute.dubbing.timing import plan
 from precompute.dubbing.writer import Parts
@@ -147,3 +150,32 @@ def dub(tmp_path):
         return tmp_path / output, remarks
 
     return make
+
+
+@pytest.fixture
+def a_run():
+    """a_run(opening=…, …): a run of a face with these measures."""
+
+    def make(start=0, shot=0, covered=(), **measures):
+        count = max((len(values) for values in measures.values()), default=40)
+        plain = {"opening": 0.02, "lip_error_px": 0.3, "yaw_deg": 0.0, "face_px": 200.0, "sharpness": 100.0}
+        arrays = {name: np.full(count, value, np.float32) for name, value in plain.items()} | measures
+        return Run(
+            shot=shot,
+            start=start,
+            alpha=torch.zeros(count, 50),
+            beta=torch.zeros(count, 50),
+            pose=torch.zeros(count, 6),
+            crop=np.tile(np.array([0, 0, 256], np.int32), (count, 1)),
+            seen=np.ones(count, bool),
+            covered=np.isin(np.arange(count), covered),
+            **arrays,
+        )
+
+    return make
+
+
+@pytest.fixture
+def a_person():
+    """a_person(runs)."""
+    return lambda runs, number=1: Person(number, tuple(runs), torch.zeros(50), torch.zeros(50), torch.zeros(128))

@@ -195,6 +195,16 @@ def test_pictures_repeat_until_longer_speech_ends(video, speech_wav, tmp_path, l
     assert report.changed > 3 * RATE
 
 
+def test_an_off_screen_voice_moves_nobody(speaker, speech, write_video, tmp_path):
+    listener = another_person(speaker[0])
+    path = write_video(tmp_path / "listener.mp4", [np.roll(listener, n % 3, 1) for n in range(50)])
+    told = []
+    report = Dubbing(path, {"auto": speech}, tmp_path / "out.mp4", on_remark=told.append).run()
+    assert report.changed == 0
+    assert [remark.code for remark in told] == ["off-screen"]
+    assert Source(tmp_path / "out.mp4").has_sound
+
+
 def test_a_video_without_a_face_is_refused(write_video, speech, tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (30, 120, 160, 3), np.uint8)
     path = write_video(tmp_path / "noise.mp4", list(noise))

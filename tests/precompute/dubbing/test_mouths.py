@@ -4,43 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from engine.models.persona import no_persona
 from precompute.dubbing.cast import part, speech_at
 from precompute.dubbing.mouths import change, stretches, talks, usable
-from precompute.dubbing.people import Person, Run
 
 RATE_HZ = 25.0
-
-
-@pytest.fixture
-def a_run():
-    """a_run(opening=…, …): a run of a face with these measures."""
-
-    def make(start=0, shot=0, covered=(), **measures):
-        count = max((len(values) for values in measures.values()), default=40)
-        plain = {"opening": 0.02, "lip_error_px": 0.3, "yaw_deg": 0.0, "face_px": 200.0, "sharpness": 100.0}
-        arrays = {name: np.full(count, value, np.float32) for name, value in plain.items()} | measures
-        return Run(
-            shot=shot,
-            start=start,
-            alpha=torch.zeros(count, 50),
-            beta=torch.zeros(count, 50),
-            pose=torch.zeros(count, 6),
-            crop=np.tile(np.array([0, 0, 256], np.int32), (count, 1)),
-            seen=np.ones(count, bool),
-            covered=np.isin(np.arange(count), covered),
-            **arrays,
-        )
-
-    return make
-
-
-@pytest.fixture
-def a_person():
-    """a_person(runs)."""
-    return lambda runs, number=1: Person(number, tuple(runs), torch.zeros(50), torch.zeros(50), torch.zeros(128))
 
 
 def free(count):
