@@ -19,7 +19,7 @@ PYTEST := .venv/bin/pytest -n 2 --dist loadfile
 
 setup: .venv/.ready
 
-.venv/.ready: pyproject.toml tools/setup tools/agents
+.venv/.ready: pyproject.toml tools/setup tools/agents tools/players
 	tools/setup $(PYTHON)
 	touch $@
 

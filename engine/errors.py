@@ -11,12 +11,15 @@
     │       ├── NoFaceError         no face
     │       ├── SeveralFacesError   more than one
     │       ├── FaceTooSmallError   too few pixels
-    │       └── YawTooLargeError    turned away too far
+    │       ├── YawTooLargeError    turned away too far
+    │       └── MouthCoveredError   an object is before the mouth
     ├── AvatarFileError         an `.avatar` file is missing, damaged, of an unknown format, or made with other weights
     ├── WeightsError            a weights file is missing, damaged, or of another network
     ├── OutputError             an output file cannot be written
     ├── ExportError             a network cannot be written as ONNX, or the file's outputs differ from torch's
     ├── PlanError               a TensorRT plan cannot be built, loaded or run on this machine
+    ├── DubbingError            the process that dubs a video crashed
+    ├── DependencyError         a library is missing, or differs from the versions that this package works with
     ├── DeviceError             the device is missing or cannot run the networks
     ├── SettingError            a setting on the command line is out of its range
     ├── UnknownAvatarError      no avatar has that name
@@ -94,6 +97,12 @@ class YawTooLargeError(FaceError):
     code = "yaw-too-large"
 
 
+class MouthCoveredError(FaceError):
+    """A hand, a mug or a microphone is before the mouth."""
+
+    code = "mouth-covered"
+
+
 class AvatarFileError(PersonaStreamError):
     """An `.avatar` file is missing, damaged, of an unknown format, or made with other weights."""
 
@@ -122,6 +131,18 @@ class PlanError(PersonaStreamError):
     """A TensorRT plan cannot be built, loaded or run on this machine."""
 
     code = "plan"
+
+
+class DubbingError(PersonaStreamError):
+    """The process that dubs a video crashed, or was ended."""
+
+    code = "dubbing"
+
+
+class DependencyError(PersonaStreamError):
+    """A library is missing, or differs from the versions that this package works with."""
+
+    code = "dependency"
 
 
 class DeviceError(PersonaStreamError):

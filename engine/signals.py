@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import BinaryIO
 
 EXIT_CODE = 130  # of an interrupted command, as shells have it for Ctrl-C
 ENDING = (
@@ -18,6 +22,7 @@ ENDING = (
     signal.SIGALRM,
     signal.SIGXCPU,
 )
+GRACE_S = 5.0  # for a clean-up that nobody waits for
 
 
 @contextmanager
@@ -51,3 +56,17 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end_with(pipe: BinaryIO) -> None:
+    """End this process, as SIGTERM does, when `pipe` ends: the parent that holds its other end has ended, however."""
+
+    def watch() -> None:
+        with suppress(OSError):
+            while os.read(pipe.fileno(), 4096):  # without the lock of `pipe`, which Python needs for its own end
+                pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE_S)
+        os._exit(EXIT_CODE)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import os
 import tempfile
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,6 +34,7 @@ OPPOSITE = -0.5  # correlation below which a channel would cancel the mix
 MIN_LOST_S, MAX_LOST_S = 0.02, 10.0  # gap between time stamps; below it rounding, above it another recording
 TOLD_S = 0.1  # what is lost at the joint of two files
 MAX_BAD_READS = 100  # in a row: the container cannot be read any further
+OGG_PAGE, OGG_HEADER_BYTES, OGG_BEGINS = b"OggS", 27, 2  # RFC 3533, 6
 STATED_SHARE = 0.03  # of a length, which some files only estimate
 AGAIN = "export the sound again if words are missing"
 EXPECTED = "expected speech as WAV, FLAC, MP3, M4A or Opus"
@@ -95,6 +99,7 @@ class SoundFile:
     def __init__(self, path: Path, track: int = 0):
         self.path, self._track = path, track
         self._source = _seekable(path)
+        self._links = _ogg_links(path if isinstance(self._source, str) else self._source)
         if not isinstance(self._source, str):
             weakref.finalize(self, self._source.close)
         self._channels: dict[str, _Channels] = {}
@@ -140,13 +145,13 @@ class SoundFile:
 
     def _decode(self) -> Iterator[tuple[str, int, np.ndarray]]:
         """Layout, rate in Hz and samples [n, C] float32 of each decoded frame; silence in place of what is lost."""
-        self._lost_s, setup, due_s = 0.0, None, 0.0
+        self._lost_s, self._stated_s, setup, due_s = 0.0, 0.0, None, 0.0
         layout, rate_hz, width = "", 0, 1
         convert: av.AudioResampler | None = None
         try:
-            with self._open() as container:
-                self._stated_s = (container.duration or 0) / av.time_base
-                self.codec = container.streams.audio[self._track].codec_context.name
+            for container in self._containers():
+                self._stated_s += (container.duration or 0) / av.time_base
+                self.codec = self.codec or container.streams.audio[self._track].codec_context.name
                 for frame in self._frames(container):
                     gap_s = 0.0 if frame.time is None or convert is None else frame.time - due_s
                     if MIN_LOST_S < gap_s < MAX_LOST_S:
@@ -184,14 +189,66 @@ class SoundFile:
                 bad += 1
         self._broke_off = True
 
-    def _open(self) -> av.container.InputContainer:
-        if not isinstance(self._source, str):
-            self._source.seek(0)
-        container = av.open(self._source, "r")
-        if not container.streams.audio:
+    def _containers(self) -> Iterator[av.container.InputContainer]:
+        """The file, or each link of a chained Ogg: FFmpeg does not read on where codec or channels change."""
+        if len(self._links) < 2:
+            with self._open(self._source) as container:
+                yield container
+            return
+        with contextlib.ExitStack() as stack:
+            source = self._source if not isinstance(self._source, str) else stack.enter_context(self.path.open("rb"))
+            for start, stop in pairwise(self._links):
+                with self._open(_Part(source, start, stop)) as container:
+                    yield container
+
+    def _open(self, source: str | BinaryIO | _Part) -> av.container.InputContainer:
+        if not isinstance(source, str):
+            source.seek(0)
+        container = av.open(source, "r")
+        if len(container.streams.audio) <= self._track:
             container.close()
             raise SpeechFormatError(f"{self.path}: holds no sound; {EXPECTED}")
         return container
+
+
+class _Part:
+    """The bytes from `start` to `stop` of a file, as a file for FFmpeg."""
+
+    def __init__(self, file: BinaryIO, start: int, stop: int) -> None:
+        self._file, self._start, self._stop, self._place = file, start, stop, start
+
+    def read(self, size: int) -> bytes:
+        self._file.seek(self._place)
+        block = self._file.read(min(size, self._stop - self._place))
+        self._place += len(block)
+        return block
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        origin = {os.SEEK_SET: self._start, os.SEEK_CUR: self._place, os.SEEK_END: self._stop}[whence]
+        self._place = min(max(self._start, origin + offset), self._stop)
+        return self._place - self._start
+
+    def tell(self) -> int:
+        return self._place - self._start
+
+
+def _ogg_links(source: Path | BinaryIO) -> list[int]:
+    """Where the links of a chained Ogg begin, and its end; empty for a file that is no Ogg or has damaged pages."""
+    if isinstance(source, Path) and not source.is_file():
+        return []
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(source.open("rb")) if isinstance(source, Path) else source
+        file.seek(0)
+        links, place, beginning = [], 0, False
+        while page := file.read(OGG_HEADER_BYTES):
+            if len(page) < OGG_HEADER_BYTES or page[:4] != OGG_PAGE:
+                return []
+            if page[5] & OGG_BEGINS and not beginning:  # all streams of a link begin before its first other page
+                links.append(place)
+            beginning = bool(page[5] & OGG_BEGINS)
+            place += OGG_HEADER_BYTES + page[26] + sum(file.read(page[26]))
+            file.seek(place)
+        return [*links, place]
 
 
 def _seekable(path: Path) -> str | BinaryIO:

@@ -8,12 +8,13 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from scipy.ndimage import binary_closing, median_filter
+from scipy.ndimage import binary_closing
 
 from engine.errors import (
     ClipTooShortError,
     FaceTooSmallError,
     MediaError,
+    MouthCoveredError,
     NoFaceError,
     SeveralFacesError,
     StillPictureError,
@@ -22,7 +23,9 @@ from engine.errors import (
 from engine.media import FPS
 from engine.models.morphable import VERTICES, MorphableModel, mouth_opening
 from precompute.fit import rigid_poses
+from precompute.occlusion import covered_frames
 from precompute.scan import Scan, face_height
+from precompute.shots import cuts
 from precompute.track import longest_run
 
 MIN_FRAMES = 2 * FPS
@@ -33,8 +36,6 @@ RIVAL_SHARE = (
     0.55  # of the first face's height: a second face above this is a second speaker, a smaller one a passer-by
 )
 RIVAL_FRAMES_SHARE = 0.25  # of the clip with a second speaker; above it, the speaker is ambiguous
-CUT_CHANGE = 0.25  # share of the colours that change at a cut; camera and head motion stay below 0.16
-JUMP = 0.12  # face heights between two frames, with the whole picture changing at once: a cut inside one scene
 OTHER_PERSON = 0.40  # between two embeddings: one person's stay below 0.34, those of two people begin at 0.37
 IDENTITY_SPAN = 5  # samples: four seconds, longer than any usual transition
 STILL_FRAMES = FPS  # of a picture that stands still; breath and blinks move any shorter stretch of a film
@@ -43,7 +44,7 @@ MIN_SHARPNESS = 50.0  # compressed video conferences reach 60 to 100
 MIN_BRIGHTNESS, MAX_BRIGHTNESS = 55.0, 225.0
 OPEN_RANGE = 0.045  # model units between the closed and the open mouth; people who talk reach 0.08 to 0.3
 CLOSED = 0.05  # model units; lips that touch measure below 0.02
-PROBLEMS = ("no face", "several", "small", "yaw", "still", "change")  # reasons why a frame is not used
+PROBLEMS = ("no face", "several", "small", "yaw", "still", "change", "covered")  # reasons why a frame is not used
 
 
 @dataclass(frozen=True)
@@ -99,17 +100,11 @@ def find_shots(scan: Scan) -> tuple[slice, ...]:
     every slow change (dissolve, wipe, fade) from one person to another."""
     points = scan.landmarks.points
     centre, height = points[:, :VERTICES, :2].mean(1), face_height(points)
-    jump = np.zeros(len(scan))
-    with np.errstate(invalid="ignore"):
-        moved = np.linalg.norm(np.diff(centre, axis=0), axis=1) / height[1:]
-        jump[1:] = np.nan_to_num(np.maximum(moved, np.abs(np.diff(np.log(height)))))
     motion = np.zeros(len(scan))
     motion[1:] = np.abs(np.diff(scan.thumbnails.astype(np.float32), axis=0)).mean((1, 2))
-    usual = median_filter(motion, 25, mode="nearest")
-    sudden = motion > 5 * usual + 4  # grey levels: a head that turns fast moves the picture for several frames
-    cuts = np.flatnonzero((scan.change > CUT_CHANGE) | ((jump > JUMP) & sudden))
     changes = [edge for change in person_changes(scan) for edge in change]
-    edges = sorted({0, len(scan), *map(int, cuts), *scan.jumps, *changes})
+    begins = cuts(scan.change, motion, centre, height, FPS)
+    edges = sorted({0, len(scan), *map(int, begins), *scan.jumps, *changes})
     return tuple(slice(a, b) for a, b in pairwise(edges) if b > a)
 
 
@@ -150,6 +145,8 @@ def _problems(scan: Scan, shots: tuple[slice, ...], yaw: np.ndarray, source_scal
         heights = height[shot][~np.isnan(height[shot])]
         if len(heights) and np.median(heights) < MIN_FACE_PX:
             problem[shot] = "small"
+        if not scan.turns:  # the mesh stands upright, and its mouth is not on the lips of a face that is not
+            problem[shot][covered_frames(scan.mouth_covered[shot])] = "covered"
     with np.errstate(invalid="ignore"):
         rival = scan.second_px * source_scale > RIVAL_SHARE * height
         problem[binary_closing(rival, np.ones(13))] = "several"  # a rival that the tracker loses for half a second
@@ -218,6 +215,12 @@ def _first_s(mask: np.ndarray) -> float:
     return int(mask.argmax()) / FPS
 
 
+def _spans(mask: np.ndarray) -> list[tuple[int, int]]:
+    """First frame and end of every run of True in mask [T]."""
+    edges = np.flatnonzero(np.diff(np.r_[False, mask, False]))
+    return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
+
+
 def _share(mask: np.ndarray) -> str:
     return f"{100 * mask.mean():.0f} % of the clip"
 
@@ -229,7 +232,7 @@ def _remedy(scan: Scan) -> str:
 
 def _refuse_if_mostly(problem: np.ndarray, scan: Scan, yaw: np.ndarray, source_scale: float) -> None:
     """Refuse a clip that mostly has a problem, even if a short stretch of it is good."""
-    missing, several, small, turned, still, _ = (problem == code for code in PROBLEMS)
+    missing, several, small, turned, still, _, covered = (problem == code for code in PROBLEMS)
     if missing.mean() > 0.9:
         where = "any frame" if missing.all() else _share(missing)
         raise NoFaceError(
@@ -260,6 +263,11 @@ def _refuse_if_mostly(problem: np.ndarray, scan: Scan, yaw: np.ndarray, source_s
             f"(up to {np.nanmax(np.abs(yaw)):.0f}°); film the speaker from the front",
             at_s=_first_s(turned),
         )
+    if covered.mean() > 0.5:
+        raise MouthCoveredError(
+            f"an object covers the mouth in {_share(covered)}; film without a hand, mug or microphone before the lips",
+            at_s=_first_s(covered),
+        )
 
 
 def _too_short(problem: np.ndarray, shots: tuple[slice, ...], use: slice) -> MediaError:
@@ -274,6 +282,7 @@ def _too_short(problem: np.ndarray, shots: tuple[slice, ...], use: slice) -> Med
         "small": (FaceTooSmallError, f"the face is smaller than {MIN_FACE_PX} px in"),
         "yaw": (YawTooLargeError, f"the head is turned away by more than {MAX_YAW_DEG:.0f}° in"),
         "still": (StillPictureError, "the picture stands still in"),
+        "covered": (MouthCoveredError, "an object covers the mouth in"),
         "change": (SeveralFacesError, "one person becomes another in"),
     }
     worst = max(errors, key=lambda code: int((problem == code).sum()))
@@ -319,6 +328,9 @@ def _picture_remarks(assessment: Assessment, scan: Scan, wide_colours: bool) -> 
     if still.any():
         first, seconds = _first_s(still), still.sum() / FPS
         yield Remark("still", f"the picture stands still for {seconds:.1f} s from {first:.2f} s on: that is not used")
+    if (covered := assessment.problem == "covered").any():
+        places = ", ".join(f"{start / FPS:.1f} to {stop / FPS:.1f} s" for start, stop in _spans(covered)[:5])
+        yield Remark("covered", f"an object is before the mouth from {places}: that is not used")
     if scan.turns:
         yield Remark("turned", f"the face is not upright: {_remedy(scan)}")
     if wide_colours:

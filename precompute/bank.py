@@ -21,19 +21,19 @@ MAX_TURN_DEG = 25.0  # from the usual direction of the head
 FINE_FROM_PX = 288  # crops of smaller squares of the frame gain nothing from 512 px; docs/renderer.md has the figures
 
 
-def good_frames(fit: FaceFit, tracked: np.ndarray, sharpness: np.ndarray, yaw_deg: np.ndarray) -> np.ndarray:
+def good_frames(fit: FaceFit, visible: np.ndarray, sharpness: np.ndarray, yaw_deg: np.ndarray) -> np.ndarray:
     """Frames [T] bool that are sharp, precisely fitted and not turned away; criteria are relaxed until enough pass.
 
-    tracked [T] bool: the frame shows a face; sharpness [T] as in Scan; yaw_deg [T].
+    visible [T] bool: the frame shows a face and nothing before its mouth; sharpness [T] as in Scan; yaw_deg [T].
     """
     with np.errstate(invalid="ignore"):
         sharp = sharpness > MIN_SHARPNESS * np.nanmedian(sharpness)
         frontal = np.abs(yaw_deg - np.nanmedian(yaw_deg)) < MAX_TURN_DEG
     precise = fit.lip_error_px < MAX_ERROR * np.median(fit.lip_error_px)
-    for good in (tracked & sharp & frontal & precise, tracked & precise, tracked):
+    for good in (visible & sharp & frontal & precise, visible & precise, visible):
         if good.sum() >= REFERENCES:
             return good
-    return np.ones(len(tracked), bool)
+    return np.ones(len(visible), bool)
 
 
 def choose(opening: np.ndarray, good: np.ndarray, count: int = REFERENCES) -> np.ndarray:

@@ -19,6 +19,7 @@ from precompute import bank
 from precompute.assessment import Assessment
 from precompute.fit import FaceFit, fit
 from precompute.loop import find_loop
+from precompute.occlusion import TOUCHED
 from precompute.rest import rest_expression
 from precompute.scan import Scan
 from precompute.track import fill_gaps
@@ -80,7 +81,8 @@ def fit_person(
             on_iteration=lambda iteration: on_iteration(iteration + 1, FIT_ITERATIONS),
         )
     alpha, beta = torch.from_numpy(face.alpha), torch.from_numpy(face.beta)
-    good = bank.good_frames(face, scan.landmarks.tracked[use], scan.sharpness[use], assessment.yaw_deg)
+    visible = scan.landmarks.tracked[use] & ~(scan.mouth_covered[use] > TOUCHED)
+    good = bank.good_frames(face, visible, scan.sharpness[use], assessment.yaw_deg)
     return Person(
         landmarks=landmarks,
         fit=face,

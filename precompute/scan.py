@@ -11,6 +11,7 @@ import numpy as np
 from engine.media import FPS
 from precompute.identity import Identity
 from precompute.identity import is_installed as identity_installed
+from precompute.occlusion import Occlusion
 from precompute.track import POINTS, FaceTracker, Landmarks, upright_turns
 
 THUMBNAIL = (64, 36)  # width, height: enough to distinguish a cut from motion, and postures of the body
@@ -27,7 +28,8 @@ class Scan:
     landmarks: of the largest face.  second_px [T]: height of the second largest face, 0 without one.
     change [T] in [0, 1]: share of the picture's colours that differ from the frame before.
     sharpness [T]: variance of the Laplacian of the face, in squared grey levels; brightness [T]: its mean grey level;
-    both NaN without a face.  thumbnails [T, 36, 64] uint8, grey.  jumps: frames behind a jump of the time stamps.
+    both NaN without a face.  mouth_covered [T] in [0, 1]: share of the lips behind an object, NaN without a face.
+    thumbnails [T, 36, 64] uint8, grey.  jumps: frames behind a jump of the time stamps.
     identities: embedding [128] of the face in some frames, by their numbers; empty where the network is not installed.
     turns: clockwise quarter turns after which faces are detected better than in the picture as it is.
     """
@@ -37,6 +39,7 @@ class Scan:
     change: np.ndarray
     sharpness: np.ndarray
     brightness: np.ndarray
+    mouth_covered: np.ndarray
     thumbnails: np.ndarray
     width: int
     height: int
@@ -89,6 +92,7 @@ def scan(
     size = (0, 0)
     sample: list[np.ndarray] = []
     identity = Identity() if identity_installed() else None
+    occlusion = Occlusion()
     identities: dict[int, np.ndarray] = {}
     with FaceTracker(max_faces=2) as tracker:
         for number, image in enumerate(frames):
@@ -102,20 +106,22 @@ def scan(
             before, histogram = histogram, colours(small)
             change = 0.0 if before is None else float(np.abs(histogram - before).sum() / 2)
             look = sharpness_and_brightness(image, faces[0]) if faces else (np.nan, np.nan)
+            covered = occlusion.share(image, faces[0]) if faces else np.nan
             others = [face for face in faces[1:] if is_apart(face, faces[0])]
             second = float(face_height(others[0])) if others else 0.0
             points.append(faces[0] if faces else np.full((POINTS, 3), np.nan, np.float32))
             counts.append(min(1, len(faces)) + len(others))
-            rows.append((second, change, *look))
+            rows.append((second, change, *look, covered))
             thumbnails.append(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
             on_frame(number + 1)
-    table = np.array(rows, np.float32).reshape(-1, 4)
+    table = np.array(rows, np.float32).reshape(-1, 5)
     return Scan(
         landmarks=Landmarks(np.array(points, np.float32).reshape(-1, POINTS, 3), np.array(counts, np.int32)),
         second_px=table[:, 0],
         change=table[:, 1],
         sharpness=table[:, 2],
         brightness=table[:, 3],
+        mouth_covered=table[:, 4],
         thumbnails=np.array(thumbnails, np.uint8).reshape(-1, THUMBNAIL[1], THUMBNAIL[0]),
         width=size[0],
         height=size[1],

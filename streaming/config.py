@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from engine.config import MAX_LOAD
+from engine.dubbing import PROGRAM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,19 @@ class IceConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DubsConfig:
+    """Videos that clients dub. Uploads and results are in TMPDIR, and deleted when the server ends."""
+
+    at_once: int = 1  # dubs that run at the same time, at low priority; 0: this server dubs no videos
+    waiting: int = 4  # more dubs that may be uploaded or wait for their turn
+    max_bytes: int = 2 << 30  # of one upload, video and sound together
+    max_s: float = 1800.0  # length of the video, and of the speech
+    keep_s: float = 3600.0  # files of a finished dub are deleted after this time
+    kept: int = 16  # finished dubs; beyond it the oldest is deleted
+    program: Annotated[tuple[str, ...], tyro.conf.Suppress] = PROGRAM  # the process that does the work
+
+
+@dataclass(frozen=True, kw_only=True)
 class TimeoutConfig:
     """How long the server waits for a client. These are not options of the command line."""
 
@@ -48,6 +62,7 @@ class TimeoutConfig:
     silent_client_s: float = 60.0
     viewer_connect_s: float = 30.0  # a viewer that is not connected this long after its answer is removed
     event_keepalive_s: float = 15.0  # an event stream sends a comment this often: proxies close silent connections
+    upload_stall_s: float = 30.0  # an upload that brings nothing for this long is given up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +89,7 @@ class ServerConfig:
     publish_api: bool = False  # clients may publish their session through this server to any URL
     ice: IceConfig = field(default_factory=IceConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    dubs: DubsConfig = field(default_factory=DubsConfig)
     timeouts: Annotated[TimeoutConfig, tyro.conf.Suppress] = field(default_factory=TimeoutConfig)
 
 

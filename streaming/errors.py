@@ -3,18 +3,22 @@
 PersonaStreamError
 ├── CapacityError
 │   ├── QuotaError
+│   ├── StorageError
 │   └── SpeechRefusedError
+├── MediaError
+│   └── TooLongError
+├── TooLargeError
+├── FieldError
 ├── PublishError
 ├── VoiceError
 │   ├── VoiceAuthError, VoiceQuotaError, VoiceUnreachableError
 │   └── VoiceStalledError, VoiceBrokenError, VoiceFormatError
-├── SoundDeviceError
-└── DependencyError
+└── SoundDeviceError
 """
 
 from __future__ import annotations
 
-from engine.errors import CapacityError, PersonaStreamError
+from engine.errors import CapacityError, MediaError, PersonaStreamError
 
 
 class QuotaError(CapacityError):
@@ -33,6 +37,33 @@ class SpeechRefusedError(CapacityError):
     def __init__(self, message: str, utterance: str, taken_samples: int):
         super().__init__(message)
         self.utterance, self.taken_samples = utterance, taken_samples
+
+
+class StorageError(CapacityError):
+    """The server's disk has no room."""
+
+    code = "storage"
+    retry_after_s = 300
+
+
+class TooLongError(MediaError):
+    """A video or sound file is longer than this server takes."""
+
+    code = "too-long"
+
+
+class TooLargeError(PersonaStreamError):
+    """An upload has more bytes than this server takes."""
+
+    code = "request-entity-too-large"
+
+
+class FieldError(PersonaStreamError):
+    """`cause` is about one field of a form."""
+
+    def __init__(self, field: str, cause: PersonaStreamError):
+        super().__init__(str(cause))
+        self.field, self.cause, self.code = field, cause, cause.code
 
 
 class PublishError(PersonaStreamError):
@@ -91,9 +122,3 @@ class SoundDeviceError(PersonaStreamError):
     """This machine's microphone or loudspeaker cannot be used."""
 
     code = "sound-device"
-
-
-class DependencyError(PersonaStreamError):
-    """An installed library differs from the versions that this package works with."""
-
-    code = "dependency"

@@ -19,7 +19,7 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 EXCERPT_S = 6.0
-ENROLMENT_CODE = ("precompute", "engine/avatar", "engine/backends", "engine/models", "engine/paint")
+ENROLMENT_CODE = ("precompute/*.py", *(f"engine/{room}/**/*.py" for room in ("avatar", "backends", "models", "paint")))
 MAY_SKIP_IN_CI = re.compile("CUDA|NVENC|NVIDIA")
 collect_ignore = ["agents"]  # they run in environments of their own, which tests/streaming/agents starts
 
@@ -97,8 +97,9 @@ def cached_avatar(video: Path) -> Path:
 
 def enrolment_key(video: Path) -> str:
     """16 hex digits of what an avatar depends on: the video, the weights, and the code of enrolment and painting."""
-    code = [path for room in ENROLMENT_CODE for path in (ROOT / room).rglob("*.py")]
-    made_of = [video, *code, *(ROOT / "engine" / "assets").glob("*.safetensors")]
+    code = [path for files in ENROLMENT_CODE for path in ROOT.glob(files)]
+    weights = [*ROOT.glob("engine/assets/*.safetensors"), *ROOT.glob("precompute/*.safetensors")]
+    made_of = [video, *code, *weights]
     digest = hashlib.sha256(str(EXCERPT_S).encode())
     for path in sorted(made_of):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())

@@ -51,7 +51,7 @@ def source_files() -> dict[str, list[Path]]:
 
 @cache
 def option_names() -> frozenset[str]:
-    """Names that a command line can be made from: fields of classes and arguments of functions."""
+    """Names that a command line can be made from: fields, arguments of functions, and tyro's `arg(name=…)`."""
     names: set[str] = set()
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
@@ -60,6 +60,8 @@ def option_names() -> frozenset[str]:
                     names.add(node.target.id)
                 elif isinstance(node, ast.arg):
                     names.add(node.arg)
+                elif isinstance(node, ast.keyword) and node.arg == "name" and isinstance(node.value, ast.Constant):
+                    names.add(str(node.value.value))
     return frozenset(names)
 
 

@@ -1,7 +1,7 @@
 """`python -m training COMMAND`: from a folder of clips to the weights that the engine ships with.
 
-The order: prepare, speak, speech, geometry, renderer, evaluate. Every command resumes where it was stopped and writes
-to --runs; --install copies the weights into the engine.
+The order: prepare, speak, speech, geometry, renderer, occlusion, evaluate. Every command resumes where it was stopped
+and writes to --runs; --install copies the weights into the package that uses them.
 """
 
 from __future__ import annotations
@@ -136,24 +136,44 @@ class Renderer(_Command):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Occlusion(_Command):
+    """Train the network that detects objects before a mouth."""
+
+    steps: int = 6000
+    threads: int = 1
+    install: bool = False
+
+    def run(self) -> None:
+        from precompute.occlusion import WEIGHTS
+        from training.occlusion.train import train
+
+        target = WEIGHTS if self.install else self.runs / WEIGHTS.name
+        train(self.data, self.runs, target, steps=self.steps, threads=self.threads)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluate(_Command):
     """Evaluate a stage on the people of the split `val`; writes figures (JSON) and pictures to --out."""
 
-    stage: tyro.conf.Positional[Literal["speech", "geometry", "renderer", "mouths"]]
+    stage: tyro.conf.Positional[Literal["speech", "geometry", "renderer", "mouths", "dubbing", "occlusion"]]
     out: Path = Path("build/evaluation")
     speech: Path | None = None
     """Weights to evaluate instead of the embedded ones; like `geometry` only for the stages geometry and mouths."""
     geometry: Path | None = None
 
     def run(self) -> None:
-        from training.evaluate import geometry, mouths, renderer, speech
+        from training.evaluate import dubbing, geometry, mouths, occlusion, renderer, speech
 
         if self.stage == "speech":
             report = speech.evaluate(self.data, self.runs, self.out)
         elif self.stage == "geometry":
             report = geometry.evaluate(self.data, self.runs, self.out, speech=self.speech, geometry=self.geometry)
+        elif self.stage == "occlusion":
+            report = occlusion.evaluate(self.data)
         elif self.stage == "mouths":
             report = mouths.evaluate(self.data, self.runs, self.out, speech=self.speech, geometry=self.geometry)
+        elif self.stage == "dubbing":
+            report = dubbing.evaluate(self.data, self.runs, self.out)
         else:
             report = renderer.evaluate(self.data, self.runs, self.out)
         Console().print_json(json.dumps(report))
@@ -164,7 +184,7 @@ def _install(path: Path, name: str, install: bool) -> None:
         shutil.copyfile(path, default_path(name))
 
 
-COMMANDS = Prepare | Morphable | Speech | Speak | Geometry | Renderer | Evaluate
+COMMANDS = Prepare | Morphable | Speech | Speak | Geometry | Renderer | Occlusion | Evaluate
 
 
 def main() -> None:

@@ -1,13 +1,15 @@
-"""The command `personastream dub`: an avatar speaks a sound file, offline, into a video file."""
+"""Dubbing: an avatar speaks a sound file in a new clip, or a video gets other words. `engine.dub`, and the command."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import av
 import numpy as np
@@ -16,46 +18,156 @@ from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoRef
 
 from engine.audio import float_to_pcm
 from engine.avatar.avatar import Avatar
+from engine.avatar.file import SUFFIX
 from engine.backends.backend import Backend
 from engine.backends.cpu import CpuBackend
 from engine.backends.select import backend_for
+from engine.commands.dub_display import Display, JsonLines
 from engine.config import ComputeConfig, SessionConfig
-from engine.files import check_output, ffmpeg_name, printable, replaced
+from engine.dubbing import (
+    DubEvent,
+    DubOptions,
+    DubProgress,
+    Length,
+    Listener,
+    Report,
+    Speech,
+    dub_video,
+    faces_of,
+    parts_of,
+)
+from engine.errors import DubbingError, PersonaStreamError, SettingError
+from engine.files import SIGNATURES, check_output, ffmpeg_name, replaced
 from engine.live.pipeline import AvatarPipeline
-from engine.media import FPS, SAMPLE_RATE_HZ
+from engine.media import FPS, SAMPLE_RATE_HZ, MediaUnit
 from engine.models.weights import load_face_model
 from engine.sound_file import SoundFile
 
 CRF = "17"
 BT709 = Colorspace.ITU709  # the number of the matrix, primaries and transfer in ITU-T H.273
 SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv")  # containers that hold H.264 and AAC
+RESUME = "The same command with --resume continues behind the finished parts."
+PROGRESS_S = 0.2  # between two reports of it
 
 
 def dub(
-    avatar: str | Path,
-    speech: str | Path,
+    source: str | Path,
+    speech: Speech,
     output: str | Path,
     backend: Backend | None = None,
-    config: SessionConfig | None = None,
-) -> int:
-    """Write `output`, H.264 and AAC: the avatar speaks the sound file `speech`. Returns the number of frames (25 fps).
+    *,
+    face: int | Literal["auto"] = "auto",
+    length: Length = DubOptions.length,
+    from_s: float | None = None,
+    to_s: float | None = None,
+    mix_db: float | None = None,
+    report: str | Path | None = None,
+    resume: bool = False,
+    quality: Literal["best", "fast"] = DubOptions.quality,
+    expressiveness: float = SessionConfig.expressiveness,
+    progress: Callable[[DubProgress], None] | None = None,
+) -> Report:
+    """Write `output`: `source`, an avatar or a video, speaks the sound file `speech`. Returns the report of the work.
 
-    backend: the CPU by default; `engine.backends.select.backend_for("auto")` takes a GPU where there is one.
+    An avatar gives a new clip as long as the speech; `backend` computes it, the CPU by default. A video stays as it is
+    but for the mouth of the face that speaks, in a child process; the options are its own, those of `DubOptions`.
 
-    Raises OutputError for an output that cannot be written, or that is one of the inputs; AvatarFileError,
-    SpeechFormatError, WeightsError. A failure leaves an older `output` unchanged and no other file.
+    speech: a file, or one for each face that speaks, by its number.  face: who speaks one file; auto: whoever did.
+    expressiveness: of an avatar: how far the lips move, 0 to 2, 1 as the speaker's do.  progress: called up to five
+    times a second.
+
+    Raises OutputError for an output that cannot be written, or that is one of the inputs; SettingError for an option
+    that does not fit; MediaError, AvatarFileError, WeightsError, DependencyError, DubbingError. A failure leaves an
+    older `output` unchanged.
     """
-    avatar, speech, output = Path(avatar), Path(speech), Path(output)
+    options = DubOptions(
+        length=length,
+        from_s=from_s,
+        to_s=to_s,
+        mix_db=mix_db,
+        report=None if report is None else Path(report),
+        resume=resume,
+        quality=quality,
+    )
+
+    def listen(event: DubEvent) -> None:
+        if progress is not None and isinstance(event, DubProgress):
+            progress(event)
+
+    if is_avatar(Path(source)):
+        sound, config = _only(speech, face, options), SessionConfig(expressiveness=expressiveness)
+        return _dub_avatar(Path(source), sound, Path(output), backend, config, listen)
+    _refuse(expressiveness)
+    return dub_video(Path(source), faces_of(speech, face), Path(output), options, listen)
+
+
+def _refuse(expressiveness: float) -> None:
+    """Raise SettingError for an expressiveness of a video."""
+    if expressiveness != SessionConfig.expressiveness:
+        raise SettingError(f"--expressiveness {expressiveness:g}: an avatar has it, a video does not; leave it out")
+
+
+def is_avatar(path: Path) -> bool:
+    """Whether `path` is an avatar: by its content, or by its name, where its content may be damaged."""
+    if path.suffix.lower() == SUFFIX or not path.is_file():
+        return path.suffix.lower() == SUFFIX
+    ((_, mark),) = SIGNATURES[SUFFIX]
+    try:
+        with path.open("rb") as file:
+            return file.read(len(mark)) == mark
+    except OSError:  # not readable, as the dub will say
+        return False
+
+
+def _only(speech: Speech, face: int | Literal["auto"], options: DubOptions) -> Path:
+    """The one speech of an avatar. Raises SettingError for what only a video has."""
+    plain = DubOptions()
+    given = [
+        each.name for each in dataclasses.fields(options) if getattr(options, each.name) != getattr(plain, each.name)
+    ]
+    names = ["--" + name.removesuffix("_s").removesuffix("_db") for name in given]
+    names += ["--face"] * (face != "auto") + ["--speech"] * (not isinstance(speech, str | Path))
+    if names:
+        raise SettingError(
+            f"{', '.join(names)}: not for an avatar, whose dub is a new clip with one face, as long as the speech; "
+            "leave it out, or give a video instead of the avatar"
+        )
+    return faces_of(speech)["auto"]
+
+
+def _dub_avatar(
+    avatar: Path, speech: Path, output: Path, backend: Backend | None, config: SessionConfig, listen: Listener
+) -> Report:
     check_output(output, SUFFIXES, {"avatar": avatar, "speech": speech})
     sound = SoundFile(speech)
     backend = backend or CpuBackend.embedded()
     pipeline = AvatarPipeline(backend, Avatar.open(avatar, quality=backend.quality), load_face_model())
+    total = math.ceil(sound.duration_s * FPS) + config.release_frames
     with replaced(output) as temporary:
-        return _write(temporary, pipeline, map(float_to_pcm, sound.blocks(SAMPLE_RATE_HZ)), config)
+        pcm = map(float_to_pcm, sound.blocks(SAMPLE_RATE_HZ))
+        frames = _write(temporary, pipeline, pipeline.speak(pcm, config), _Pace(total, listen))
+    return {"output": str(output), "seconds": frames / FPS, "pictures": frames}
 
 
-def _write(path: Path, pipeline: AvatarPipeline, pcm: Iterable[np.ndarray], config: SessionConfig | None) -> int:
-    """Write all units of pcm, blocks [N] int16, into the container at `path`; returns the number of frames."""
+class _Pace:
+    """Tells `listen` how far the pictures are, and how long the others take at this pace."""
+
+    def __init__(self, total: int, listen: Listener):
+        self._total, self._listen = total, listen
+        self._began_s = self._told_s = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        now_s = time.monotonic()
+        if now_s - self._told_s < PROGRESS_S and done < self._total:
+            return
+        self._told_s = now_s
+        total = max(self._total, done)
+        left_s = (now_s - self._began_s) * (total - done) / done
+        self._listen(DubProgress("pictures", done, total, left_s))
+
+
+def _write(path: Path, pipeline: AvatarPipeline, units: Iterable[MediaUnit], told: Callable[[int], None]) -> int:
+    """Write all units into the container at `path`; returns the number of frames."""
     frames = 0
     with av.open(ffmpeg_name(path), "w", options={"movflags": "+faststart"}) as container:
         video = container.add_stream("libx264", rate=FPS, options={"crf": CRF, "preset": "veryfast"})
@@ -65,7 +177,7 @@ def _write(path: Path, pipeline: AvatarPipeline, pcm: Iterable[np.ndarray], conf
         codec.color_range = ColorRange.MPEG
         convert = VideoReformatter()
         audio = container.add_stream("aac", rate=SAMPLE_RATE_HZ, layout="mono")
-        for unit in pipeline.speak(pcm, config):
+        for unit in units:
             picture = convert.reformat(
                 av.VideoFrame.from_ndarray(unit.image, format="rgb24"),
                 format="yuv420p",
@@ -79,26 +191,83 @@ def _write(path: Path, pipeline: AvatarPipeline, pcm: Iterable[np.ndarray], conf
             sound.sample_rate, sound.pts, sound.time_base = SAMPLE_RATE_HZ, unit.pts, Fraction(1, SAMPLE_RATE_HZ)
             container.mux(audio.encode(sound))
             frames += 1
+            told(frames)
         container.mux(video.encode(None))
         container.mux(audio.encode(None))
     return frames
 
 
+def speeches_of(pairs: Iterable[str]) -> dict[int, Path]:
+    """The sound files by face, from `1=a.wav`. Raises SettingError."""
+    files: dict[int, Path] = {}
+    for pair in pairs:
+        number, _, path = pair.partition("=")
+        if not (number.isascii() and number.isdigit() and path):
+            raise SettingError(
+                f"--speech {pair}; expected FACE=FILE, such as 1=anna.wav, with a number from the report"
+            )
+        if int(number) in files:
+            raise SettingError(f"--speech {pair}: face {number} has a speech already; expected one for each face")
+        files[int(number)] = Path(path)
+    return files
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dub:
-    """Make a video of an avatar that speaks a sound file; the pictures equal those of a live session."""
+    """Make an avatar speak a sound file in a new clip, or give a video other words.
 
-    avatar: tyro.conf.Positional[Path]
-    speech: tyro.conf.Positional[Path]
+    Of a video only the mouth of the face that speaks changes, and the sound. Options but -o, --json, --device,
+    --quality and --expressiveness are for videos.
+    """
+
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="INPUT")]
+    """The .avatar file, or the video."""
+    speech: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="SPEECH")] = None
+    """The sound file. Without it, --speech names one for each face."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out.mp4")
+    """The file to write. An older file is replaced only when the new one is complete."""
+    json: bool = False
+    """Print progress and result as lines of JSON, and nothing else, on the standard output."""
+    face: int | Literal["auto"] = "auto"
+    """Who speaks: a number from the report, or the face whose mouth moved with the original sound."""
+    speeches: Annotated[tuple[str, ...], tyro.conf.arg(name="speech"), tyro.conf.UseAppendAction] = ()
+    """FACE=FILE, once for each face that speaks, instead of SPEECH: --speech 1=anna.wav --speech 2=bob.wav"""
     expressiveness: float = SessionConfig.expressiveness
-    """How far the lips move, 0 to 2: 1 as the speaker's do. Closed lips stay closed."""
+    """Of an avatar: how far the lips move, 0 to 2, 1 as the speaker's do. Closed lips stay closed."""
+    options: Annotated[DubOptions, tyro.conf.arg(name="")] = field(default_factory=DubOptions)
     compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
 
     def run(self) -> int:
-        began = time.perf_counter()
-        backend = backend_for(self.compute.device, self.compute.quality)
-        config = SessionConfig(expressiveness=self.expressiveness)
-        frames = dub(self.avatar, self.speech, self.output, backend, config)
-        print(f"{printable(self.output)}: {frames / FPS:.1f} s of video in {time.perf_counter() - began:.1f} s")
+        with JsonLines() if self.json else Display() as display:
+            try:
+                display.finish(self._dub(display.show))
+            except PersonaStreamError as error:
+                display.fail(error)
+                if isinstance(error, DubbingError) and parts_of(self.output).is_dir():
+                    raise DubbingError(f"{error} {RESUME}") from error
+                raise
+            except KeyboardInterrupt as interrupt:
+                hint = (f"interrupted. {RESUME}",) if parts_of(self.output).is_dir() else ()
+                raise KeyboardInterrupt(*hint) from interrupt
         return 0
+
+    def _dub(self, listen: Listener) -> Report:
+        speech = self._speech()
+        if is_avatar(self.source):
+            sound = _only(speech, self.face, self.options)
+            backend = backend_for(self.compute.device, self.compute.quality)
+            config = SessionConfig(expressiveness=self.expressiveness)
+            return _dub_avatar(self.source, sound, self.output, backend, config, listen)
+        _refuse(self.expressiveness)
+        quality = "best" if self.compute.quality == "auto" else self.compute.quality
+        if quality not in ("best", "fast"):
+            raise SettingError(f"--quality {quality}: a video has every picture painted; expected best or fast")
+        if self.compute.device not in ("auto", "cpu"):
+            raise SettingError(f"--device {self.compute.device}: videos are dubbed on the CPU; leave it out")
+        options = dataclasses.replace(self.options, quality=quality)
+        return dub_video(self.source, faces_of(speech, self.face), self.output, options, listen)
+
+    def _speech(self) -> Speech:
+        if (self.speech is None) != bool(self.speeches):
+            raise SettingError("expected one SPEECH, or --speech FACE=FILE for each face that speaks")
+        return self.speech if self.speech is not None else speeches_of(self.speeches)

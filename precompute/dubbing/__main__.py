@@ -6,13 +6,11 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
-from engine.signals import EXIT_CODE, interruptible, starting
+from engine.signals import EXIT_CODE, end_with, interruptible, starting
 
 FAILED = 2
 
@@ -20,17 +18,6 @@ FAILED = 2
 def tell(event: str, **facts: Any) -> None:
     """Write one event."""
     print(json.dumps({"event": event, **facts}), flush=True)
-
-
-def follow_parent() -> None:
-    """End this process when the one that asked for the dub ends: it holds the other end of stdin."""
-
-    def wait() -> None:
-        while os.read(sys.stdin.fileno(), 4096):
-            pass
-        os.kill(os.getpid(), 15)
-
-    threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
 def run(job: dict[str, Any]) -> None:
@@ -61,7 +48,7 @@ def main() -> int:
         from engine.errors import MediaError, PersonaStreamError
     try:
         with interruptible():
-            follow_parent()
+            end_with(sys.stdin.buffer)
             run(json.loads(line))
     except PersonaStreamError as error:
         at_s = error.at_s if isinstance(error, MediaError) else None

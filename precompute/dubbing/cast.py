@@ -5,10 +5,11 @@ The output's pictures are numbered k = 0 … K - 1; each shows a picture of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from engine.media import FPS
 from precompute.dubbing.mouths import Change, change, talks, usable
@@ -28,11 +29,12 @@ class Passage:
 
 @dataclass(frozen=True)
 class Part:
-    """One person's part: the key of the speech, the passages, and for each picture of the output the number of its
-    passage, -1 where the person is not seen."""
+    """One person's part: the key of the speech, the persona as in an avatar, the passages, and for each picture of the
+    output the number of its passage, -1 where the person is not seen."""
 
     person: Person
     speech: str
+    persona: Tensor
     passages: list[Passage]
     at: np.ndarray
 
@@ -48,18 +50,18 @@ def speech_at(share: np.ndarray, time_s: np.ndarray, duration_s: np.ndarray) -> 
 def part(
     person: Person,
     key: str,
+    persona: Tensor,
     source: np.ndarray,
     speech: np.ndarray,
     allowed: np.ndarray,
     rate_hz: float,
-    covered: Mapping[int, np.ndarray] | None = None,
 ) -> Part:
     """The part of a person.
 
     source [K]: the picture of the source that each picture of the output shows.  speech [K], allowed [K]: as in
-    `mouths.change`.  covered: by run, the pictures with an object before the mouth.
+    `mouths.change`.
     """
-    reasons = [usable(person, run, (covered or {}).get(r)) for r, run in enumerate(person.runs)]
+    reasons = [usable(person, run) for run in person.runs]
     talking = [talks(run, rate_hz) for run in person.runs]
     run_of = np.full(int(source.max(initial=0)) + 1, -1)
     for r, run in enumerate(person.runs):
@@ -76,7 +78,7 @@ def part(
         at[places] = len(passages)
         what = change(reasons[r][t], talking[r][t], speech[places], allowed[places], rate_hz)
         passages.append(Passage(r, int(places[0]), t, what))
-    return Part(person, key, passages, at)
+    return Part(person, key, persona, passages, at)
 
 
 def active(parts: Sequence[Part], k: int) -> list[tuple[Part, Passage, int]]:

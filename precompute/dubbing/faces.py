@@ -12,19 +12,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from scipy.ndimage import median_filter
 from scipy.optimize import linear_sum_assignment
 
-from precompute.assessment import CUT_CHANGE, JUMP
 from precompute.dubbing.ahead import ahead
 from precompute.dubbing.source import Source, Times
 from precompute.identity import Identity
+from precompute.occlusion import Occlusion
 from precompute.scan import THUMBNAIL, colours, face_height, is_apart, sharpness_and_brightness
+from precompute.shots import CUT_CHANGE, SUDDEN_LEVELS, cuts
 from precompute.track import POINTS, FaceTracker
 
 MAX_FACES = 4
-SUDDEN_TIMES, SUDDEN_LEVELS = 5.0, 4.0  # the usual motion, and grey levels more: a turning head moves several pictures
-USUAL_S = 1.0
 IDENTITY_S = 0.8  # between two looks at who it is; one takes as long as three pictures of the scan
 SETTLED = 2  # pictures after a cut, before which a face is not looked at
 LOST_S = 0.4  # for which a track outlives its face
@@ -40,13 +38,14 @@ class Faces:
     """What the first pass has found in P pictures with R faces.
 
     points [R, 478, 3] float32: landmarks in upright pixels of the source, on disk.  picture [R] int: where each face
-    is, in order.  sharpness [R]: variance of the Laplacian.  embedding [E, 128] of the faces `embedded` [E].
-    times: of the pictures.  shots: slices of the pictures.
+    is, in order.  sharpness [R]: variance of the Laplacian.  covered [R]: share of the lips behind an object.
+    embedding [E, 128] of the faces `embedded` [E].  times: of the pictures.  shots: slices of the pictures.
     """
 
     points: np.ndarray
     picture: np.ndarray
     sharpness: np.ndarray
+    covered: np.ndarray
     embedded: np.ndarray
     embedding: np.ndarray
     times: Times
@@ -84,7 +83,8 @@ def scan(
     Raises WeightsError without the network of identities, CorruptVideoError.
     """
     identity = Identity()
-    rows: list[tuple[int, float]] = []
+    occlusion = Occlusion()
+    rows: list[tuple[int, float, float]] = []
     measures: list[tuple[float, float]] = []
     embedded: dict[int, np.ndarray] = {}
     every, look_at = max(1, round(IDENTITY_S * source.rate)), SETTLED
@@ -102,17 +102,18 @@ def scan(
             for face in _distinct(tracker.detect(image)):
                 if number % every == 0 or number == look_at:
                     embedded[len(rows)] = identity.embed(image, face)
-                rows.append((number, sharpness_and_brightness(image, face)[0]))
+                rows.append((number, sharpness_and_brightness(image, face)[0], occlusion.share(image, face)))
                 (face * to_source).astype(np.float32).tofile(file)
             measures.append((change, motion))
             on_picture(number + 1)
-    table = np.array(rows, np.float64).reshape(-1, 2)
+    table = np.array(rows, np.float64).reshape(-1, 3)
     assert source.times is not None
     source.times.save(folder / TIMES)
     np.savez(
         folder / MEASURES,
         picture=table[:, 0].astype(np.int64),
         sharpness=table[:, 1].astype(np.float32),
+        covered=table[:, 2].astype(np.float32),
         embedded=np.array(list(embedded), np.int64),
         embedding=np.array(list(embedded.values()), np.float32).reshape(-1, 128),
         measures=np.array(measures, np.float32).reshape(-1, 2),
@@ -133,8 +134,8 @@ def is_complete(folder: Path) -> bool:
 def load(folder: Path) -> Faces:
     """The result of an earlier `scan` in `folder`."""
     with np.load(folder / MEASURES, allow_pickle=False) as stored:
-        picture, sharpness, embedded, embedding, measures = (
-            stored[name] for name in ("picture", "sharpness", "embedded", "embedding", "measures")
+        picture, sharpness, covered, embedded, embedding, measures = (
+            stored[name] for name in ("picture", "sharpness", "covered", "embedded", "embedding", "measures")
         )
     times = Times.load(folder / TIMES)
     shape = (len(picture), POINTS, 3)
@@ -143,6 +144,7 @@ def load(folder: Path) -> Faces:
         points=points,
         picture=picture,
         sharpness=sharpness,
+        covered=covered,
         embedded=embedded,
         embedding=embedding,
         times=times,
@@ -160,8 +162,8 @@ def _distinct(faces: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def find_shots(measures: np.ndarray, picture: np.ndarray, points: np.ndarray, rate_hz: float) -> tuple[slice, ...]:
-    """Shots of P pictures, cut where the colours of the whole picture change, or where the picture jumps and the largest
-    face jumps or vanishes.
+    """Shots of P pictures, cut where the colours of the whole picture change, or where picture and largest face jump
+    together.
 
     measures [P, 2]: share of colours that change, and mean motion of a thumbnail in grey levels.
     """
@@ -171,16 +173,8 @@ def find_shots(measures: np.ndarray, picture: np.ndarray, points: np.ndarray, ra
     for row in first:  # the largest face of its picture
         mesh = points[row]
         centre[picture[row]], height[picture[row]] = mesh[:, :2].mean(0), face_height(mesh)
-    jump = np.zeros(total)
-    with np.errstate(invalid="ignore"):
-        moved = np.linalg.norm(np.diff(centre, axis=0), axis=1) / height[1:]
-        jump[1:] = np.nan_to_num(np.maximum(moved, np.abs(np.diff(np.log(height)))))
-    change, motion = measures.T
-    usual = median_filter(motion, max(3, round(USUAL_S * rate_hz)), mode="nearest")
-    sudden = motion > SUDDEN_TIMES * usual + SUDDEN_LEVELS
-    lost = np.isnan(height) != np.isnan(np.r_[np.nan, height[:-1]])
-    cuts = np.flatnonzero((change > CUT_CHANGE) | (((jump > JUMP) | lost) & sudden))
-    edges = sorted({0, total, *map(int, cuts)})
+    begins = cuts(measures[:, 0], measures[:, 1], centre, height, rate_hz)
+    edges = sorted({0, total, *map(int, begins)})
     return tuple(slice(a, b) for a, b in pairwise(edges))
 
 

@@ -25,6 +25,7 @@ from engine.config import Quality
 from engine.errors import NoFaceError, SettingError
 from engine.files import check_output
 from engine.media import FPS
+from engine.models.persona import LipSpace, PersonaMap, no_persona
 from engine.models.weights import load_face_model
 from engine.paint.references import NEIGHBOURS
 from engine.sound_file import SoundFile
@@ -32,7 +33,7 @@ from precompute.dubbing import faces as first_pass
 from precompute.dubbing import people as fitting
 from precompute.dubbing import speaker, timing
 from precompute.dubbing.ahead import ahead
-from precompute.dubbing.cast import Part, active, part, speech_at
+from precompute.dubbing.cast import Part, Passage, active, part, speech_at
 from precompute.dubbing.encoding import encoding_of
 from precompute.dubbing.faces import Faces
 from precompute.dubbing.lips import Lips, share_of_speech, speech_features, spoken
@@ -43,6 +44,7 @@ from precompute.dubbing.progress import Clock, Progress
 from precompute.dubbing.references import Crops, Place, choose, portrait
 from precompute.dubbing.report import Report, Samples, write_report
 from precompute.dubbing.source import Picture, Remark, Source
+from precompute.dubbing.speaker import Agreement, OriginalSound
 from precompute.dubbing.timing import Length, Plan
 from precompute.dubbing.workspace import Workspace
 from precompute.dubbing.writer import Parts
@@ -116,24 +118,36 @@ class Dubbing:
         Raises MediaError and its children for a video that cannot be dubbed, OutputError. An older output stays
         unchanged until the new one is whole.
         """
+        spending = self._clock.spending
         with Workspace(self.output, self._inputs, resume=self.options.resume) as space:
-            faces = self.find_faces(space)
-            plan = timing.plan(faces.times, **self._length)
-            people = self.fit(faces)
-            parts = self.cast(faces, people, plan)
-            crops, chosen = self.take_references(space, people, parts)
-            samples = Samples(plan, parts)
-            key = space.key(self.options)
+            with spending("faces"):
+                faces = self.find_faces(space)
+            with spending("people"):
+                plan = timing.plan(faces.times, **self._length)
+                people = self.fit(faces)
+                parts = self.cast(faces, people, plan)
+            space.keep = True  # what follows is work, and no longer the user's choices
+            with spending("references"):
+                crops, chosen = self.take_references(space, people, parts)
+            samples, key = Samples(plan, parts), space.key(self.options)
             with Parts(space.folder / "pictures", plan, self.encoding, job=key, resume=space.resumed) as encoded:
-                for done in encoded.write(self.paint(plan, parts, crops, chosen, encoded.next, samples)):
-                    self._clock.tell("pictures", done, len(plan))
-                self.finish(plan, encoded)
-            report = Report.of(self.output, faces, plan, people, parts, tuple(self.remarks))
+                with spending("pictures"):
+                    frames = self.paint(plan, parts, crops, chosen, encoded.next, samples)
+                    for done in encoded.write(self._clock.timed(frames, "waiting")):
+                        self._clock.tell("pictures", done, len(plan))
+                with spending("file"):
+                    self.finish(plan, encoded)
+            report = Report.of(self.output, faces, plan, people, parts, tuple(self.remarks), self._spent_s())
             if self.options.report is not None:
                 portraits = {person.number: crops.read(person, portrait(person)) for person in people}
                 write_report(self.options.report, report, portraits, samples)
             space.clear()
         return report
+
+    def _spent_s(self) -> dict[str, float]:
+        spent_s: dict[str, float] = dict(self._clock.spent_s)
+        spent_s["encoding"] = spent_s["pictures"] - spent_s.pop("waiting", 0.0)
+        return {name: round(seconds, 2) for name, seconds in spent_s.items()}
 
     def find_faces(self, space: Workspace) -> Faces:
         """The first pass, or what an earlier run found."""
@@ -148,7 +162,6 @@ class Dubbing:
                 space.folder,
                 lambda done: self._clock.tell("faces", done, max(done, total)),
             )
-        space.keep = True
         self._clock.tell("faces", len(faces.times), len(faces.times))
         for remark in (*self.encoding.remarks, *self.source.remarks):
             self.remark(remark)
@@ -176,39 +189,41 @@ class Dubbing:
         source, times, durations = plan.sources, *plan.seconds()
         begin, end = (float(edge) for edge in plan.passage_s)
         inside = (times >= begin) & (times < end)
-        parts = []
+        parts, original = [], self.hear(faces)
         for key, sound in self.speech.items():
             share = share_of_speech(spoken(sound.blocks(SPEECH_RATE_HZ)))
             speech = speech_at(share, times - begin, durations)
-            for person, turn in self._speakers(key, faces, people):
-                allowed = inside & turn[source]
-                parts.append(part(person, key, source, speech, allowed, faces.rate_hz))
+            for person, turn in self._speakers(key, faces, people, original):
+                persona = no_persona() if original is None else original.persona(person).change
+                parts.append(part(person, key, persona, source, speech, inside & turn[source], faces.rate_hz))
         return parts
 
-    def _speakers(self, key: str, faces: Faces, people: list[Person]) -> list[tuple[Person, np.ndarray]]:
+    def _speakers(
+        self, key: str, faces: Faces, people: list[Person], original: OriginalSound | None
+    ) -> list[tuple[Person, np.ndarray]]:
         """The people who speak a speech, each with the pictures [P] bool of the source in which they do."""
         if key == AUTO:
-            return self._original_speakers(faces, people)
+            return self._original_speakers(faces, people, original)
         for person in people:
             if str(person.number) == key:
                 return [(person, np.ones(len(faces.times), bool))]
         numbers = ", ".join(f"{person.number} ({person.pictures / faces.rate_hz:.1f} s)" for person in people)
         raise SettingError(f"face {key}: the video shows the faces {numbers}; choose one of them, or auto")
 
-    def _original_speakers(self, faces: Faces, people: list[Person]) -> list[tuple[Person, np.ndarray]]:
-        agreements = [speaker.Agreement(0.0, 0) for _ in people]
-        if self.source.has_sound:
-            sound = SoundFile(self.video)
-            steps = HEARD_S * FPS // self._backend.speech_config.step_frames
-            features = itertools.islice(speech_features(sound.blocks(SPEECH_RATE_HZ), self._backend), steps)
-            offset_s = (sound.start_s or 0.0) - float(faces.times.origin_s)
-            heard = torch.cat(list(features))
-            agreements = [
-                speaker.agreement(
-                    person, speaker.predicted_opening(heard, person, self._model, self._backend), faces, offset_s
-                )
-                for person in people
-            ]
+    def hear(self, faces: Faces) -> OriginalSound | None:
+        """The original sound, its first minutes; None without."""
+        if not self.source.has_sound:
+            return None
+        sound = SoundFile(self.video)
+        steps = HEARD_S * FPS // self._backend.speech_config.step_frames
+        features = list(itertools.islice(speech_features(sound.blocks(SPEECH_RATE_HZ), self._backend), steps))
+        offset_s = (sound.start_s or 0.0) - float(faces.times.origin_s)
+        return OriginalSound(torch.cat(features), offset_s, faces, self._model, self._backend)
+
+    def _original_speakers(
+        self, faces: Faces, people: list[Person], original: OriginalSound | None
+    ) -> list[tuple[Person, np.ndarray]]:
+        agreements = [Agreement(0.0, 0) if original is None else original.agreement(person) for person in people]
         numbers = speaker.speakers(people, agreements)
         if not numbers:
             talking = [speaker.talking_share(person, faces.rate_hz) for person in people]
@@ -249,56 +264,56 @@ class Dubbing:
     ) -> Iterator[av.VideoFrame]:
         """The frames of the output from picture `begin` on."""
         window = Window()
-        painters: dict[int, tuple[int, PaintedFace]] = {}
+        painters: dict[int, tuple[Passage, PaintedFace]] = {}
         lips = self._lips(parts)
         times, durations = plan.seconds()
-        speech_s, stop = float(plan.passage_s[0]), int(plan.sources.max()) + 1
+        speech_s = float(plan.passage_s[0])
 
-        def face(one: Part, index: int) -> PaintedFace:
+        def face(one: Part, passage: Passage) -> PaintedFace:
             held = painters.get(one.person.number)
-            if held is None or held[0] != index:
-                run = one.person.runs[index]
+            if held is None or held[0] is not passage:
+                run = one.person.runs[passage.run].between(passage.t.min(), passage.t.max() + 1)
                 bank = crops.bank(one.person, run.shot, chosen[one.person.number][run.shot])
-                made = PaintedFace(run, stop, self.source.upright_size, bank, window, self._model, self._backend)
-                painters[one.person.number] = held = index, made
+                made = PaintedFace(run, self.source.upright_size, bank, window, self._model, self._backend)
+                painters[one.person.number] = held = passage, made
             return held[1]
 
         def mouths(k: int, picture: Picture) -> list[NewMouth]:
-            made = []
-            for one, passage, place in active(parts, k) if k >= begin else ():
-                new = lips[one.speech, one.person.number].at(times[k] - speech_s, durations[k])
-                change = passage.change
-                made.append(
-                    NewMouth(
-                        face(one, passage.run),
-                        int(passage.t[place]),
-                        new,
-                        float(change.lips[place]),
-                        float(change.pixels[place]),
-                        samples.wanted(k, one.person.number),
-                    )
+            return [
+                NewMouth(
+                    face(one, passage),
+                    int(passage.t[place] - passage.t.min()),
+                    lips[one.speech, one.person.number].at(times[k] - speech_s, durations[k]),
+                    float(passage.change.lips[place]),
+                    float(passage.change.pixels[place]),
+                    samples.wanted(k, one.person.number),
                 )
-            return made
+                for one, passage, place in (active(parts, k) if k >= begin else ())
+            ]
 
         first = max(0, begin - NEIGHBOURS)
-        pictures = (picture for _, picture in ahead(plan.pictures(self.source, first), READ_AHEAD))
-        frames = paint(pictures, mouths, window, self._backend.workers, first)
+        decoded = self._clock.timed(plan.pictures(self.source, first), "decoding")
+        pictures = (picture for _, picture in ahead(decoded, READ_AHEAD))
+        frames = paint(pictures, mouths, window, self._backend.workers, first, self._clock)
         return itertools.islice(frames, begin - first, None)
 
     def _lips(self, parts: list[Part]) -> dict[tuple[str, int], Lips]:
-        made = {}
+        made, space = {}, LipSpace(self._model)
         for key, sound in self.speech.items():
-            cast = [one.person for one in parts if one.speech == key]
+            cast = [one for one in parts if one.speech == key]
             heard = spoken(sound.blocks(SPEECH_RATE_HZ))
             streams = itertools.tee(speech_features(sound.blocks(SPEECH_RATE_HZ), self._backend), max(1, len(cast)))
-            for person, features in zip(cast, streams, strict=False):
+            for one, features in zip(cast, streams, strict=False):
+                person, template = one.person, self._model.mean + self._model.shape(one.person.alpha)
+                rest = self._model.vertices(person.alpha, person.rest_beta)[self._model.lower]
                 made[key, person.number] = Lips(
                     features,
                     share_of_speech(heard),
                     self._backend,
-                    template=self._model.mean + self._model.shape(person.alpha),
+                    template=template,
                     style=person.style,
-                    rest=self._model.vertices(person.alpha, person.rest_beta)[self._model.lower],
+                    rest=rest,
+                    persona=PersonaMap(space, one.persona, template[self._model.lower], rest),
                 )
         return made
 

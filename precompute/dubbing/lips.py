@@ -13,6 +13,7 @@ from torch import Tensor
 from engine.audio import SPEECH_SAMPLES_PER_FRAME
 from engine.backends.backend import Backend
 from engine.media import FPS
+from engine.models.persona import PersonaMap
 from engine.models.speech import cut, init_state
 
 QUIET_DB, FLOOR_DB = -38.0, -58.0  # below the loud parts of the speech, and of full scale
@@ -72,7 +73,7 @@ class Lips:
     """Lips over time, asked for forwards. Holds a few frames, whatever the length of the speech.
 
     features: as `speech_features` makes them.  share: of `share_of_speech`.  template [V, 3], style [D], rest
-    [V_low, 3]: of the person.
+    [V_low, 3], persona: of the person.
     """
 
     def __init__(
@@ -84,8 +85,9 @@ class Lips:
         template: Tensor,
         style: Tensor,
         rest: Tensor,
+        persona: PersonaMap,
     ):
-        self._share, self._rest = share, rest
+        self._share, self._rest, self._persona = share, rest, persona
         self._made = self._steps(features, backend, template, style)
         self._held: dict[int, Tensor] = {}
         self._next = 0
@@ -114,4 +116,4 @@ class Lips:
         state = backend.initial_state(1)
         for step in features:
             lips, state = backend.step_geometry(step[None], style[None], template[None], state)
-            yield from lips[0].clone()
+            yield from self._persona(lips[0].clone())

@@ -40,16 +40,15 @@ class Change:
     closes: np.ndarray
 
 
-def usable(person: Person, run: Run, covered: np.ndarray | None = None) -> np.ndarray:
+def usable(person: Person, run: Run) -> np.ndarray:
     """For each picture [T] of the run one of the reasons `turned`, `small`, `unsure`, `covered`, or ``."""
     error = np.median(np.concatenate([r.lip_error_px[r.seen] for r in person.runs]))
     reason = np.full(len(run), "", dtype="U8")
     reason[~run.seen | (run.lip_error_px > max(MAX_ERRORS * error, 0.5 * MAX_LIP_ERROR_PX))] = "unsure"
     reason[run.lip_error_px > MAX_LIP_ERROR_PX] = "unsure"
+    reason[run.covered] = "covered"
     reason[run.face_px < MIN_FACE_PX] = "small"
     reason[np.abs(run.yaw_deg) > MAX_YAW_DEG] = "turned"
-    if covered is not None:
-        reason[covered] = "covered"
     return reason
 
 

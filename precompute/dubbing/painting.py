@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import av
@@ -19,6 +20,7 @@ from engine.paint.painter import FittedVideo
 from engine.paint.references import NEIGHBOURS
 from precompute.dubbing.people import Run, boxes
 from precompute.dubbing.planes import Region, edited
+from precompute.dubbing.progress import Clock
 from precompute.dubbing.source import Picture
 
 IN_FLIGHT = 3  # pictures that are being painted, or wait for an earlier one
@@ -60,27 +62,20 @@ class PaintedFace:
     def __init__(
         self,
         run: Run,
-        stop: int,
         size: tuple[int, int],
         bank: Bank,
         window: Window,
         model: MorphableModel,
         backend: Backend,
     ):
-        """stop: the first picture of the source that is never read.  size: (width, height) of upright pictures."""
+        """size: (width, height) of upright pictures.  window: holds each picture of the run when it is painted, and its
+        neighbours in the run."""
         self._run, self._window = run, window
-        count = min(len(run), stop - run.start)
-        self._boxes = boxes(run.crop[:count], size)
-        crop: np.ndarray = run.crop[:count] - np.pad(self._boxes[:, :2], ((0, 0), (0, 1))).astype(np.int32)
-        video = FittedVideo(
-            read=self._read,
-            alpha=run.alpha[:count],
-            beta=run.beta[:count],
-            pose=run.pose[:count],
-            crop=torch.from_numpy(crop),
-        )
+        self._boxes = boxes(run.crop, size)
+        crop = torch.from_numpy(run.crop - np.pad(self._boxes[:, :2], ((0, 0), (0, 1))).astype(np.int32))
+        video = FittedVideo(read=self._read, alpha=run.alpha, beta=run.beta, pose=run.pose, crop=crop)
         self._painter = backend.painter(video, bank, model)
-        self._own = model.vertices(run.alpha[:count], run.beta[:count])[:, model.lower]
+        self._own = model.vertices(run.alpha, run.beta)[:, model.lower]
 
     def edit(self, picture: Picture, mouth: NewMouth) -> tuple[Region, np.ndarray, float]:
         """The region of the picture around the face, as it is and painted, and the weight of the painted pixels."""
@@ -116,10 +111,12 @@ def paint(
     window: Window,
     workers: int,
     first: int = 0,
+    clock: Clock | None = None,
 ) -> Iterator[av.VideoFrame]:
     """The frames of `pictures` in their order, with their new mouths.
 
     mouths(k, picture): those of the k-th picture, counted from `first`; it is called in order, on the caller's thread.
+    clock: counts the seconds of painting.
     """
     with ThreadPoolExecutor(workers, thread_name_prefix="paint") as pool:
         waiting: deque[tuple[int, Picture]] = deque()
@@ -127,7 +124,7 @@ def paint(
 
         def start() -> None:
             k, picture = waiting.popleft()
-            running.append(pool.submit(_painted, picture, mouths(k, picture)))
+            running.append(pool.submit(_painted, picture, mouths(k, picture), clock))
 
         try:
             for k, picture in enumerate(pictures, first):
@@ -146,7 +143,8 @@ def paint(
                 future.cancel()
 
 
-def _painted(picture: Picture, mouths: Sequence[NewMouth]) -> av.VideoFrame:
+def _painted(picture: Picture, mouths: Sequence[NewMouth], clock: Clock | None) -> av.VideoFrame:
     if not mouths:
         return picture.frame
-    return edited(picture, [mouth.face.edit(picture, mouth) for mouth in mouths])
+    with clock.spending("painting") if clock else nullcontext():
+        return edited(picture, [mouth.face.edit(picture, mouth) for mouth in mouths])

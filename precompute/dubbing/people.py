@@ -20,6 +20,7 @@ from precompute.assessment import OTHER_PERSON
 from precompute.bank import MAX_ERROR, MAX_TURN_DEG, MIN_SHARPNESS, REFERENCES
 from precompute.dubbing.faces import Faces, Track
 from precompute.fit import fit, rigid_poses
+from precompute.occlusion import covered_frames
 from precompute.person import FIT_ITERATIONS, torch_threads
 from precompute.rest import rest_expression
 from precompute.scan import face_height
@@ -39,7 +40,7 @@ class Run:
     """A face through T consecutive pictures of one shot, the first of which is `start`, with its fit.
 
     alpha [T, K_s], beta [T, K_e], pose [T, 6], crop [T, 3] as in FaceFit; seen [T] bool: the face was found, else it is
-    interpolated; lip_error_px, yaw_deg, face_px, sharpness [T].
+    interpolated; covered [T] bool: an object is before the mouth; lip_error_px, yaw_deg, face_px, sharpness [T].
     """
 
     shot: int
@@ -50,6 +51,7 @@ class Run:
     crop: np.ndarray
     opening: np.ndarray
     seen: np.ndarray
+    covered: np.ndarray
     lip_error_px: np.ndarray
     yaw_deg: np.ndarray
     face_px: np.ndarray
@@ -61,6 +63,11 @@ class Run:
     @property
     def stop(self) -> int:
         return self.start + len(self)
+
+    def between(self, first: int, stop: int) -> Run:
+        """The pictures `first` until before `stop` of the run, as a run."""
+        values = {name: value[first:stop] for name, value in vars(self).items() if name not in ("shot", "start")}
+        return Run(shot=self.shot, start=self.start + first, **values)
 
 
 @dataclass(frozen=True)
@@ -87,12 +94,14 @@ class Person:
         )
         wanted = [
             run.seen
+            & ~run.covered
             & (run.sharpness > MIN_SHARPNESS * sharp)
             & (run.lip_error_px < MAX_ERROR * error)
             & (np.abs(run.yaw_deg - yaw) < MAX_TURN_DEG)
             for run in self.runs
         ]
-        return wanted if sum(map(np.count_nonzero, wanted)) >= REFERENCES else [run.seen for run in self.runs]
+        enough = sum(map(np.count_nonzero, wanted)) >= REFERENCES
+        return wanted if enough else [run.seen & ~run.covered for run in self.runs]
 
 
 def people(
@@ -102,7 +111,7 @@ def people(
     backend: Backend,
     on_run: Callable[[int, int], None] = lambda *_: None,
 ) -> list[Person]:
-    """Everybody in the video, the one seen most first. on_run(done, total) is called after the fit of each run."""
+    """Everybody whose mouth is seen, the one seen most first. on_run(done, total) is called after each fit."""
     groups = _same_person(faces, [part for track in tracks for part in _one_person(faces, track)])
     work = [(i, piece) for i, group in enumerate(groups) for track in group for piece in _pieces(faces, track)]
     runs: list[list[Run]] = [[] for _ in groups]
@@ -111,8 +120,9 @@ def people(
         for done, ((group, _), run) in enumerate(zip(work, fitted, strict=True), 1):
             runs[group].append(run)
             on_run(done, len(work))
-    runs = sorted((group for group in runs if group), key=lambda group: -_weight(group))
-    shown = [group for group in runs if _weight(group) >= MIN_SHARE * _weight(runs[0])]
+    shown = [group for group in runs if any((run.seen & ~run.covered).any() for run in group)]
+    shown.sort(key=lambda group: -_weight(group))
+    shown = [group for group in shown if _weight(group) >= MIN_SHARE * _weight(shown[0])]
     return [_person(number, group, model, backend) for number, group in enumerate(shown, 1)]
 
 
@@ -188,8 +198,8 @@ def _fitted(faces: Faces, piece: _Piece, model: MorphableModel) -> Run:
     points = np.full((count, *faces.points.shape[1:]), np.nan, np.float32)
     points[pictures - first] = faces.points[rows]
     seen = ~np.isnan(points[:, 0, 0])
-    sharpness = np.zeros(count, np.float32)
-    sharpness[seen] = faces.sharpness[rows]
+    sharpness, covered = np.zeros((2, count), np.float32)
+    sharpness[seen], covered[seen] = faces.sharpness[rows], faces.covered[rows]
     points = fill_gaps(points)
     face = fit(points, model, iterations=FIT_ITERATIONS)
     rotation, _, _ = rigid_poses(points[:, :VERTICES], model)
@@ -204,6 +214,7 @@ def _fitted(faces: Faces, piece: _Piece, model: MorphableModel) -> Run:
         crop=face.crop[kept],
         opening=mouth_opening(model.vertices(alpha, beta)).numpy(),
         seen=seen[kept],
+        covered=covered_frames(covered)[kept],
         lip_error_px=face.lip_error_px[kept],
         yaw_deg=np.degrees(np.arctan2(-rotation[kept, 0, 2], rotation[kept, 2, 2])),
         face_px=face_height(points[kept]),

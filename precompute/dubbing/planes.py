@@ -46,7 +46,8 @@ class Region:
         around = (coded[0] - MARGIN * wide, top - MARGIN * high, coded[2] + MARGIN * wide, bottom + MARGIN * high)
         self.window = _aligned(around, (wide, high), (frame.width, frame.height))
         pixels = _to_rgb(frame, self.window)
-        if _scale(display) != 1:
+        self._resampled = _scale(display) != 1
+        if self._resampled:
             pixels = _warped(pixels, self._across(), (right - left, pixels.shape[0]), cv2.INTER_CUBIC)
             pixels = pixels[top - self.window[1] :][: bottom - top]
         else:
@@ -55,21 +56,18 @@ class Region:
         self.rgb = np.ascontiguousarray(_turned(pixels, display))
         self.left, self.top = _upright_corner(display, self._square)
 
-    def difference(self, painted: np.ndarray, weight: float) -> np.ndarray:
-        """What `painted` [h, w, 3] uint8 changes with `weight`: float32 RGB of the coded pixels of `window`."""
-        change: np.ndarray = cv2.subtract(painted, self.rgb, dtype=cv2.CV_32F)
-        change = _turned_back(change if weight == 1 else change * np.float32(weight), self._display)
+    def difference(self, painted: np.ndarray) -> np.ndarray:
+        """What `painted` [h, w, 3] uint8 changes: float32 RGB of the coded pixels of `window`."""
         left, top, right, bottom = self.window
-        x, y = self._square[0] - left, self._square[1] - top
-        if _scale(self._display) != 1:
-            inverse = cv2.invertAffineTransform(self._across())
-            change = _warped(
-                change, inverse, (right - left, change.shape[0]), cv2.INTER_LINEAR, edge=cv2.BORDER_CONSTANT
-            )
-            x = 0
-        whole = np.zeros((bottom - top, right - left, 3), np.float32)
-        whole[y : y + change.shape[0], x : x + change.shape[1]] = change
-        return whole
+        columns = self._square[2] - self._square[0] if self._resampled else right - left
+        x, y = 0 if self._resampled else self._square[0] - left, self._square[1] - top
+        whole = np.zeros((bottom - top, columns, 3), np.float32)
+        inner = whole[y : y + self._square[3] - self._square[1], x : x + self._square[2] - self._square[0]]
+        np.subtract(painted, self.rgb, out=_turned(inner, self._display), dtype=np.float32)
+        if not self._resampled:
+            return whole
+        inverse = cv2.invertAffineTransform(self._across())
+        return _warped(whole, inverse, (right - left, bottom - top), cv2.INTER_LINEAR, edge=cv2.BORDER_CONSTANT)
 
     def _across(self) -> np.ndarray:
         """The map from columns of square pixels of the region to columns of coded pixels of the window."""
@@ -83,9 +81,9 @@ def edited(picture: Picture, edits: Sequence[tuple[Region, np.ndarray, float]]) 
     frame = _copy(picture.frame)
     if not edits:
         return frame
-    matrix, top_value = _to_planes(frame)[:, :3].astype(np.float32), (1 << _bits(frame)) - 1
+    matrix, top_value = _to_planes(frame)[:, :3], (1 << _bits(frame)) - 1
     for region, painted, weight in edits:
-        change = cv2.transform(region.difference(painted, weight), matrix)
+        change = cv2.transform(region.difference(painted), (matrix * weight).astype(np.float32))
         for number, samples in enumerate(_views(frame, region.window)):
             added = _decimated(change[..., number], frame.format) if number else change[..., 0]
             np.clip(np.rint(added + samples), 0, top_value, out=samples, casting="unsafe")
@@ -103,15 +101,13 @@ def _to_rgb(frame: av.VideoFrame, window: Box) -> np.ndarray:
     wide, high = subsampling(frame.format)
     # H.264, HEVC and MPEG-2 place chroma on the left one of two columns and between two rows.
     place = np.array([[1 / wide, 0, 0], [0, 1 / high, (1 / high - 1) / 2]])
-    planes = [luma.astype(np.float32)]
+    exact = luma.dtype != np.uint8  # more than 8 bits are rounded to 8 at the end alone
+    planes: list[np.ndarray] = [luma.astype(np.float32) if exact else luma]
     for samples in chroma:
-        values: np.ndarray = samples.astype(np.float32)
-        if (wide, high) != (1, 1):
-            values = _warped(values, place, (width, height), cv2.INTER_LINEAR)
-        planes.append(values)
+        values = samples.astype(np.float32) if exact else np.ascontiguousarray(samples)
+        planes.append(values if (wide, high) == (1, 1) else _warped(values, place, (width, height), cv2.INTER_LINEAR))
     rgb = cv2.transform(cv2.merge(planes), _inverse(_to_planes(frame)))
-    np.rint(rgb, out=rgb)
-    return np.clip(rgb, 0, 255, out=rgb).astype(np.uint8)
+    return np.clip(np.rint(rgb), 0, 255).astype(np.uint8) if exact else rgb
 
 
 # Averages over the pixels of a sample of chroma, sharpened by what linear interpolation in `_to_rgb` loses. Otherwise
@@ -238,8 +234,3 @@ def _turned(image: np.ndarray, display: Display) -> np.ndarray:
     if display.transposed:
         image = image.transpose(1, 0, 2)
     return image[:: -1 if display.flipped else 1, :: -1 if display.mirrored else 1]
-
-
-def _turned_back(image: np.ndarray, display: Display) -> np.ndarray:
-    image = image[:: -1 if display.flipped else 1, :: -1 if display.mirrored else 1]
-    return np.ascontiguousarray(image.transpose(1, 0, 2) if display.transposed else image)

@@ -1,9 +1,14 @@
-"""The progress of a dub: what is done of each stage, and the time that the whole still needs."""
+"""The progress of a dub: what is done of each stage, the time that the whole still needs, and where the time went."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 STAGES = {"faces": 0.33, "people": 0.07, "references": 0.02, "pictures": 0.57, "file": 0.01}
 """The stages, and the usual share of the time that each takes."""
@@ -15,16 +20,40 @@ Progress = Callable[[str, int, int, float | None], None]
 
 
 class Clock:
-    """Reports progress, with the time left as the work so far suggests it."""
+    """Reports progress, with the time left as the work so far suggests it.
+
+    spent_s: seconds in each stage, and of the threads in `decoding`, `painting` and `encoding`.
+    """
 
     def __init__(self, progress: Progress):
+        self.spent_s: defaultdict[str, float] = defaultdict(float)
         self._progress = progress
         self._began_s = time.monotonic()
         self._told_s = 0.0
         self._told: tuple[str, int] | None = None
 
+    @contextmanager
+    def spending(self, name: str) -> Iterator[None]:
+        """Count the seconds of the block."""
+        began_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent_s[name] += time.perf_counter() - began_s
+
+    def timed(self, items: Iterable[T], name: str) -> Iterator[T]:
+        """`items`, with the seconds counted that each takes to be made."""
+        iterator = iter(items)
+        while True:
+            with self.spending(name):
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield item
+
     def tell(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` pieces of work of a stage are done. A resumed stage begins behind what it found."""
+        """`done` of `total` pieces of work of a stage are done."""
         now_s = time.monotonic()
         if done < total and self._told and self._told[0] == stage and now_s - self._told_s < INTERVAL_S:
             return

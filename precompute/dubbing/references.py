@@ -15,13 +15,14 @@ from engine.avatar.file import Bank
 from engine.models.morphable import CROP_PX
 from engine.models.renderer import FINE
 from engine.paint.composite import cut
-from precompute.bank import FINE_FROM_PX, REFERENCES
+from precompute.bank import FINE_FROM_PX
 from precompute.dubbing.people import Person, boxes
 from precompute.dubbing.planes import Region
 from precompute.dubbing.source import Source
 
+REFERENCES = 75  # three times as many as an avatar has: the nearest six then show nearly the same teeth
 OWN_SHARE = 0.7  # of the person's range of mouth openings: a shot that has it needs no references of other shots
-FROM_SHOT = 10  # references of its own for a shot that borrows the others
+FROM_SHOT = 30  # references of its own for a shot that borrows the others
 NEAR_PICTURES = 100  # references nearer to each other are read in one go
 GAIN = 0.7, 1.4  # of the contrast of borrowed references
 

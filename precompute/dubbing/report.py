@@ -74,7 +74,8 @@ class Kept:
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """pictures: of the output.  changed: those with a new mouth; closed: those in which it only closes, because the
-    original speaks and the new speech is silent."""
+    original speaks and the new speech is silent.  spent_s: seconds in each stage, and of threads in decoding, painting
+    and encoding."""
 
     output: str
     seconds: float
@@ -85,6 +86,7 @@ class Report:
     shots: list[Shot]
     kept: list[Kept]
     remarks: list[dict[str, Any]]
+    spent_s: dict[str, float]
 
     @classmethod
     def of(
@@ -95,6 +97,7 @@ class Report:
         people: Sequence[Person],
         parts: Sequence[Part],
         remarks: Sequence[Remark],
+        spent_s: dict[str, float],
     ) -> Report:
         changed, closed = np.zeros((2, len(plan)), bool)
         by_face: dict[int, np.ndarray] = {}
@@ -123,6 +126,7 @@ class Report:
             shots=_shots(faces, plan, people, parts, changed),
             kept=_kept(faces, plan, parts),
             remarks=[asdict(remark) for remark in remarks],
+            spent_s=spent_s,
         )
 
     def data(self) -> dict[str, Any]:

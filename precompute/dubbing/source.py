@@ -16,7 +16,7 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 
-from engine.errors import CorruptVideoError
+from engine.errors import CorruptVideoError, StillPictureError
 from engine.media import FPS
 from precompute.video import Upright, interlacing_of, open_video, orientation, progressive, video_stream
 
@@ -25,7 +25,6 @@ MAX_PAUSE_S = 600  # that a picture stands; a longer gap is a jump of the time s
 MAX_BAD_READS = 100  # in a row: the container cannot be read any further
 CUT_OFF_S, CUT_OFF_SHARE = 0.5, 0.02  # the video ends earlier than stated by more than both
 MOST = 0.5  # of the stated length: with less, the file is refused
-REWIND_S = 2  # before the key frame, for a second try: some containers seek by times of decoding
 HELD_BYTES = 200 << 20  # of pictures, when they are read backwards
 
 
@@ -124,7 +123,7 @@ class Source:
     times: of all pictures, known after the first whole pass, or set from an earlier one; with them, `pictures` seeks.
     remarks: flaws found so far.  first: the first frame, with the colours and side data of all.
 
-    Raises NotAVideoError and CorruptVideoError.
+    Raises NotAVideoError, StillPictureError and CorruptVideoError.
     """
 
     def __init__(self, path: Path, times: Times | None = None):
@@ -133,6 +132,8 @@ class Source:
         self._origin_s = 0.0  # the first frame's time in the container
         self._interlacing = interlacing_of(path)
         with open_video(path) as container:
+            if container.format.name.endswith("_pipe") or container.format.name == "image2":
+                raise StillPictureError(f"{path}: is a picture; expected a video of a person who speaks")
             stream = video_stream(container, path)
             self.has_sound = bool(container.streams.audio)
             self.stream_index, self.codec = stream.index, stream.codec_context.name
@@ -231,12 +232,9 @@ class Source:
         if start >= len(times):
             return iter(())
         key = int(times.stamps[np.flatnonzero(times.keys[: start + 1]).max(initial=0)])
-        for rewind in (0, REWIND_S * self.time_base.denominator):
-            pictures = self._decoded_from(key - rewind, start, times)
-            first = next(pictures, None)
-            if first is not None:
-                return itertools.chain([first], pictures)
-        return None
+        pictures = self._decoded_from(key, start, times)
+        first = next(pictures, None)
+        return None if first is None else itertools.chain([first], pictures)
 
     def _decoded_from(self, stamp: int, start: int, times: Times) -> Iterator[Picture]:
         with open_video(self.path) as container:

@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 
 from engine.backends.backend import Backend
 from engine.media import FPS
-from engine.models.morphable import MorphableModel, mouth_opening
+from engine.models.morphable import MorphableModel
+from engine.models.persona import LipSpace
 from precompute.dubbing.faces import Faces
 from precompute.dubbing.mouths import talks
-from precompute.dubbing.people import Person
+from precompute.dubbing.people import Person, Run
+from precompute.persona import Persona, persona_of
 
 MAX_LAG_FRAMES = 5
 MIN_AGREEMENT = 0.2  # correlation of predicted and seen opening; other people's sound stays below 0.15
@@ -30,36 +33,55 @@ class Agreement:
     frames: int
 
 
-def predicted_opening(features: Tensor, person: Person, model: MorphableModel, backend: Backend) -> np.ndarray:
-    """Mouth opening [T] at 25 Hz that the networks predict for features [T, D] of the original sound."""
-    template = model.mean + model.shape(person.alpha)
-    state, opening = backend.initial_state(1), []
-    for block in features.split(4 * FPS):
-        lower, state = backend.step_geometry(block[None], person.style[None], template[None], state)
-        vertices = template.repeat(len(block), 1, 1)
-        vertices[:, model.lower] = lower[0]
-        opening.append(mouth_opening(vertices).numpy())
-    return np.concatenate(opening) if opening else np.zeros(0, np.float32)
+class OriginalSound:
+    """The original sound of a video, as the networks hear it.
 
-
-def agreement(person: Person, predicted: np.ndarray, faces: Faces, offset_s: float = 0.0) -> Agreement:
-    """The best correlation over small lags of the predicted opening [T] with that seen, over all runs of the person.
-
-    offset_s: time of the first sample, from the first picture.
+    features [T, D]: at 25 Hz.  offset_s: the time of its first sample, from the first picture.
     """
-    seen, at = [], []
-    for run in person.runs:
-        seen.append(run.opening - run.opening.mean())
-        at.append((faces.seconds(slice(run.start, run.stop)) - offset_s) * FPS)
-    place, opening = np.concatenate(at), np.concatenate(seen)
-    inside = (place >= 0) & (place < len(predicted) - 1)
-    if np.count_nonzero(inside) < FPS or not len(predicted):
-        return Agreement(0.0, 0)
-    best = 0.0
-    for lag in range(-MAX_LAG_FRAMES, MAX_LAG_FRAMES + 1):
-        guess = np.interp(place[inside] + lag, np.arange(len(predicted)), predicted)
-        best = max(best, float(np.corrcoef(guess, opening[inside])[0, 1]))
-    return Agreement(0.0 if np.isnan(best) else best, int(np.count_nonzero(inside)))
+
+    def __init__(self, features: Tensor, offset_s: float, faces: Faces, model: MorphableModel, backend: Backend):
+        self._features, self._offset_s, self._faces = features, offset_s, faces
+        self._model, self._backend, self._space = model, backend, LipSpace(model)
+
+    def agreement(self, person: Person) -> Agreement:
+        """The best correlation over small lags of the predicted opening with that seen, over all runs of the person."""
+        predicted = self._predicted(person)
+        opening = self._space.opening(predicted).numpy()
+        seen = np.concatenate([run.opening - run.opening.mean() for run in person.runs])
+        place = np.concatenate([self._places(run) for run in person.runs])
+        inside = (place >= 0) & (place < len(opening) - 1)
+        if np.count_nonzero(inside) < FPS:
+            return Agreement(0.0, 0)
+        best = 0.0
+        for lag in range(-MAX_LAG_FRAMES, MAX_LAG_FRAMES + 1):
+            guess = np.interp(place[inside] + lag, np.arange(len(opening)), opening)
+            best = max(best, float(np.nan_to_num(np.corrcoef(guess, seen[inside])[0, 1])))
+        return Agreement(best, int(np.count_nonzero(inside)))
+
+    def persona(self, person: Person) -> Persona:
+        """How this person moves the lips, from the longest run while the original speaks."""
+        run = max(person.runs, key=len)
+        predicted = self._predicted(person)
+        place = self._places(run)
+        frames = np.arange(max(0, int(np.ceil(place[0]))), min(len(predicted), int(place[-1]) + 1))
+        t = np.abs(np.searchsorted(place, frames)).clip(0, len(run) - 1)
+        used = torch.from_numpy((talks(run, self._faces.rate_hz) & run.seen & ~run.covered)[t])
+        template = (self._model.mean + self._model.shape(person.alpha))[self._model.lower]
+        return persona_of(self._model, person.alpha, run.beta[t], predicted[frames] - template, used)
+
+    def _places(self, run: Run) -> np.ndarray:
+        """The frame of 25 Hz in the sound for each picture of a run."""
+        places: np.ndarray = (self._faces.seconds(slice(run.start, run.stop)) - self._offset_s) * FPS
+        return places
+
+    def _predicted(self, person: Person) -> Tensor:
+        """Lower vertices [T, V_low, 3] that the networks predict for the sound in the person's style."""
+        template, state = self._model.mean + self._model.shape(person.alpha), self._backend.initial_state(1)
+        parts = []
+        for block in self._features.split(4 * FPS):
+            lower, state = self._backend.step_geometry(block[None], person.style[None], template[None], state)
+            parts.append(lower[0])
+        return torch.cat(parts)
 
 
 def speakers(people: Sequence[Person], agreements: Sequence[Agreement]) -> list[int]:

@@ -212,6 +212,7 @@ class _Whole:
         return self._plan(sources, ticks, self.times.end + later, joint * base, segments)
 
     def stretched(self, speech: Fraction) -> Plan:
+        until_s = self.end_s if self.end_s < self.times.duration_s else OPEN_S
         finer = max(1, FINE_TICKS // self.times.time_base.denominator)
         scale = speech / (self.end_s - self.begin_s)
         base = self.times.time_base / finer
@@ -223,8 +224,8 @@ class _Whole:
         ticks = np.where(inside, scaled, np.where(ticks >= end, ticks - end + joint, ticks))
         segments = (
             Segment(Fraction(0), self.begin_s, Fraction(0)),
-            Segment(self.begin_s, self.end_s, self.begin_s, scale),
-            Segment(self.end_s, OPEN_S, joint * base),
+            Segment(self.begin_s, until_s, self.begin_s, scale),
+            Segment(until_s, OPEN_S, joint * base),
         )
         made = self._plan(np.arange(len(self.times)), ticks[:-1], int(ticks[-1]), joint * base, segments)
         return Plan(base, made.sources, made.ticks, made.end, made.passage_s, made.segments)

@@ -28,6 +28,7 @@ IMAGES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png"
 TEXT_HEADER = (  # that FFmpeg's encoder of mov_text wants
     b"[Script Info]\nScriptType: v4.00+\n\n[V4+ Styles]\nFormat: Name, Fontname, Fontsize\nStyle: Default,Arial,16\n"
 )
+LATE_S = 60  # behind the last picture, where sound may still go on; later, the time stamps have jumped
 MAX_BAD_READS = 100  # in a row: the container cannot be read any further
 
 
@@ -68,6 +69,9 @@ class Tracks:
 
     def _add_coded(self, stream: Stream) -> None:
         name, convert = stream.codec_context.name, None
+        if stream.type != "subtitle" and all(segment.scale != 1 for segment in self._plan.segments):
+            text = f"{stream.type} track {stream.index + 1} ({name}) does not stretch with the pictures and is left out"
+            return self._remark("track-left-out", text)
         text = PLAIN_TEXT[self._output.format.name.split(",")[0]]
         if name in self._supported:
             copy = self._output.add_stream_from_template(stream, opaque=True)
@@ -101,7 +105,7 @@ class Tracks:
         name = stream.codec_context.name if stream.codec_context else stream.metadata.get("filename", "unknown format")
         container = self._output.format.name
         text = f"{stream.type} track {stream.index + 1} ({name}) has no place in {container} and is left out"
-        self.remarks.append(Remark("track-left-out", text))
+        self._remark("track-left-out", text)
 
     def chapters(self) -> list[Chapter]:
         """The source's chapters at the output's times."""
@@ -111,8 +115,9 @@ class Tracks:
             begin, end = self._time_of(chapter["start"] * base), self._time_of(chapter["end"] * base)
             if begin is not None:
                 end_s = self._lead_s + self._plan.duration_s if end is None else end[0]
-                start, stop = round(begin[0] / base), round(end_s / base)
-                chapters.append({**chapter, "start": start, "end": stop, "time_base": base})
+                start, stop = max(0, round(begin[0] / base)), round(end_s / base)
+                if stop > start:
+                    chapters.append({**chapter, "start": start, "end": stop, "time_base": base})
         return chapters
 
     def packets(self) -> Iterator[av.Packet]:
@@ -134,10 +139,13 @@ class Tracks:
                 return
             except FFmpegError:
                 bad += 1
-        self.remarks.append(Remark("cut-off", "the copied tracks cannot be read to their end"))
+        self._remark("cut-off", "the copied tracks cannot be read to their end")
 
     def _moved(self, packet: av.Packet) -> bool:
         """Set the packet's times to the output's; False where the output has no place for it."""
+        if packet.stream.disposition & Disposition.attached_pic:
+            packet.pts = packet.dts = 0
+            return True
         base, stamp = packet.time_base, packet.pts if packet.pts is not None else packet.dts
         placed = self._time_of(stamp * base) if stamp is not None else None
         if stamp is None or placed is None:
@@ -145,11 +153,18 @@ class Tracks:
         time_s, scale = placed
         if scale != 1 and packet.stream.type != "subtitle":
             return False  # sound and pictures do not stretch
+        if time_s > self._lead_s + self._plan.duration_s + LATE_S:
+            self._remark("time-jump", "other tracks end where their time stamps jump")
+            return False
         moved = round(time_s / base) - stamp
         packet.pts = None if packet.pts is None else packet.pts + moved
         packet.dts = None if packet.dts is None else packet.dts + moved
         packet.duration = round((packet.duration or 0) * scale)
         return True
+
+    def _remark(self, code: str, text: str) -> None:
+        if Remark(code, text) not in self.remarks:
+            self.remarks.append(Remark(code, text))
 
     def _time_of(self, time_s: Fraction) -> tuple[Fraction, Fraction] | None:
         """The output's time for a time of the source's container, and the scale there."""

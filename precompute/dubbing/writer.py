@@ -7,9 +7,8 @@ import hashlib
 import itertools
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +18,7 @@ import av
 import numpy as np
 
 from engine.errors import OutputError
-from engine.files import ffmpeg_name, replaced
+from engine.files import TEMPORARY, ffmpeg_name, replaced
 from precompute.dubbing.encoding import Encoding
 from precompute.dubbing.timing import Plan
 
@@ -80,15 +79,16 @@ class Parts:
                 container.mux(stream.encode(None))
 
     def remove(self) -> None:
-        """Remove the folder with all parts."""
+        """Remove all parts, and the folder if nothing else is in it."""
         self._clear()
         self.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def close(self) -> None:
-        """Let other runs into the folder. It is removed where it holds no whole part."""
-        if not self.paths and self.folder.is_dir():
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Let other runs into the folder. It is removed where it holds no whole part and nothing of others."""
+        if not self.paths:
+            self._clear()
+            with suppress(OSError):
+                self.folder.rmdir()
         self._open.close()
 
     def __enter__(self) -> Self:
@@ -120,7 +120,8 @@ class Parts:
         return json.dumps(facts | {"encoding": encoding}, indent=1, sort_keys=True)
 
     def _clear(self) -> None:
-        for path in (*self.folder.glob(f"[0-9]*.{FORMAT}"), self.folder / JOB):
+        own = (f"[0-9]*.{FORMAT}", f".{TEMPORARY}*.{FORMAT}", JOB)
+        for path in itertools.chain.from_iterable(self.folder.glob(pattern) for pattern in own):
             path.unlink(missing_ok=True)
 
 

@@ -51,8 +51,8 @@ def _interruptible(command: Dub | Bench | Doctor | Export) -> int:
     try:
         with interruptible():
             return command.run()
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; nothing was written")
+    except KeyboardInterrupt as interrupt:
+        Console(stderr=True, soft_wrap=True).print(str(interrupt) or "interrupted; nothing was written")
         return EXIT_CODE
 
 

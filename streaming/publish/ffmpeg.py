@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import subprocess
 from functools import lru_cache
@@ -24,6 +25,8 @@ from streaming.publish.status import Status, without_secrets
 CONTAINERS = {"rtmp": "flv", "rtmps": "flv", "srt": "mpegts"}
 EXIT_S = 5.0  # for ffmpeg to close its connection
 PROGRESS_S = 1.0
+
+log = logging.getLogger(__name__)
 
 
 class FfmpegSink:
@@ -43,6 +46,12 @@ class FfmpegSink:
             raise PublishError(
                 f"{without_secrets(url)}: this machine has no ffmpeg that sends {self._scheme}; install one "
                 "(Debian and Ubuntu: `apt-get install ffmpeg`)"
+            )
+        if self._scheme != "srt" and "@" in urlsplit(url).netloc:  # ffmpeg has no option that takes them from elsewhere
+            log.warning(
+                "%s: other users of this machine can read the name and the password on ffmpeg's command line; "
+                "use a stream key instead, which is not on it",
+                without_secrets(url),
             )
         self._size = size
         self._config = config

@@ -62,6 +62,9 @@ class Access:
 
         return handler
 
+    def is_key(self, token: str) -> bool:
+        return self._secrets.admit(token)
+
     def admits(self, token: str, live_session: LiveSession) -> bool:
         """Whether `token` is that session's token or a server key."""
         return live_session.admits(token) or self._secrets.admit(token)

@@ -14,12 +14,14 @@ from aiohttp.typedefs import Handler
 from engine.errors import PersonaStreamError, SettingError
 from engine.live.engine import Engine
 from engine.metrics import StageTimes
-from streaming.config import ServerConfig
+from streaming.config import DubsConfig, ServerConfig
 from streaming.server.access import Access
 from streaming.server.address import BASE_PATH, PROXIES, checked_base_path
 from streaming.server.auth import KEYS_VARIABLE, Secrets
 from streaming.server.catalog import Catalog, Sample
 from streaming.server.cors import Cors, is_loopback
+from streaming.server.dub_routes import DubRoutes
+from streaming.server.dubs import Dubs
 from streaming.server.health import Health
 from streaming.server.http_errors import connection_log, problem_middleware
 from streaming.server.live_sessions import LiveSessions
@@ -66,9 +68,11 @@ class Server:
         self._engine, self._config = engine, config
         self._cors = Cors(config.cors_origins, own_names_only=not (secrets.keys or config.open))
         self._access = Access(secrets, self.live_sessions)
-        self._health = Health(engine, self.live_sessions, config, self.metrics)
+        self._dubs = Dubs(config.dubs)
+        self._health = Health(engine, self.live_sessions, self._dubs, config, self.metrics)
         self._catalog = Catalog(engine, voices, samples or {})
         self._session_routes = SessionRoutes(self.live_sessions, config, voices, ice, self._access)
+        self._dub_routes = DubRoutes(self._dubs, self.live_sessions, config, voices, self._access)
         self._stack = AsyncExitStack()
         self._runner = web.AppRunner(
             self._make_app(), access_log=None, logger=connection_log(), shutdown_timeout=SHUTDOWN_S
@@ -90,6 +94,7 @@ class Server:
             stack.push_async_callback(self._runner.cleanup)
             await self._listen()
             await stack.enter_async_context(self.live_sessions)  # no await in between: no request can arrive before
+            await stack.enter_async_context(self._dubs)
             self._stack = stack.pop_all()
         return self
 
@@ -139,6 +144,7 @@ class Server:
                 web.get("/v1/samples", self._catalog.samples),
                 web.get("/v1/samples/{sample}.wav", self._catalog.sample),
                 *self._session_routes.table(),
+                *self._dub_routes.table(),
                 web.get("/", self._catalog.page),
                 web.get(r"/{file:[a-z-]+\.(?:js|css|svg)}", self._catalog.page),
             ]
@@ -157,14 +163,21 @@ class Server:
 def _check_ranges(config: ServerConfig) -> None:
     least = {"max_body_bytes": 1, "max_sessions": 1, "max_viewers": 1, "max_session_viewers": 1, "token_ttl_s": 1e-3}
     least |= {"port": 0, "proxies": 0, "sessions_per_minute": 0, "max_session_s": 0, "idle_session_s": 0, "drain_s": 0}
-    for name, low in least.items():
-        value = getattr(config, name)
-        if value is not None and value < low:
-            raise SettingError(f"--{name.replace('_', '-')} {value}; expected at least {low}")
+    _check_least("--", config, least)
+    _check_least(
+        "--dubs.", config.dubs, {"at_once": 0, "waiting": 0, "max_bytes": 1, "max_s": 1, "keep_s": 0, "kept": 1}
+    )
     if not 0 < config.max_load < math.inf:
         raise SettingError(f"--max-load {config.max_load}; expected more than 0, a share of the device's time")
     if config.port > MAX_PORT:
         raise SettingError(f"--port {config.port}; expected at most {MAX_PORT}, or 0 for any free port")
+
+
+def _check_least(prefix: str, config: ServerConfig | DubsConfig, least: Mapping[str, float]) -> None:
+    for name, low in least.items():
+        value = getattr(config, name)
+        if value is not None and not value >= low:  # nor NaN
+            raise SettingError(f"{prefix}{name.replace('_', '-')} {value}; expected at least {low}")
 
 
 def _check_exposure(config: ServerConfig, secrets: Secrets) -> None:

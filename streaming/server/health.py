@@ -22,6 +22,8 @@ from engine.live.session import SessionCounters
 from engine.media import FPS
 from streaming.config import ServerConfig
 from streaming.publish.status import State
+from streaming.server.dub_job import State as DubState
+from streaming.server.dubs import Dubs
 from streaming.server.live_sessions import LiveSessions
 from streaming.server.metrics import Metrics
 
@@ -29,9 +31,9 @@ from streaming.server.metrics import Metrics
 class Health:
     """The routes outside /v1. The server is ready as soon as it listens: the networks have all run once by then."""
 
-    def __init__(self, engine: Engine, live_sessions: LiveSessions, config: ServerConfig, metrics: Metrics):
+    def __init__(self, engine: Engine, live_sessions: LiveSessions, dubs: Dubs, config: ServerConfig, metrics: Metrics):
         self._engine, self._live_sessions, self._config, self._metrics = engine, live_sessions, config, metrics
-        metrics.registry.register(LiveState(engine, live_sessions, config))
+        metrics.registry.register(LiveState(engine, live_sessions, dubs, config))
 
     async def health(self, request: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
@@ -68,8 +70,8 @@ class Health:
 class LiveState(Collector):
     """Metrics of the present state, read at each request of the page."""
 
-    def __init__(self, engine: Engine, live_sessions: LiveSessions, config: ServerConfig):
-        self._engine, self._live_sessions, self._config = engine, live_sessions, config
+    def __init__(self, engine: Engine, live_sessions: LiveSessions, dubs: Dubs, config: ServerConfig):
+        self._engine, self._live_sessions, self._dubs, self._config = engine, live_sessions, dubs, config
         self._sizes = {name: avatar.path.stat().st_size for name, avatar in engine.avatars.items()}
 
     def collect(self) -> Iterator[Metric]:
@@ -104,6 +106,11 @@ class LiveState(Collector):
         depth.add_metric(["units"], sum(session.viewer_backlog for session in sessions) / FPS)
         yield depth
         yield from _publications(self._live_sessions)
+        states = GaugeMetricFamily("personastream_dubs", "Dubs, until they are deleted.", labels=["state"])
+        counts = Counter(job.state for job in self._dubs)
+        for state in DubState:
+            states.add_metric([state.value], counts[state])
+        yield states
         sizes = GaugeMetricFamily("personastream_avatar_bytes", "Size of a served avatar's file.", labels=["avatar"])
         for name, size in self._sizes.items():
             sizes.add_metric([name], size)

@@ -19,7 +19,7 @@ from engine.errors import (
     SessionClosedError,
     UnknownAvatarError,
 )
-from streaming.errors import PublishError, QuotaError, VoiceError
+from streaming.errors import FieldError, PublishError, QuotaError, StorageError, TooLargeError, VoiceError
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +27,11 @@ STATUSES: tuple[tuple[type[PersonaStreamError], HTTPStatus], ...] = (
     (UnknownAvatarError, HTTPStatus.NOT_FOUND),
     (SessionClosedError, HTTPStatus.GONE),
     (QuotaError, HTTPStatus.TOO_MANY_REQUESTS),
+    (StorageError, HTTPStatus.INSUFFICIENT_STORAGE),
     (CapacityError, HTTPStatus.SERVICE_UNAVAILABLE),
     (ProtocolError, HTTPStatus.BAD_REQUEST),
     (MediaError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (PublishError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (VoiceError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (PersonaStreamError, HTTPStatus.INTERNAL_SERVER_ERROR),
@@ -40,9 +42,12 @@ def status_of(error: PersonaStreamError) -> HTTPStatus:
     return next(status for kind, status in STATUSES if isinstance(error, kind))
 
 
-def problem(status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> web.Response:
-    """One problem document. `code` is stable and meant for programs, `detail` for people."""
+def problem(
+    status: int, code: str, detail: str, headers: dict[str, str] | None = None, field: str | None = None
+) -> web.Response:
+    """One problem document. `code` is stable and meant for programs, `detail` for people; `field`: of a form."""
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "code": code, "detail": detail}
+    body |= {"field": field} if field else {}
     return web.Response(
         status=status, body=json.dumps(body).encode(), content_type="application/problem+json", headers=headers
     )
@@ -83,8 +88,9 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
     except UnicodeEncodeError as error:  # aiohttp keeps them as surrogates, which no answer can hold
         return problem(400, ProtocolError.code, f"a header has bytes that are not UTF-8 ({error.reason})")
     except PersonaStreamError as error:
-        headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, CapacityError) else None
-        return problem(status_of(error), error.code, str(error), headers)
+        cause, field = (error.cause, error.field) if isinstance(error, FieldError) else (error, None)
+        headers = {"Retry-After": str(cause.retry_after_s)} if isinstance(cause, CapacityError) else None
+        return problem(status_of(cause), cause.code, str(cause), headers, field)
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
         return problem(500, "internal", "the server failed while it answered; its log has the reason")

@@ -1,11 +1,13 @@
-// The page: connects its controls to one <persona-stream>, and shows avatars, voices, samples, state and figures.
+// The page: connects the controls of its first tab to one <persona-stream>, and shows avatars, voices, samples, state and
+// figures. The second tab is in dub.js.
 
 import "./persona-stream.js";
+import { setUpDubbing } from "./dub.js";
 import { picture, request } from "./request.js";
-import { voicesFor } from "./scripts.js";
+import { isTooLong, nameOf, problemOf, readable } from "./scripts.js";
+import { setUpTabs } from "./tabs.js";
 import { inWords } from "./wording.js";
 
-const MAX_CHARS = 5_000; // of one text (docs/protocol.md)
 const $ = (id) => document.getElementById(id);
 const avatar = $("avatar");
 
@@ -32,24 +34,28 @@ async function loadChoices() {
   );
   $("avatars").replaceChildren(...avatars.map(avatarChoice));
   $("who").hidden = avatars.length < 2 || avatar.hasAttribute("session");
-  $("voices").replaceChildren(...voiceChoices(voices));
-  $("say").hidden = voices.length === 0;
+  for (const id of ["voices", "dub-voice"]) $(id).replaceChildren(...voiceChoices(voices));
+  $("say").hidden = $("kind-text").hidden = voices.length === 0;
   $("samples").replaceChildren(...samples.map(sampleButton));
   showPictures();
   choose(avatars[0]);
-  avatar.connect(); // the avatar is visible, muted, before the first gesture
+  setUpTabs($("tabs"), showTab);
 }
 
-const languages = new Intl.DisplayNames([navigator.language], { type: "language", fallback: "code" });
-const readable = (name) => name.replaceAll(/[-_]+/g, " ");
+/** A session is open while its tab is shown: the other one needs the machine for itself. */
+function showTab(name) {
+  $("state").hidden = name !== "live";
+  if (name === "live") return avatar.connect(); // the avatar is visible, muted, before the first gesture
+  avatar.disconnect();
+  dubbing.open();
+}
 
-/** Options, grouped by maker (`kokoro/af_heart`); a voice that is only a language code shows the language's name. */
+/** Options, grouped by maker (`kokoro/af_heart`). */
 function voiceChoices(voices) {
   const makers = new Map();
   for (const voice of voices) {
     const [, maker, name] = /^(?:([^/]*)\/)?(.*)$/s.exec(voice);
-    const label = /^[a-z]{2,3}(-[a-z]+)*$/.test(voice) ? languages.of(voice) : readable(name);
-    makers.set(maker, [...(makers.get(maker) ?? []), new Option(label, voice)]);
+    makers.set(maker, [...(makers.get(maker) ?? []), new Option(nameOf(name), voice)]);
   }
   return [...makers].flatMap(([maker, options]) => {
     if (maker === undefined) return options;
@@ -123,7 +129,7 @@ function showQueue() {
 
 async function speakText() {
   const text = $("text").value.trim();
-  const problem = problemOf(text);
+  const problem = problemOfText(text);
   if (problem) return tell(problem, $("say"));
   if (!text) return;
   $("text").select(); // the next one replaces it
@@ -133,16 +139,8 @@ async function speakText() {
 }
 
 /** Why a text cannot be spoken in the chosen voice, or null. */
-function problemOf(text) {
-  const { length } = [...text];
-  if (length > MAX_CHARS) {
-    return `The text has ${length.toLocaleString()} characters, and ${MAX_CHARS.toLocaleString()} can be spoken at once. Shorten it, or speak it in parts.`;
-  }
-  const voices = [...$("voices").options].map((option) => option.value);
-  const [name, fitting] = voicesFor(text, $("voices").value, voices);
-  if (!name) return null;
-  if (!fitting.length) return `This voice does not read ${name}, and this server has no voice that does.`;
-  return `This voice does not read ${name}. Choose ${fitting.slice(0, 3).map((voice) => languages.of(voice)).join(" or ")}.`;
+function problemOfText(text) {
+  return problemOf(text, $("voices").value, [...$("voices").options].map((option) => option.value));
 }
 
 async function toggleMicrophone() {
@@ -222,13 +220,14 @@ $("say").onsubmit = (event) => {
   event.preventDefault();
   speakText();
 };
-$("text").oninput = () => tell([...$("text").value].length > MAX_CHARS ? problemOf($("text").value) : "", $("say"));
+$("text").oninput = () => tell(isTooLong($("text").value) ? problemOfText($("text").value) : "", $("say"));
 $("text").onkeydown = (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
   $("say").requestSubmit();
 };
 $("clear").onclick = () => avatar.interrupt();
+$("nokey").onclick = () => $("keys").close(""); // no submit button, or Enter would press this first one
 $("dismiss").onclick = () => tell("");
 $("file").onchange = ({ target }) => {
   const [file] = target.files;
@@ -238,6 +237,7 @@ $("file").onchange = ({ target }) => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !event.defaultPrevented && !$("keys").open && avatar.busy) avatar.interrupt();
 });
+const dubbing = setUpDubbing({ key: () => avatar.key, askKey });
 setInterval(showFigures, 1000);
 takeFromAddress();
 loadChoices().catch((error) => {

@@ -4,10 +4,11 @@ const TIMEOUT_MS = 20_000;
 
 /** The server refused; fields as in its problem document. `retryAfterS` is set if trying again may work. */
 export class Refusal extends Error {
-  constructor(status, code, detail, retryAfterS) {
+  constructor(status, { code = "http", detail, field = null }, retryAfterS) {
     super(detail);
     this.status = status;
     this.code = code;
+    this.field = field; // of the form that was sent
     this.retryAfterS = retryAfterS;
   }
 }
@@ -36,7 +37,38 @@ export async function request(method, url, { token, headers = {}, ...options } =
   }
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));
-  const detail = problem.detail ?? `${response.status} ${response.statusText}`;
-  const retryAfterS = Number(response.headers.get("Retry-After")) || null;
-  throw new Refusal(response.status, problem.code ?? "http", detail, retryAfterS);
+  throw refusal(response.status, response.statusText, problem, response.headers.get("Retry-After"));
+}
+
+/** Sends a form and returns the answer's JSON; `onProgress(share)` says how much of it has been sent, which fetch cannot
+ * tell. Throws Refusal, Unreachable; an AbortError once `signal` aborts. */
+export function upload(url, form, { token, onProgress, signal }) {
+  return new Promise((resolve, reject) => {
+    const sending = new XMLHttpRequest();
+    sending.open("POST", url);
+    if (token) sending.setRequestHeader("Authorization", `Bearer ${token}`);
+    sending.upload.onprogress = ({ loaded, total }) => onProgress(loaded / total);
+    sending.onerror = () => reject(new Unreachable("the connection was lost"));
+    sending.onabort = () => reject(signal.reason);
+    sending.onload = () => {
+      const { status, statusText } = sending;
+      const answer = parsed(sending.responseText);
+      if (status < 300) resolve(answer);
+      else reject(refusal(status, statusText, answer, sending.getResponseHeader("Retry-After")));
+    };
+    signal.addEventListener("abort", () => sending.abort());
+    sending.send(form);
+  });
+}
+
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return {};
+  }
+}
+
+function refusal(status, statusText, problem, retryAfter) {
+  return new Refusal(status, { ...problem, detail: problem.detail ?? `${status} ${statusText}` }, Number(retryAfter) || null);
 }

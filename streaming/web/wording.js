@@ -1,4 +1,4 @@
-// The texts of a state: a title, and a sentence with the remedy.
+// The texts of states and errors: what happened, and the remedy.
 
 const CONNECTING = {
   session: ["Connecting", "Opening a session…"],
@@ -63,6 +63,52 @@ const ERRORS = {
 /** An error of the speech connection as a sentence for the page's user. */
 export function inWords({ code, message }) {
   return ERRORS[code] ?? sentence(message);
+}
+
+const STAGES = {
+  upload: "Uploading",
+  voice: "Speaking the text",
+  faces: "Looking for faces",
+  people: "Getting to know the people",
+  references: "Choosing pictures of lips",
+  pictures: "Painting mouths",
+  file: "Writing the file",
+};
+const DUB_ERRORS = {
+  capacity: "Other videos are being dubbed, and no more may wait. Try again in some minutes.",
+  draining: "The server is shutting down and takes nothing new.",
+  storage: "The server has no room for the video. Try again later.",
+  unauthorized: "This server requires its key.",
+  "request-timeout": "The upload stood still for too long. Check the network, and start again.",
+  dubbing: "The server could not process this video. Save it as MP4 with another program, and start again.",
+  dependency: "This server is not set up to dub videos; its operator has to look.",
+  internal: "The server failed; its operator has to look.",
+};
+
+/** What is done for a dub at present. */
+export function stageInWords({ status, stage, ahead }) {
+  if (status === "waiting") return ahead > 1 ? `Waiting for ${ahead} other videos` : "Waiting for another video";
+  return STAGES[stage] ?? "Preparing";
+}
+
+export function timeLeft(seconds) {
+  if (seconds === null || seconds === undefined) return "";
+  if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s left`;
+  return `about ${Math.round(seconds / 60)} min left`;
+}
+
+/** A dub's report in a sentence or two. */
+export function dubSummary({ changed, pictures, closed }) {
+  if (changed === undefined) return "";
+  const text = `${changed.toLocaleString()} of ${pictures.toLocaleString()} pictures have a new mouth.`;
+  if (!closed) return text;
+  return `${text} ${closed.toLocaleString()} of them are closed, because the new speech is silent there.`;
+}
+
+/** An error of a dub as a sentence: a refused or unanswered request, or the error of a dub that failed. */
+export function dubErrorInWords({ code, message }) {
+  if (code === undefined) return "The server cannot be reached. Check the network, and try again.";
+  return DUB_ERRORS[code] ?? sentence(message);
 }
 
 function words([title, text], detail) {

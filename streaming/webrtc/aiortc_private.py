@@ -18,7 +18,7 @@ from aiortc.rtcdtlstransport import RTCCertificate, RTCDtlsTransport, SRTPProtec
 from aiortc.rtcrtpsender import RTCRtpSender
 from OpenSSL import SSL
 
-from streaming.errors import DependencyError
+from engine.errors import DependencyError
 
 TESTED = {"aiortc": "1.16.0", "aioice": "0.13.0"}
 

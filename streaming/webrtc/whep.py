@@ -23,7 +23,7 @@ JSON_TYPE = "application/json"
 
 class Whep:
     """The routes of viewers. Problems: 400 for an offer that cannot be answered, 413, 415, 429 and 503; for candidates
-    412, 422 and 428 (RFC 9725, 4.3)."""
+    412 and 422 (RFC 9725, 4.3)."""
 
     def __init__(self, live_sessions: LiveSessions, ice: Ice):
         self._live_sessions, self._ice = live_sessions, ice
@@ -66,16 +66,19 @@ class Whep:
 
 
 async def trickle(request: web.Request, live_session: LiveSession) -> web.Response:
-    """PATCH: add candidates of the peer to its ICE session, which If-Match names."""
+    """PATCH: add candidates of the peer to its ICE session.
+
+    If-Match names it. RFC 9725 has 428 for a request without, but players leave it out (npm's whip-whep), and a viewer
+    has one ICE session for its whole life.
+    """
     viewer = _viewer(request, live_session)
-    if hdrs.IF_MATCH not in request.headers:
-        raise web.HTTPPreconditionRequired(text="no If-Match; expected the ETag of the answer to the viewer's offer")
-    if request.headers[hdrs.IF_MATCH].strip() == "*":
+    named = request.headers.get(hdrs.IF_MATCH, viewer.etag)
+    if named.strip() == "*":
         raise web.HTTPUnprocessableEntity(text="ICE restarts are not supported; post a new offer")
-    if viewer.etag not in (f'"{tag.value}"' for tag in request.if_match or () if not tag.is_weak):
-        raise web.HTTPPreconditionFailed(
-            text=f"If-Match is {request.headers[hdrs.IF_MATCH]:.100}, the viewer's ETag is {viewer.etag}"
-        )
+    if named != viewer.etag and viewer.etag not in (
+        f'"{tag.value}"' for tag in request.if_match or () if not tag.is_weak
+    ):
+        raise web.HTTPPreconditionFailed(text=f"If-Match is {named:.100}, the viewer's ETag is {viewer.etag}")
     await viewer.add_candidates(await _read(request, TRICKLE_TYPE))
     return web.Response(status=204)
 

@@ -139,7 +139,7 @@ def test_silence_stays_silence(tmp_path):
 
 def compressed(path, codec, *, rate_hz=RATE_HZ, layout="mono", seconds=4):
     """Noise, so that no packet is small."""
-    noise = 0.2 * np.random.default_rng(1).standard_normal((1 if layout == "mono" else 2, seconds * rate_hz))
+    noise = 0.2 * np.random.default_rng(1).standard_normal((av.AudioLayout(layout).nb_channels, seconds * rate_hz))
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate_hz, layout=layout)
         stream.bit_rate = 64_000
@@ -184,6 +184,11 @@ def test_what_was_lost_is_said(tmp_path):
         ("a.mp3", [("libmp3lame", 48_000, "mono"), ("libmp3lame", 44_100, "stereo")]),
         ("a.ogg", [("libopus", 48_000, "mono"), ("libopus", 48_000, "mono")]),
         ("b.mp3", [("libmp3lame", 24_000, "mono")] * 3),
+        ("more-channels.ogg", [("libopus", 48_000, "mono"), ("libopus", 48_000, "stereo")]),
+        (
+            "fewer-channels.ogg",
+            [("libopus", 48_000, "5.1"), ("libopus", 48_000, "mono"), ("libopus", 48_000, "stereo")],
+        ),
     ],
 )
 def test_joined_files_are_heard_to_their_end(tmp_path, name, parts):
@@ -194,6 +199,7 @@ def test_joined_files_are_heard_to_their_end(tmp_path, name, parts):
     ]
     path.write_bytes(b"".join(part.read_bytes() for part in made))
     assert len(read_speech(path)) == pytest.approx(2 * len(parts) * RATE_HZ, rel=0.05)
+    assert not SoundFile(path).remarks
 
 
 # ---- names, pipes, memory

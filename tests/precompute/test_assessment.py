@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 from engine.errors import (
     ClipTooShortError,
     FaceTooSmallError,
+    MouthCoveredError,
     NoFaceError,
     SeveralFacesError,
     StillPictureError,
@@ -17,6 +18,7 @@ from engine.errors import (
 )
 from engine.models.weights import load_face_model
 from precompute.assessment import assess, find_shots
+from precompute.person import fit_person
 from precompute.scan import Scan, face_height
 from precompute.track import POINTS, Landmarks
 
@@ -45,6 +47,7 @@ def make_scan(frames=300, *, face_px=250.0, yaw_deg=0.0, opening=None, seed=0, c
         "change": np.full(frames, 0.02, np.float32),
         "sharpness": np.full(frames, 200.0, np.float32),
         "brightness": np.full(frames, 120.0, np.float32),
+        "mouth_covered": np.zeros(frames, np.float32),
         "thumbnails": (base + rng.integers(-2, 3, (frames, 36, 64))).astype(np.uint8),
         "width": WIDTH,
         "height": HEIGHT,
@@ -313,3 +316,33 @@ def test_one_person_whose_face_is_blurred_for_a_moment_stays_one_person():
     identities = two_people(change=slice(399, 400))
     identities[200] = np.roll(identities[200], 1) * 0.3 + identities[200] * 0.7
     assert assessed(make_scan(400, identities=identities)).use == slice(0, 400)
+
+
+def with_object(scan, *stretches):
+    for stretch in stretches:
+        scan.mouth_covered[stretch] = 0.9
+    return scan
+
+
+def test_a_stretch_without_the_object_before_the_mouth_is_used_and_the_object_is_told_with_its_times():
+    assessment = assessed(with_object(make_scan(400), slice(100, 130), slice(390, 400)))
+    assert assessment.use == slice(132, 388)
+    [remark] = [remark for remark in assessment.remarks if remark.code == "covered"]
+    assert "from 3.9 to 5.3 s, 15.5 to 16.0 s" in remark.text
+
+
+def test_a_mouth_that_is_covered_for_most_of_the_clip_is_refused():
+    with pytest.raises(MouthCoveredError, match="covers the mouth in 100 % of the clip.*without a hand"):
+        assessed(with_object(make_scan(300), slice(None)))
+    with pytest.raises(MouthCoveredError, match=r"stretch .* lasts 1\.\d\d s.*an object covers the mouth in"):
+        assessed(with_object(make_scan(200), *(slice(n, n + 10) for n in range(40, 200, 50))))
+
+
+@pytest.mark.slow
+def test_a_mouth_that_is_hardly_touched_gives_no_reference():
+    scan = make_scan(200)
+    scan.mouth_covered[50:80] = 0.25
+    assessment = assessed(scan)
+    assert assessment.use == slice(0, 200)
+    good = fit_person(scan, assessment, (WIDTH, HEIGHT), load_face_model()).good
+    assert not good[50:80].any() and good[:50].sum() > 25

@@ -60,7 +60,7 @@ from training.renderer.lpips import Lpips
 log = logging.getLogger(__name__)
 
 MIN_FRAMES, MAX_FRAMES = 40, 60  # of a half; more are not judged
-CLIPS_PER_PERSON = 2  # the longest
+CLIPS_PER_PERSON = 1  # the longest
 MIN_FACE_PX = 100
 BOX_PX, MOUTH_GROWTH = 128, 1.5
 FINE_PX = 512  # of the crop in which pictures are measured
@@ -93,12 +93,6 @@ def find(path: Path, folder: Path, model: MorphableModel, backend: CpuBackend) -
     return Found(source, replace(everybody[0], runs=(longest,)))
 
 
-def part_of(run: Run, first: int, stop: int) -> Run:
-    """Pictures first … stop - 1 of a run."""
-    fields = ("alpha", "beta", "pose", "crop", "opening", "seen", "lip_error_px", "yaw_deg", "face_px", "sharpness")
-    return replace(run, start=run.start + first, **{name: getattr(run, name)[first:stop] for name in fields})
-
-
 class Judge:
     """Dubs halves of clips and measures them."""
 
@@ -121,7 +115,7 @@ class Judge:
     ) -> list[Picture]:
         """The pictures of a run with new lips [V_low, 3] each, with a weight each."""
         window = Window()
-        face = PaintedFace(run, run.stop, found.source.upright_size, bank, window, self._model, self._backend)
+        face = PaintedFace(run, found.source.upright_size, bank, window, self._model, self._backend)
         share = np.ones(len(run)) if weights is None else weights
 
         def mouths(k: int, picture: Picture) -> list[NewMouth]:
@@ -260,10 +254,10 @@ def measure(clip: Clip, judge: Judge, folder: Path) -> tuple[list[dict[str, Any]
     if found is None or len(found.run) < 2 * MIN_FRAMES:
         return [], []
     middle = len(found.run) // 2
-    halves = [part_of(found.run, 0, middle), part_of(found.run, middle, len(found.run))]
+    halves = [found.run.between(0, middle), found.run.between(middle, len(found.run))]
     rows, sheet = [], []
     for way, (enrolled, judged) in enumerate((halves, halves[::-1])):
-        judged = part_of(judged, 0, min(len(judged), MAX_FRAMES))
+        judged = judged.between(0, min(len(judged), MAX_FRAMES))
         place = folder / str(way)
         place.mkdir()
         bank = judge.references(found, enrolled, place / "references")
@@ -313,7 +307,7 @@ def _half(judge: Judge, found: Found, judged: Run, again: Found, bank: Bank) -> 
 
 def _leak(judge: Judge, found: Found, folder: Path) -> dict[str, Any]:
     """Drive the whole run with silence, and look for open mouths."""
-    person, run = found.person, part_of(found.run, 0, min(len(found.run), 2 * MAX_FRAMES))
+    person, run = found.person, found.run.between(0, min(len(found.run), 2 * MAX_FRAMES))
     rate_hz = float(found.source.rate)
     bank = judge.references(found, found.run, folder / "references")
     all_allowed, silence = np.ones(len(run), bool), np.zeros(len(run))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import resource
 import shutil
 import wave
 from itertools import pairwise
+from pathlib import Path
 
 import av
 import numpy as np
@@ -17,9 +19,9 @@ from av.video.reformatter import ColorRange
 from engine.audio import read_speech
 from engine.avatar.avatar import Avatar
 from engine.backends.cpu import CpuBackend
-from engine.commands.dub import Dub, dub
+from engine.commands.dub import Dub, dub, is_avatar
 from engine.config import ComputeConfig, SessionConfig
-from engine.errors import AvatarFileError, OutputError, SpeechFormatError
+from engine.errors import AvatarFileError, OutputError, SettingError, SpeechFormatError
 from engine.live.job import PaintJob
 from engine.live.pipeline import AvatarPipeline
 from engine.media import SAMPLES_PER_FRAME
@@ -106,7 +108,11 @@ def test_only_the_lower_face_is_painted(pipeline, units):
 @pytest.mark.slow
 def test_a_dubbed_file_is_25_fps_h264_with_all_of_the_sound_in_aac(avatar_path, pcm, tmp_path):
     wav, out = write_wav(tmp_path / "speech.wav", pcm), tmp_path / "out.mp4"
-    frames = dub(avatar_path, wav, out)
+    told = []
+    report = dub(avatar_path, wav, out, progress=told.append)
+    frames = report["pictures"]
+    assert report == {"output": str(out), "seconds": frames / 25, "pictures": frames}
+    assert told[-1].stage == "pictures" and told[-1].done == told[-1].total == frames and told[-1].left_s == 0
     assert frames == SECONDS * 25 + SessionConfig().release_frames
     avatar = Avatar.open(avatar_path)
     with av.open(str(out)) as container:
@@ -229,9 +235,68 @@ def test_a_disk_that_fills_up_leaves_the_old_file_and_nothing_else(avatar_path, 
     assert out.read_bytes() == OLD and sorted(tmp_path.iterdir()) == [out, wav]
 
 
+# ---- avatars and videos
+
+
+def test_avatars_and_videos_are_told_apart_by_content(avatar_path, speaker_video, tmp_path):
+    renamed = tmp_path / "avatar.mp4"
+    renamed.symlink_to(avatar_path)
+    (tmp_path / "damaged.avatar").write_bytes(b"nothing")
+    assert is_avatar(renamed) and is_avatar(tmp_path / "damaged.avatar") and is_avatar(tmp_path / "none.avatar")
+    assert not is_avatar(speaker_video) and not is_avatar(tmp_path / "none.mp4") and not is_avatar(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"length": "cut"}, "--length:"),
+        ({"from_s": 1.0, "to_s": 2.0}, "--from, --to:"),
+        ({"mix_db": 12.0}, "--mix:"),
+        ({"report": "r.html", "resume": True}, "--report, --resume:"),
+        ({"face": 1}, "--face:"),
+    ],
+)
+def test_options_of_videos_are_refused_for_an_avatar_by_name(avatar_path, speech_wav, tmp_path, options, named):
+    with pytest.raises(SettingError, match=f"^{named} not for an avatar"):
+        dub(avatar_path, speech_wav, tmp_path / "out.mp4", **options)
+    with pytest.raises(SettingError, match="--speech: not for an avatar"):
+        dub(avatar_path, {1: speech_wav}, tmp_path / "out.mp4")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, "expected one SPEECH, or --speech FACE=FILE"),
+        ({"speech": Path("a.wav"), "speeches": ("1=b.wav",)}, "expected one SPEECH, or --speech FACE=FILE"),
+        ({"speeches": ("anna=b.wav",)}, "--speech anna=b.wav; expected FACE=FILE"),
+        ({"speeches": ("1=",)}, "--speech 1=; expected FACE=FILE"),
+        ({"speeches": ("1=a.wav", "1=b.wav")}, "face 1 has a speech already"),
+        ({"speeches": ("1=a.wav",), "face": 1}, "--face 1: the speeches name their faces"),
+        ({"speech": Path("a.wav"), "compute": ComputeConfig(quality="fast-half")}, "--quality fast-half"),
+        ({"speech": Path("a.wav"), "compute": ComputeConfig(device="cuda")}, "--device cuda"),
+    ],
+)
+def test_a_command_that_makes_no_sense_is_refused_before_the_work(speaker_video, tmp_path, arguments, expected):
+    with pytest.raises(SettingError, match=expected):
+        Dub(source=speaker_video, output=tmp_path / "out.mp4", **arguments).run()
+
+
+def test_with_json_each_line_of_the_output_is_an_event(avatar_path, pcm, tmp_path, capsys):
+    wav, out = write_wav(tmp_path / "speech.wav", pcm[:9600]), tmp_path / "out.mp4"
+    compute = ComputeConfig(device="cpu")
+    assert Dub(source=avatar_path, speech=wav, output=out, json=True, compute=compute).run() == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["event"] for event in events[:-1]] == ["progress"] * (len(events) - 1) and len(events) > 1
+    assert events[-1] == {"event": "finished", "report": {"output": str(out), "seconds": 0.52, "pictures": 13}}
+    with pytest.raises(SpeechFormatError):
+        Dub(source=avatar_path, speech=tmp_path / "none.wav", output=out, json=True, compute=compute).run()
+    (event,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert event["event"] == "error" and event["code"] == "speech-format" and "none.wav" in event["message"]
+
+
 def test_the_command_replaces_the_old_file(avatar_path, pcm, tmp_path, capsys):
     wav, out = write_wav(tmp_path / "speech.wav", pcm[:9600]), tmp_path / "out.mp4"
     out.write_bytes(OLD)
-    assert Dub(avatar=avatar_path, speech=wav, output=out, compute=ComputeConfig(device="cpu")).run() == 0
+    assert Dub(source=avatar_path, speech=wav, output=out, compute=ComputeConfig(device="cpu")).run() == 0
     assert f"{out}: 0.5 s of video in" in capsys.readouterr().out
     assert len(read_speech(out)) > 9600 and sorted(tmp_path.iterdir()) == [out, wav]

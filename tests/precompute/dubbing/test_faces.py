@@ -35,6 +35,7 @@ def faces_of():
             points=np.stack([a_mesh(*row[1:]) for row in rows]),
             picture=np.array([row[0] for row in rows]),
             sharpness=np.ones(len(rows), np.float32),
+            covered=np.zeros(len(rows), np.float32),
             embedded=np.zeros(0, int),
             embedding=np.zeros((0, 128), np.float32),
             times=times,

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from engine.backends.cpu import CpuBackend
+from engine.models.persona import LipSpace, PersonaMap, no_persona
 from engine.models.weights import load_face_model
 from engine.sound_file import SoundFile
 from precompute.dubbing.lips import Lips, share_of_speech, speech_features, spoken
@@ -33,7 +34,9 @@ def lips_of(backend):
         pieces = np.array_split(pcm, blocks)
         share = share_of_speech(spoken(pieces))
         style = torch.zeros(backend.initial_state(1).keys.shape[-1])
-        made = Lips(speech_features(pieces, backend), share, backend, template=model.mean, style=style, rest=rest)
+        persona = PersonaMap(LipSpace(model), no_persona(), model.mean[model.lower], rest)
+        features = speech_features(pieces, backend)
+        made = Lips(features, share, backend, template=model.mean, style=style, rest=rest, persona=persona)
         return made, rest
 
     return lips

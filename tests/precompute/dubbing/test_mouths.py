@@ -4,41 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
+from engine.models.persona import no_persona
 from precompute.dubbing.cast import part, speech_at
 from precompute.dubbing.mouths import change, stretches, talks, usable
-from precompute.dubbing.people import Person, Run
 
 RATE_HZ = 25.0
-
-
-@pytest.fixture
-def a_run():
-    """a_run(opening=…, …): a run of a face with these measures."""
-
-    def make(start=0, shot=0, **measures):
-        count = max((len(values) for values in measures.values()), default=40)
-        plain = {"opening": 0.02, "lip_error_px": 0.3, "yaw_deg": 0.0, "face_px": 200.0, "sharpness": 100.0}
-        arrays = {name: np.full(count, value, np.float32) for name, value in plain.items()} | measures
-        return Run(
-            shot=shot,
-            start=start,
-            alpha=torch.zeros(count, 50),
-            beta=torch.zeros(count, 50),
-            pose=torch.zeros(count, 6),
-            crop=np.tile(np.array([0, 0, 256], np.int32), (count, 1)),
-            seen=np.ones(count, bool),
-            **arrays,
-        )
-
-    return make
-
-
-@pytest.fixture
-def a_person():
-    """a_person(runs)."""
-    return lambda runs, number=1: Person(number, tuple(runs), torch.zeros(50), torch.zeros(50), torch.zeros(128))
 
 
 def free(count):
@@ -139,10 +110,9 @@ def test_unsure_small_and_turned_faces_are_named(a_person, a_run):
 
 
 def test_pictures_with_an_object_before_the_mouth_are_named(a_person, a_run):
-    run = a_run()
-    covered = np.zeros(len(run), bool)
-    covered[5:9] = True
-    assert set(usable(a_person([run]), run, covered)[5:9]) == {"covered"}
+    run = a_run(covered=(5, 6, 7, 8))
+    assert set(usable(a_person([run]), run)[5:9]) == {"covered"}
+    assert not a_person([run]).good[0][5:9].any()
 
 
 def test_consecutive_pictures_of_one_reason_form_a_stretch():
@@ -158,7 +128,9 @@ def test_speech_is_looked_up_in_the_middle_of_each_picture():
 def test_a_loop_shows_a_run_twice_and_each_time_begins_anew(a_person, a_run):
     run = a_run(start=0)
     source = np.tile(np.arange(len(run)), 2)
-    cast = part(a_person([run]), "auto", source, np.ones(len(source)), np.ones(len(source), bool), RATE_HZ)
+    cast = part(
+        a_person([run]), "auto", no_persona(), source, np.ones(len(source)), np.ones(len(source), bool), RATE_HZ
+    )
     assert [(passage.first, passage.t[0], len(passage.t)) for passage in cast.passages] == [
         (0, 0, len(run)),
         (len(run), 0, len(run)),
@@ -168,7 +140,7 @@ def test_a_loop_shows_a_run_twice_and_each_time_begins_anew(a_person, a_run):
 def test_pictures_without_the_person_belong_to_no_passage(a_person, a_run):
     run = a_run(start=10)
     count = 20 + len(run)
-    cast = part(a_person([run]), "auto", np.arange(count), np.ones(count), np.ones(count, bool), RATE_HZ)
+    cast = part(a_person([run]), "auto", no_persona(), np.arange(count), np.ones(count), np.ones(count, bool), RATE_HZ)
     assert (cast.at[:10] == -1).all()
     assert (cast.at[10 + len(run) :] == -1).all()
     assert (cast.at[10 : 10 + len(run)] == 0).all()

@@ -97,6 +97,18 @@ def test_rgb_is_that_of_the_frames_matrix_and_range(picture_of, colours, pix_fmt
     assert np.abs(region.rgb.astype(int) - blocks(0, (96, 64)))[inner].max() <= 6
 
 
+def rising(_, size):
+    """Red falls and blue rises from row to row."""
+    rows = np.linspace(20, 230, size[1]).astype(np.uint8)[:, None].repeat(size[0], 1)
+    return np.stack([rows[::-1], np.full_like(rows, 128), rows], -1)
+
+
+def test_colours_lie_between_the_rows_that_share_them(picture_of):
+    region = Region(picture_of(draw=rising), (0, 0, 96, 64))
+    difference = (region.rgb.astype(int) - rising(0, (96, 64)))[4:-4]
+    assert abs((difference[..., 2] - difference[..., 0]).mean()) < 1
+
+
 @pytest.mark.parametrize("matrix", ORIENTATIONS)
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p"])
 def test_regions_are_upright_for_every_display_matrix(picture_of, matrix, pix_fmt):

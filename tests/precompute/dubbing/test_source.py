@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from drawings import drawing, same_samples
 
-from engine.errors import CorruptVideoError, NotAVideoError
+from engine.errors import CorruptVideoError, NotAVideoError, StillPictureError
 from precompute.dubbing.source import Source, Times
 
 RATES = [Fraction(24_000, 1001), Fraction(30_000, 1001), Fraction(30), Fraction(50), Fraction(60)]
@@ -183,6 +183,14 @@ def test_what_is_no_video_is_refused(tmp_path, content):
     path = tmp_path / "v.mp4"
     path.write_bytes(content)
     with pytest.raises(NotAVideoError):
+        Source(path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_picture_is_no_video(tmp_path, suffix):
+    path = tmp_path / f"face{suffix}"
+    av.VideoFrame.from_ndarray(drawing(0), format="rgb24").save(path)
+    with pytest.raises(StillPictureError, match="is a picture"):
         Source(path)
 
 

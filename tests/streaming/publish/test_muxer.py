@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import av
 import numpy as np
 import pytest
+from av.video.reformatter import ColorRange, Colorspace
 from readback import read
 
 from streaming.config import EncoderConfig
@@ -84,3 +86,22 @@ async def test_a_destination_that_fails_is_an_os_error(tmp_path):
     with pytest.raises(OSError, match="No space left"):
         await mux_all(units(), Muxer(Full(), "mpegts", (128, 128), CONFIG), lambda: None, lambda: None)
     assert len([task for task in asyncio.all_tasks() if not task.done()]) == 1
+
+
+@CONTAINERS
+def test_a_player_shows_the_colours_of_the_picture_by_what_the_file_says_of_them(tmp_path, ending, container):
+    patches = np.array([(224, 172, 140), (96, 62, 48), (60, 80, 120), (180, 40, 50), (40, 150, 70), (128, 128, 128)])
+    image = np.repeat(np.repeat(patches.reshape(2, 3, 3), 64, 0), 64, 1).astype(np.uint8)
+    picture, path = PictureEncoder(VideoCodec.H264, CONFIG), tmp_path / f"colours{ending}"
+    with path.open("wb", buffering=0) as file:
+        muxer = Muxer(file, container, (192, 128), CONFIG)
+        for index in range(10):
+            planes = PictureConverter(CONFIG).convert(image)
+            muxer.write(EncodedUnit(index, 1_920 * index, picture.encode(planes, index), (), True, False))
+        muxer.close()
+    with av.open(str(path)) as file:
+        *_, frame = file.decode(video=0)
+    named = (frame.colorspace, frame.color_primaries, frame.color_trc, frame.color_range)
+    assert named == (Colorspace.ITU709, 1, 1, ColorRange.MPEG)
+    found = frame.to_ndarray(format="rgb24", src_colorspace=frame.colorspace).reshape(2, 64, 3, 64, 3)[:, 32, :, 32]
+    assert np.abs(found.reshape(-1, 3).astype(int) - patches).max() <= 2

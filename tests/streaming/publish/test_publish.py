@@ -271,3 +271,14 @@ async def test_secrets_of_urls_are_not_shown(url, shown):
 )
 async def test_secrets_of_an_address_are_not_on_the_command_line(url, shown, options):
     assert split_secrets(url) == (shown, options)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize(
+    "url, warned",
+    [("rtmp://me:word@server/live/key", True), ("rtmp://server/live/key", False), ("srt://me@server:9", False)],
+)
+async def test_a_password_that_ffmpeg_takes_from_its_command_line_alone_is_warned_of(url, warned, caplog):
+    make_sink(url, (64, 64), CONFIG)
+    assert ("can read the name and the password" in caplog.text) == warned
+    assert "word@" not in caplog.text

@@ -16,6 +16,7 @@ import pytest
 from speaking import tone
 from whep_client import bearer, frames, viewer
 
+from benchmarks.chromium import console, open_page, until
 from streaming.config import TimeoutConfig
 from streaming.speech.protocol import Encoding, Finished, SpeechAudio, SpeechEnd, SpeechStart
 
@@ -105,3 +106,24 @@ async def test_everything_works_below_a_path_through_a_proxy_with_its_default_se
                     assert await speech.receive_until(Finished) == Finished("a", 1_600, False)
                     assert whep.location.startswith("/avatar/") and await whep.leave() == 200
                 assert not events.content.at_eof()
+
+
+async def test_the_page_comes_alive_and_speaks_below_a_path_in_a_browser(serving, browser, engine, tmp_path):
+    if not shutil.which("nginx"):
+        pytest.skip("needs nginx: apt-get install nginx")
+    port = free_port()
+    base = f"http://127.0.0.1:{port}/avatar/"
+    async with serving(proxies=1) as client:
+        upstream = client.server.url.removeprefix("http://")
+        async with running(nginx(tmp_path, port, upstream), port), open_page(browser, base) as page:
+            video = "document.querySelector('persona-stream').shadowRoot.querySelector('video')"
+            await until(page, f"document.querySelector('#state').textContent === 'Live' && {video}.videoWidth > 0")
+            await page.fill("#text", "Hello.")
+            await page.evaluate("document.querySelector('#say').requestSubmit()")
+            (session,) = engine.sessions.values()
+            async with asyncio.timeout(60):
+                while not session.counters.speaking:
+                    await asyncio.sleep(0.05)
+            asked = await page.evaluate("performance.getEntriesByType('resource').map(({ name }) => name)")
+            assert asked and all(address.startswith(base) for address in asked), asked
+            assert not await console(page)

@@ -6,8 +6,8 @@ import aioice
 import pytest
 from aiortc.rtcrtpsender import RTCRtpSender
 
+from engine.errors import DependencyError
 from streaming.config import ServerConfig
-from streaming.errors import DependencyError
 from streaming.server.app import Server
 from streaming.webrtc import aiortc_private
 

@@ -248,7 +248,7 @@ async def test_candidates_trickle_into_the_named_ice_session(serving, problem):
             await problem(reply, 412, "precondition-failed")
         unconditional = {name: value for name, value in headers.items() if name != "If-Match"}
         async with client.http.patch(whep.location, data=good, headers=unconditional) as reply:
-            assert "ETag" in await problem(reply, 428, "precondition-required")
+            assert reply.status == 204  # as whip-whep of npm sends them
         tagged = {"If-Match": whep.etag} | bearer(whep.session)
         async with client.http.patch(whep.location, json={}, headers=tagged) as reply:
             await problem(reply, 415, "unsupported-media-type")

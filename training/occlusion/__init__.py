@@ -1,0 +1,1 @@
+"""The network that detects objects before a mouth."""
