@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import av
-import numpy as np
 import tyro
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
