@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from engine.errors import MediaError
-from training.data.clips import COLUMNS, FIT_COLUMNS, read_manifest
+from training.data.clips import COLUMNS, FIT_COLUMNS, read_all, read_manifest
 from training.data.prepare import adopt_fits
 from training.geometry.corpus import load_examples
 
@@ -39,7 +39,7 @@ def test_fits_without_pictures_follow_the_clips(tmp_path):
     row = {name: value for name, value in ROW.items() if name in FIT_COLUMNS}
     row |= {"file": "fits/b.safetensors", "sound": "fits/b.opus"}
     (write(tmp_path, ROW) / "fits.csv").write_text(f"{','.join(row)}\n{','.join(row.values())}\n")
-    clip, fitted = read_manifest(tmp_path)
+    clip, fitted = read_all(tmp_path)
     assert (clip.kind, clip.sound) == ("real", None)
     assert (fitted.kind, fitted.sound, fitted.name) == ("fitted", tmp_path / "fits" / "b.opus", "b")
 

@@ -11,7 +11,7 @@ from engine.models.geometry import GeometryConfig, GeometryGenerator
 from engine.models.speech import SpeechConfig, SpeechEncoder, extract
 from engine.models.weights import default_path, load, load_face_model
 from precompute.fit import FaceFit
-from training.data.clips import COLUMNS, FIT_COLUMNS, Track, fit_path, read_manifest, save_fit, save_track, track_path
+from training.data.clips import COLUMNS, FIT_COLUMNS, Track, fit_path, read_all, save_fit, save_track, track_path
 from training.geometry.generator import predict
 from training.geometry.offsets import estimate_offsets
 
@@ -33,7 +33,7 @@ def folders(tmp_path_factory, speech_wav):
     basis = model.expression_basis[:, model.lower].flatten(1)
     beta = torch.linalg.lstsq(basis.T, offsets.flatten(1).T).solution.T.roll(LAG_FRAMES, 0).numpy()
     nothing = np.zeros((FRAMES, 6), np.float32)
-    (clip,) = read_manifest(data)
+    (clip,) = read_all(data)
     fit = FaceFit(np.zeros((FRAMES, 50), np.float32), beta, nothing, np.zeros((FRAMES, 3), np.int32), *nothing.T[:2])
     save_fit(fit_path(runs, clip), fit, 0)
     save_track(track_path(runs, clip), Track(np.zeros((0, 478, 3), np.float32), (pcm * 32767).astype(np.int16)))

@@ -44,16 +44,22 @@ class Clip:
 
 
 def read_manifest(data: Path) -> list[Clip]:
-    """The clips in `data`/manifest.csv, then the fits in `data`/fits.csv where it exists. Raises MediaError for a
-    missing manifest, column or number."""
+    """The clips in `data`/manifest.csv. Raises MediaError for a missing file, column or number."""
     table = data / "manifest.csv"
     if not table.is_file():
         raise MediaError(f"{table}: not found; give --data a folder with manifest.csv and the clips it lists")
-    clips = [_clip(data, row, place) for row, place in _rows(table, COLUMNS)]
-    fits = data / "fits.csv"
-    if fits.is_file():
-        clips += [_clip(data, _as_clip(row), place) for row, place in _rows(fits, FIT_COLUMNS)]
-    return clips
+    return [_clip(data, row, place) for row, place in _rows(table, COLUMNS)]
+
+
+def read_fits(data: Path) -> list[Clip]:
+    """The fits without pictures in `data`/fits.csv; none where there is no such file. Raises as `read_manifest`."""
+    table = data / "fits.csv"
+    return [_clip(data, _as_clip(row), place) for row, place in _rows(table, FIT_COLUMNS)] if table.is_file() else []
+
+
+def read_all(data: Path) -> list[Clip]:
+    """Clips and fits. Raises as `read_manifest`."""
+    return [*read_manifest(data), *read_fits(data)]
 
 
 def _rows(table: Path, columns: Sequence[str]) -> Iterator[tuple[dict[str, str], str]]:

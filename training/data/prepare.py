@@ -21,13 +21,13 @@ from precompute.fit import FaceFit, fit
 from precompute.track import fill_gaps, longest_run, track
 from precompute.video import read_audio, read_frames
 from training.data.clips import (
-    FITTED,
     Clip,
     Track,
     crops_path,
     fit_path,
     load_fit,
     load_track,
+    read_fits,
     read_manifest,
     save_crops,
     save_fit,
@@ -103,7 +103,7 @@ def cut_crops(data: Path, runs: Path, *, processes: int) -> None:
         for clip in sorted(read_manifest(data), key=lambda clip: -clip.duration_s):
             source, target = fit_path(runs, clip), crops_path(runs, clip)
             left = budget.get(clip.identity, FRAMES_PER_IDENTITY)
-            if clip.kind == FITTED or not source.exists() or clip.face_px < MIN_FACE_PX or left < STRETCH_FRAMES:
+            if not source.exists() or clip.face_px < MIN_FACE_PX or left < STRETCH_FRAMES:
                 continue
             limit = min(left, FRAMES_PER_CLIP)
             budget[clip.identity] = left - min(limit, int(clip.duration_s * 25))
@@ -119,9 +119,10 @@ def adopt_fits(data: Path, runs: Path) -> None:
     A file holds alpha [K_s], beta [T, K_e] and pose [T, 6] under the engine's face model, lip_error_px [T], and
     sound_start [1], the sample at 16 kHz at which the first frame begins.
     """
-    for clip in read_manifest(data):
-        if clip.sound is None or fit_path(runs, clip).exists():
+    for clip in read_fits(data):
+        if fit_path(runs, clip).exists():
             continue
+        assert clip.sound is not None
         try:
             sound = np.concatenate(list(SoundFile(clip.sound).blocks(RATE_HZ)))
             tensors = {name: tensor.astype(np.float32) for name, tensor in load_file(clip.path).items()}
@@ -153,7 +154,7 @@ def prepare(data: Path, runs: Path, *, processes: int) -> None:
 
 def track_clips(data: Path, runs: Path, *, processes: int) -> None:
     """Write `runs/tracks/*.safetensors` for all clips of the manifest; resumes where it was stopped."""
-    todo = [(clip, track_path(runs, clip)) for clip in read_manifest(data) if clip.kind != FITTED]
+    todo = [(clip, track_path(runs, clip)) for clip in read_manifest(data)]
     todo = [(clip, target) for clip, target in todo if not target.exists()]
     with ProcessPoolExecutor(processes) as pool:
         jobs = [pool.submit(_prepare_clip, clip, target) for clip, target in todo]

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from engine.models.speech import RATE_HZ, SpeechConfig, SpeechEncoder, extract
 from engine.models.weights import load_face_model
-from training.data.clips import read_manifest
+from training.data.clips import read_all
 from training.geometry.corpus import Example, load_examples
 from training.geometry.loss import GeometryLoss
 from training.geometry.offsets import estimate_offsets
@@ -54,7 +54,7 @@ def evaluate(data: Path, runs: Path, out: Path) -> dict[str, Any]:
     student.eval().requires_grad_(False)
     target = reduce_teacher(runs, [], TEACHER_AXES)
     named = known_phonemes(runs, [])
-    clips = [clip.name for clip in read_manifest(data) if clip.split == "val"]
+    clips = [clip.name for clip in read_all(data) if clip.split == "val"]
     utterances = [load_utterance(runs, name) for name in clips if teacher_path(runs, name).exists()][:CLIPS]
     sentences = load_spoken(runs, "test")[::SENTENCE_EVERY]
     offsets = estimate_offsets(data, runs)

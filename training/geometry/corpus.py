@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engine.models.morphable import MorphableModel
-from training.data.clips import Clip, fit_path, load_fit, load_track, read_manifest, track_path
+from training.data.clips import Clip, fit_path, load_fit, load_track, read_all, track_path
 
 CROP_FRAMES = 64
 STYLE_FRAMES = 40  # drawn anew each time, so that the style does not depend on the sample
@@ -39,7 +39,7 @@ class Example:
 def load_examples(data: Path, runs: Path) -> list[Example]:
     """All clips with sound and a fit, in the order of the manifest."""
     examples = []
-    for clip in read_manifest(data):
+    for clip in read_all(data):
         path = fit_path(runs, clip)
         if clip.kind == "real_silent" or not path.exists():
             continue

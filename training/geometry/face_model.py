@@ -105,7 +105,7 @@ def _sample(data: Path, runs: Path) -> dict[str, np.ndarray]:
         if clip.split != "train" or not path.exists():
             continue
         points = load_track(path).points[:, :VERTICES]
-        points = points[~np.isnan(points[:, 0, 0])]  # none of a fit without pictures
+        points = points[~np.isnan(points[:, 0, 0])]
         if len(points) >= 10 and np.median(np.ptp(points[:, :, 1], axis=1)) > 70:
             pick = np.linspace(0, len(points) - 1, min(len(points), FRAMES_PER_CLIP)).astype(int)
             people.setdefault(clip.identity, []).append(points[pick])

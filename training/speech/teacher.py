@@ -26,7 +26,7 @@ from safetensors.numpy import load_file, save_file
 
 from engine.errors import MediaError
 from engine.models.speech import FRAME_SAMPLES, RATE_HZ
-from training.data.clips import load_track, read_manifest, track_path
+from training.data.clips import load_track, read_all, track_path
 from training.speech.phonemes import load_spoken
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def known_sounds(data: Path, runs: Path) -> Iterator[tuple[str, Callable[[], np.
 
     These are the tracked clips, the files of `speech.csv`, and the training sentences of `training.speech.phonemes`.
     """
-    for clip in read_manifest(data):
+    for clip in read_all(data):
         if clip.kind != "real_silent" and (path := track_path(runs, clip)).exists():
             yield clip.name, partial(lambda path: load_track(path).pcm, path)
     table = data / "speech.csv"

@@ -17,7 +17,7 @@ import torch
 from engine.errors import MediaError
 from engine.models.speech import SpeechConfig, SpeechEncoder
 from engine.models.weights import save
-from training.data.clips import read_manifest
+from training.data.clips import read_all
 from training.optimisation import Optimisation
 from training.speech.phonemes import load_spoken, speak_all
 from training.speech.student import Student, explained_variance, phoneme_accuracy
@@ -78,7 +78,7 @@ def distil(
     torch.manual_seed(seed)
     speak_all(runs)  # those of eSpeak; `training speak` makes Kokoro's, which are optional
     teach(data, runs, teacher=teacher)
-    held_out = {clip.name for clip in read_manifest(data) if clip.split == "val"}
+    held_out = {clip.name for clip in read_all(data) if clip.split == "val"}
     sentences = {spoken.name: spoken.frame_phonemes() for spoken in load_spoken(runs, "train")}
     names = [name for name, _ in known_sounds(data, runs) if teacher_path(runs, name).exists()]
     utterances = [load_utterance(runs, name, sentences.get(name)) for name in names]
