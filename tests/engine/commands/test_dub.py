@@ -300,3 +300,8 @@ def test_the_command_replaces_the_old_file(avatar_path, pcm, tmp_path, capsys):
     assert Dub(source=avatar_path, speech=wav, output=out, compute=ComputeConfig(device="cpu")).run() == 0
     assert f"{out}: 0.5 s of video in" in capsys.readouterr().out
     assert len(read_speech(out)) > 9600 and sorted(tmp_path.iterdir()) == [out, wav]
+
+
+def test_a_video_has_no_expressiveness(speaker_video, speech_wav, tmp_path):
+    with pytest.raises(SettingError, match="--expressiveness 1.5: an avatar has it"):
+        dub(speaker_video, speech_wav, tmp_path / "out.mp4", expressiveness=1.5)
