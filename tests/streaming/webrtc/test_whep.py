@@ -46,8 +46,13 @@ async def test_speech_is_heard(serving):
             assert np.abs(idle.astype(int)).max() < 200
             await speech.send(SpeechText("greeting", "Hello, can you hear me?"))
             await speech.receive_until(Started)
-            spoken = np.concatenate([f.to_ndarray().ravel() for f in await frames(whep.tracks["audio"], 75)])
-            assert np.abs(spoken.astype(int)).max() > 3_000
+            loudest = 0
+            for _ in range(20):  # a viewer on a busy machine may have silence waiting
+                spoken = np.concatenate([f.to_ndarray().ravel() for f in await frames(whep.tracks["audio"], 25)])
+                loudest = max(loudest, int(np.abs(spoken.astype(int)).max()))
+                if loudest > 3_000:
+                    break
+            assert loudest > 3_000
 
 
 async def test_vp8_serves_a_peer_without_h264(serving, engine):
