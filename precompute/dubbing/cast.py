@@ -18,8 +18,8 @@ from precompute.dubbing.people import Person
 
 @dataclass(frozen=True)
 class Passage:
-    """A run of a person as it is shown once: pictures k = first, first + 1, … of the output, their places t [n] in the
-    run, and what happens to them."""
+    """A run of a person as it is shown once, in one direction: pictures k = first, first + 1, … of the output, their
+    places t [n] in the run, and what happens to them."""
 
     run: int
     first: int
@@ -67,7 +67,9 @@ def part(
     for r, run in enumerate(person.runs):
         run_of[run.start : run.stop] = r
     runs = run_of[source]
-    joints = np.flatnonzero((np.diff(runs) != 0) | (np.abs(np.diff(source)) > 1)) + 1
+    step = np.diff(source)
+    turned = step * np.r_[step[:1], step[:-1]] == -1  # from forwards to backwards, or back
+    joints = np.flatnonzero((np.diff(runs) != 0) | (np.abs(step) > 1) | turned) + 1
     passages: list[Passage] = []
     at = np.full(len(source), -1)
     for places in np.split(np.arange(len(source)), joints):

@@ -144,3 +144,11 @@ def test_pictures_without_the_person_belong_to_no_passage(a_person, a_run):
     assert (cast.at[:10] == -1).all()
     assert (cast.at[10 + len(run) :] == -1).all()
     assert (cast.at[10 : 10 + len(run)] == 0).all()
+
+
+def test_a_passage_has_one_direction(a_person, a_run):
+    run = a_run()
+    source = np.r_[np.arange(10), np.arange(8, 2, -1), np.arange(4, 12), np.arange(20, 25)]
+    everywhere = np.ones(len(source), bool)
+    cast = part(a_person([run]), "auto", no_persona(), source, np.ones(len(source)), everywhere, RATE_HZ)
+    assert [(passage.t[0], passage.t[-1]) for passage in cast.passages] == [(0, 9), (8, 3), (4, 11), (20, 24)]
