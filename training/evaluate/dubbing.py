@@ -61,6 +61,7 @@ log = logging.getLogger(__name__)
 
 MIN_FRAMES, MAX_FRAMES = 40, 60  # of a half; more are not judged
 CLIPS_PER_PERSON = 1  # the longest
+EVERY, FLICKER_FRAMES = 3, 20  # pictures that are compared, and of a half that are judged for flicker
 MIN_FACE_PX = 100
 BOX_PX, MOUTH_GROWTH = 128, 1.5
 FINE_PX = 512  # of the crop in which pictures are measured
@@ -144,7 +145,7 @@ class Judge:
     def compare(self, images: list[np.ndarray], truth: list[np.ndarray], meshes: list[np.ndarray]) -> dict[str, float]:
         """Figures of crops against the recording's."""
         rows: dict[str, list[float]] = defaultdict(list)
-        for image, true, mesh in zip(images, truth, meshes, strict=True):
+        for image, true, mesh in list(zip(images, truth, meshes, strict=True))[::EVERY]:
             box = _mouth_box(mesh)
             pair = [cv2.resize(x[box], (BOX_PX, BOX_PX), interpolation=cv2.INTER_CUBIC) for x in (image, true)]
             tensors = [signed(x)[None] for x in pair]
@@ -163,7 +164,7 @@ class Judge:
         vertices[:, self._model.lower] = lower
         neutral = self._model.mean + self._model.shape(run.alpha)
         shapes = list(map(Shape.posed, vertices, neutral, run.pose))
-        small = [cv2.resize(image, (CROP_PX, CROP_PX), interpolation=cv2.INTER_AREA) for image in images]
+        small = [cv2.resize(x, (CROP_PX, CROP_PX), interpolation=cv2.INTER_AREA) for x in images[:FLICKER_FRAMES]]
         return self._flicker(Shown(small, shapes))["temporal_lpips"]
 
     def seam(self, images: list[np.ndarray], run: Run) -> float:
