@@ -119,7 +119,7 @@ class OcclusionNetwork(nn.Module):
 
 
 class Occlusion:
-    """The trained network. Raises WeightsError. One thread may use it at a time; a frame takes half a millisecond."""
+    """The trained network. Raises WeightsError. One thread may use it at a time."""
 
     def __init__(self, weights: Path = WEIGHTS) -> None:
         self._network = load(OcclusionNetwork, OcclusionConfig, weights)

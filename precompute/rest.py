@@ -8,10 +8,10 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from engine.models.morphable import MorphableModel, mouth_opening
+from engine.models.persona import CLOSED_OPENING
 
 CLOSED_SHARE = 0.2  # of the frames, by mouth opening: a pause, or the closure of an m or p
 STILL_SHARE = 0.5  # of those, by speed: keeps pauses, drops closures
-CLOSED_OPENING = 0.02  # model units, as the tracker measures lips that touch
 REST_OPENING = 0.008
 RIDGE = 1e-3
 _COLUMNS = ((82, 87), (13, 14), (312, 317))  # upper and lower inner lip

@@ -118,6 +118,14 @@ def copy_excerpt(source: Path, target: Path, seconds: float) -> None:
                 writer.mux(packet)
 
 
+@pytest.fixture(scope="session")
+def short_clip(speaker_video: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seconds of the bundled speaker."""
+    path = tmp_path_factory.mktemp("clip") / "a clip.mp4"
+    copy_excerpt(speaker_video, path, 2.0)
+    return path
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop whose time jumps to the next timer, and that fails where nothing would ever happen again.
 

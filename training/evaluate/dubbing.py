@@ -42,7 +42,7 @@ from engine.paint.align import Aligner
 from engine.paint.composite import cut
 from engine.paint.shape import Shape
 from precompute.dubbing import faces as first_pass
-from precompute.dubbing.mouths import change, talks, usable
+from precompute.dubbing.mouths import FADE, change, talks, usable
 from precompute.dubbing.painting import NewMouth, PaintedFace, Window, paint
 from precompute.dubbing.people import Person, Run, people
 from precompute.dubbing.references import Crops, choose
@@ -66,7 +66,7 @@ MIN_FACE_PX = 100
 BOX_PX, MOUTH_GROWTH = 128, 1.5
 FINE_PX = 512  # of the crop in which pictures are measured
 HIGH_PASS_PX = 2.0 * FINE_PX / 390  # sigma 2 px at an eye distance of 120 px: a crop is 2.6 eye distances wide
-OPEN, CLOSED = 0.06, 0.05  # model units: where teeth show, and where a silent mouth counts as open
+CLOSED = 0.05  # model units: from here on a silent mouth counts as open
 LOSSLESS_CRF = "6"
 SHEET_COLUMNS = 6
 
@@ -120,7 +120,7 @@ class Judge:
         share = np.ones(len(run)) if weights is None else weights
 
         def mouths(k: int, picture: Picture) -> list[NewMouth]:
-            return [NewMouth(face, k, lips[k], float(share[k]), float(min(1.0, share[k] / 0.4)))] if share[k] else []
+            return [NewMouth(face, k, lips[k], float(share[k]), float(min(1.0, share[k] / FADE)))] if share[k] else []
 
         pictures = list(found.source.pictures(run.start, run.stop))
         frames = paint(iter(pictures), mouths, window, self._backend.workers)

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from engine.models.geometry import GeometryGenerator
 from engine.models.morphable import LIPS_INNER, LIPS_OUTER, MorphableModel
+from engine.models.persona import CLOSED_OPENING
 from engine.models.speech import SpeechEncoder, extract
-from precompute.rest import CLOSED_OPENING
 from training.geometry.corpus import Example
 from training.geometry.generator import predict
 from training.geometry.loss import GeometryLoss

@@ -21,19 +21,6 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.fixture(scope="module")
-def clip(speaker_video, tmp_path_factory):
-    """Two seconds of the bundled speaker."""
-    path = tmp_path_factory.mktemp("clip") / "a clip.mp4"
-    with av.open(str(speaker_video)) as reader, av.open(str(path), "w") as writer:
-        streams = {each.index: writer.add_stream_from_template(each) for each in [*reader.streams][:2]}
-        for packet in reader.demux(*(reader.streams[index] for index in streams)):
-            if packet.pts is not None and packet.pts * packet.time_base < 2:
-                packet.stream = streams[packet.stream.index]
-                writer.mux(packet)
-    return path
-
-
 def children(pid):
     """The processes that `pid` has started."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -43,9 +30,9 @@ def lives(pid):
     return os.path.exists(f"/proc/{pid}")
 
 
-def test_a_video_gets_other_words_and_the_caller_its_progress_and_a_report(clip, speech_wav, tmp_path):
+def test_a_video_gets_other_words_and_the_caller_its_progress_and_a_report(short_clip, speech_wav, tmp_path):
     out, page, told = tmp_path / "out.mp4", tmp_path / "report.html", []
-    report = dub(clip, speech_wav, out, length="cut", report=page, progress=told.append)
+    report = dub(short_clip, speech_wav, out, length="cut", report=page, progress=told.append)
     assert [each.name for each in sorted(tmp_path.iterdir())] == ["out.mp4", "report.html"]
     assert report["pictures"] == 50 and report["changed"] > 25 and report["output"] == str(out)
     assert [face["speaks"] for face in report["faces"]] == [["auto"]]
@@ -65,8 +52,17 @@ def test_a_fault_that_the_child_finds_has_its_type(speech_wav, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_child_of_a_command_that_is_ended_ends_too(clip, speech_wav, tmp_path, number):
-    command = [sys.executable, "-m", "streaming", "dub", str(clip), str(speech_wav), "-o", str(tmp_path / "out.mp4")]
+def test_the_child_of_a_command_that_is_ended_ends_too(short_clip, speech_wav, tmp_path, number):
+    command = [
+        sys.executable,
+        "-m",
+        "streaming",
+        "dub",
+        str(short_clip),
+        str(speech_wav),
+        "-o",
+        str(tmp_path / "out.mp4"),
+    ]
     pipe = subprocess.PIPE
     with subprocess.Popen([*command, "--length", "cut", "--json"], cwd=ROOT, stdout=pipe, stderr=pipe) as process:
         assert process.stdout is not None and process.stderr is not None
