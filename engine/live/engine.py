@@ -88,9 +88,9 @@ class Engine:
 
     async def __aenter__(self) -> Engine:
         self._backend = backend = self._backend or CpuBackend.embedded()
-        model = load_face_model()
+        self._model = load_face_model()
         for name, path in self._paths.items():
-            pipeline = AvatarPipeline(backend, Avatar.open(path, quality=backend.quality), model)
+            pipeline = self._open(path)
             self.costs = self.costs.slower(pipeline.warm())
             self._pipelines[name] = pipeline
             log.info("avatar %s from %s", name, path)
@@ -110,6 +110,21 @@ class Engine:
             await self._tasks.__aexit__(kind, error, trace)
         finally:
             await self._scheduler.close()
+
+    def _open(self, path: Path) -> AvatarPipeline:
+        return AvatarPipeline(self.backend, Avatar.open(path, quality=self.backend.quality), self._model)
+
+    async def load_avatar(self, name: str, path: Path) -> AvatarPipeline:
+        """Add an avatar while sessions run. It is not measured, which would delay their pictures: the costs stay those
+        of the avatars that the engine was entered with. Raises AvatarFileError."""
+        self._pipelines[name] = pipeline = await asyncio.to_thread(self._open, path)
+        log.info("avatar %s from %s", name, path)
+        return pipeline
+
+    def unload_avatar(self, name: str) -> None:
+        """Open no more sessions of an avatar. Its memory is freed with its last session. Raises KeyError."""
+        del self._pipelines[name]
+        log.info("avatar %s unloaded", name)
 
     def load(self, more: int = 0) -> float:
         """The share of the device's time that all sessions and `more` talking ones need at the cheapest level that may
