@@ -13,6 +13,7 @@ from aiohttp.typedefs import Handler
 
 from engine.errors import (
     CapacityError,
+    DeviceError,
     MediaError,
     PersonaStreamError,
     ProtocolError,
@@ -29,6 +30,7 @@ STATUSES: tuple[tuple[type[PersonaStreamError], HTTPStatus], ...] = (
     (QuotaError, HTTPStatus.TOO_MANY_REQUESTS),
     (StorageError, HTTPStatus.INSUFFICIENT_STORAGE),
     (CapacityError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (DeviceError, HTTPStatus.SERVICE_UNAVAILABLE),
     (ProtocolError, HTTPStatus.BAD_REQUEST),
     (MediaError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),

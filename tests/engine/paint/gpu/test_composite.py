@@ -66,9 +66,11 @@ def test_masks_of_a_batch_are_those_of_its_meshes(meshes):
         assert psnr(255 * of_lips[i, 0], 255 * expected) > 35
 
 
-def test_pictures_of_a_batch_are_blended_as_one_by_one():
+@pytest.mark.parametrize("fine", [1, 2])
+def test_pictures_of_a_batch_are_blended_as_one_by_one(fine):
     frame, mask = photo(), soft_mask()
-    crops = [cv2.GaussianBlur(cut(frame, np.array(box))[WINDOW.pixels], (0, 0), 1.5) for box in BOXES]
+    part = tuple(slice(fine * side.start, fine * side.stop) for side in WINDOW.pixels)
+    crops = [cv2.GaussianBlur(cut(frame, np.array(box), fine * 256)[part], (0, 0), 1.5) for box in BOXES]
     rendered = [np.clip(crop.astype(int) + 6 - 2 * i, 0, 255).astype(np.uint8) for i, crop in enumerate(crops)]
     spans = [pasted(frame.shape, np.array(box), WINDOW) for box in BOXES]
     under = np.zeros((len(BOXES), 300, 340, 3), np.uint8)
