@@ -78,6 +78,7 @@ class ServerConfig:
     cors_origins: tuple[str, ...] = ()  # other sites whose pages may use the API: https://app.example, or * for all
     max_body_bytes: int = 256 * 1024  # of an HTTP request; the largest body is an SDP offer
     max_sessions: int = 4  # open at the same time
+    max_avatar_bytes: int | None = None  # memory of loaded avatars; beyond it, the least recently used are unloaded
     max_load: float = MAX_LOAD  # share of the device's time, if all sessions talk; above 1: they never all talk
     sessions_per_minute: int = 60  # opened from one address; 0: no limit
     max_session_s: float | None = None  # a session is closed after this time, even if it is in use

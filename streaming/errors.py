@@ -8,6 +8,10 @@ PersonaStreamError
 ├── MediaError
 │   └── TooLongError
 ├── TooLargeError
+├── AvatarInUseError
+├── SessionClosedError
+│   └── NodeLostError
+├── ClusterError
 ├── FieldError
 ├── PublishError
 ├── VoiceError
@@ -18,7 +22,7 @@ PersonaStreamError
 
 from __future__ import annotations
 
-from engine.errors import CapacityError, MediaError, PersonaStreamError
+from engine.errors import CapacityError, MediaError, PersonaStreamError, SessionClosedError
 
 
 class QuotaError(CapacityError):
@@ -56,6 +60,24 @@ class TooLargeError(PersonaStreamError):
     """An upload has more bytes than this server takes."""
 
     code = "request-entity-too-large"
+
+
+class AvatarInUseError(PersonaStreamError):
+    """An avatar cannot be unloaded while it has sessions."""
+
+    code = "conflict"
+
+
+class NodeLostError(SessionClosedError):
+    """The node of a cluster on which a session ran is gone, and the session with it."""
+
+    code = "node-lost"
+
+
+class ClusterError(PersonaStreamError):
+    """A cluster cannot be joined, or it has no such node."""
+
+    code = "cluster"
 
 
 class FieldError(PersonaStreamError):

@@ -91,7 +91,7 @@ class Engine:
         return sum((session.counters for session in self.sessions.values()), self._past)
 
     async def __aenter__(self) -> Engine:
-        backend = self._backend or CpuBackend.embedded()
+        backend, self._model = self._backend or CpuBackend.embedded(), load_face_model()
         try:
             self._open_avatars(backend)
         except RuntimeError as error:  # of torch: memory, drivers, libraries
@@ -111,9 +111,8 @@ class Engine:
     def _open_avatars(self, backend: Backend) -> None:
         """Open the avatars on `backend`, which becomes the engine's, and run every network."""
         self._backend, self.costs = backend, BatchTimes()
-        model = load_face_model()
         for name, path in self._paths.items():
-            pipeline = AvatarPipeline(backend, Avatar.open(path, quality=backend.quality), model)
+            pipeline = self._open(path)
             self.costs = self.costs.slower(pipeline.warm())
             self._pipelines[name] = pipeline
             log.info("avatar %s from %s", name, path)
@@ -142,6 +141,22 @@ class Engine:
             await self._tasks.__aexit__(kind, error, trace)
         finally:
             await self._scheduler.close()
+
+    def _open(self, path: Path) -> AvatarPipeline:
+        return AvatarPipeline(self.backend, Avatar.open(path, quality=self.backend.quality), self._model)
+
+    async def load_avatar(self, name: str, path: Path) -> AvatarPipeline:
+        """Add an avatar while sessions run. It is not measured, which would delay their pictures: the costs stay those
+        of the avatars that the engine was entered with. Raises AvatarFileError."""
+        pipeline = await asyncio.to_thread(self._open, path)
+        self._pipelines[name], self._idle[name] = pipeline, IdlePictures(pipeline, self._scheduler)
+        log.info("avatar %s from %s", name, path)
+        return pipeline
+
+    def unload_avatar(self, name: str) -> None:
+        """Open no more sessions of an avatar. Its memory is freed with its last session. Raises KeyError."""
+        del self._pipelines[name], self._idle[name]
+        log.info("avatar %s unloaded", name)
 
     def load(self, more: int = 0) -> float:
         """The share of the device's time that all sessions and `more` talking ones need at the cheapest level that may

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from engine.errors import AvatarFileError
 from engine.live.engine import Engine
 from streaming.commands.stop_signals import StopSignals, interrupting
 from streaming.config import BroadcastConfig, ServerConfig, VoicesConfig
+from streaming.process import freeze_garbage, set_up_log
 from streaming.publish.encoders import check_encoder
 from streaming.publish.standing import standing_broadcast
 from streaming.race import race
@@ -53,9 +53,7 @@ class Serve:
 
     def run(self) -> int:
         """Serve until a signal stops it; returns the exit code."""
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        for chatty in ("aiortc", "aioice", "aiohttp.access"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+        set_up_log()
         try:
             return asyncio.run(self.serve())
         except KeyboardInterrupt:
@@ -100,17 +98,6 @@ def announce(server: Server, engine: Engine, live_session: LiveSession | None, s
         speech = f"{server.url}/v1/sessions/{live_session.session.id}/speech"
         token = f"${BROADCAST_VARIABLE}" if secrets.broadcast else live_session.token
         console.print(f"{live_session.avatar} is published; speech: {speech}?token={token}", highlight=False)
-
-
-def freeze_garbage() -> None:
-    """Exempt the objects that live as long as the process from garbage collection.
-
-    They are about 300,000, most of them torch's. A full collection that visits all of them stops the pictures for a
-    tenth of a second or more. Python therefore runs it rarely, and hundreds of closed peers stay in memory until then.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.collect()  # the next full collection comes when the objects have grown by a quarter since this one
 
 
 def avatars_by_name(paths: tuple[Path, ...]) -> dict[str, Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from aiohttp import web
 from prometheus_client.core import (
@@ -73,7 +74,7 @@ class LiveState(Collector):
 
     def __init__(self, engine: Engine, live_sessions: LiveSessions, dubs: Dubs, config: ServerConfig):
         self._engine, self._live_sessions, self._dubs, self._config = engine, live_sessions, dubs, config
-        self._sizes = {name: avatar.path.stat().st_size for name, avatar in engine.avatars.items()}
+        self._sizes: dict[Path, int] = {}  # of files, which may be gone later
 
     def collect(self) -> Iterator[Metric]:
         sessions = self._engine.sessions.values()
@@ -113,8 +114,10 @@ class LiveState(Collector):
             states.add_metric([state.value], counts[state])
         yield states
         sizes = GaugeMetricFamily("personastream_avatar_bytes", "Size of a served avatar's file.", labels=["avatar"])
-        for name, size in self._sizes.items():
-            sizes.add_metric([name], size)
+        for name, avatar in self._engine.avatars.items():
+            if avatar.path not in self._sizes:
+                self._sizes[avatar.path] = avatar.path.stat().st_size
+            sizes.add_metric([name], self._sizes[avatar.path])
         yield sizes
         yield from _engine_counters(self._engine.counters)
 

@@ -12,6 +12,7 @@ from aiohttp.http import HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from engine.errors import (
+    AvatarFileError,
     CapacityError,
     DeviceError,
     MediaError,
@@ -20,7 +21,15 @@ from engine.errors import (
     SessionClosedError,
     UnknownAvatarError,
 )
-from streaming.errors import FieldError, PublishError, QuotaError, StorageError, TooLargeError, VoiceError
+from streaming.errors import (
+    AvatarInUseError,
+    FieldError,
+    PublishError,
+    QuotaError,
+    StorageError,
+    TooLargeError,
+    VoiceError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +42,8 @@ STATUSES: tuple[tuple[type[PersonaStreamError], HTTPStatus], ...] = (
     (DeviceError, HTTPStatus.SERVICE_UNAVAILABLE),
     (ProtocolError, HTTPStatus.BAD_REQUEST),
     (MediaError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (AvatarInUseError, HTTPStatus.CONFLICT),
+    (AvatarFileError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (PublishError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (VoiceError, HTTPStatus.UNPROCESSABLE_ENTITY),

@@ -2,6 +2,7 @@
 
 const CONNECTING = {
   session: ["Connecting", "Opening a session…"],
+  "node-lost": ["Connecting", "The machine of this session is gone; opening another one…"],
   path: ["Connecting", "Searching for a network path to the server…"],
   "no-path": ["Connecting", "No network path yet; trying again…"],
   "no-socket": ["Connecting", "The speech connection did not open; trying again…"],
@@ -28,6 +29,7 @@ const ENDED = {
   unauthorized: ["A key is needed", "This server requires its key."],
   forbidden: ["Not allowed here", ""],
   "session-closed": ["The session has ended", ""],
+  "node-lost": ["The session has ended", ""],
   "unknown-avatar": ["No such avatar", ""],
   "no-path": [
     "No network path",

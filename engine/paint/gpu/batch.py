@@ -7,6 +7,8 @@ changed part of the frame is downloaded; the CPU copies the base frames meanwhil
 from __future__ import annotations
 
 import os
+import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +22,7 @@ from torch.nn import functional
 from engine.models.morphable import CROP_PX, MorphableModel
 from engine.models.renderer import CELL_PX, FINE, References, RendererConfig
 from engine.paint.gpu.atlas import ReferenceAtlas
-from engine.paint.gpu.composite import blended, lip_masks, paste_masks
+from engine.paint.gpu.composite import blended, lip_masks, paste_masks, sharpened
 from engine.paint.gpu.places import Places
 from engine.paint.gpu.raster import Rasteriser
 from engine.paint.gpu.transfer import Download, Upload, on_stream
@@ -73,8 +75,7 @@ class Room:
 
 
 class BatchPainter:
-    """The device's side of painting; all avatars of a backend share it. Not thread-safe: only the inference thread
-    uses it.
+    """The device's side of painting; all avatars of a backend share it, whose pictures one thread paints.
 
     rasteriser: of `shape.triangles`.  renderer: `graphs.RendererGraph` in any form, on the device.  windows: the sizes
     of all windows.  stream: all work is queued on it; None on a CPU.  pool: threads for decoding and copying; OpenCV,
@@ -98,6 +99,8 @@ class BatchPainter:
             self._atlases = {zoom: ReferenceAtlas(device, rasteriser, SHAPE_VERTICES, zoom) for zoom in (1, FINE)}
             self._frames = torch.zeros(0, 3, dtype=torch.uint8, device=device)
         self._pixels = Places()  # of `_frames`
+        self._released: deque[tuple[Room, int, int]] = deque()
+        self._lock = threading.RLock()  # avatars may be opened while others are painted
         self._frame_uploads = cycle([Upload(device) for _ in range(RING)])
         self._row_upload = Upload(device)
         self._download = Download(device)
@@ -106,7 +109,9 @@ class BatchPainter:
     def reserve(self, references: int, pixels: int, part: tuple[int, int], zooms: Sequence[int]) -> Room:
         """Room for an avatar with `references` at each of `zooms` and `pixels` of frames; part: height and width of the
         largest part of a frame that changes. May copy everything, so call it when the avatar is opened."""
-        with on_stream(self._stream):
+        with self._lock, on_stream(self._stream):
+            while self._released:
+                self._take_back(*self._released.popleft())
             slots = {zoom: self._atlases[zoom].reserve(references) for zoom in zooms}
             start = self._pixels.take(pixels)
             more = self._frames.new_zeros(self._pixels.count - len(self._frames), 3)
@@ -115,7 +120,11 @@ class BatchPainter:
         return Room(slots, start)
 
     def release(self, room: Room, references: int, pixels: int) -> None:
-        """Another avatar may have the room that `reserve` returned for so many."""
+        """Another avatar may have the room that `reserve` returned for so many. Waits for nothing, as the collector of
+        garbage may call it in any thread."""
+        self._released.append((room, references, pixels))
+
+    def _take_back(self, room: Room, references: int, pixels: int) -> None:
         for zoom, slot in room.slots.items():
             self._atlases[zoom].release(slot, references)
         self._pixels.give_back(room.start, pixels)
@@ -127,13 +136,13 @@ class BatchPainter:
 
     def put_reference(self, room: Room, place: int, crop: np.ndarray, shape: Shape) -> None:
         """Upload reference `place` of an avatar, crop [S, S, 3] uint8 of its largest zoom."""
-        with on_stream(self._stream):
+        with self._lock, on_stream(self._stream):
             uploaded = next(self._frame_uploads)(crop, shape.mesh, shape.canonical, shape.rotation)
             self._put(room, place, *uploaded)
 
     def put_frame(self, room: Room, place: int, crop: np.ndarray, shape: Shape, start: int, pixels: np.ndarray) -> None:
         """Upload a base frame: crop and shape as reference `place`, and its pixels [n, 3] uint8, to index `start`."""
-        with on_stream(self._stream):
+        with self._lock, on_stream(self._stream):
             *reference, uploaded = next(self._frame_uploads)(crop, shape.mesh, shape.canonical, shape.rotation, pixels)
             self._put(room, place, *reference)
             self._frames[start : start + len(pixels)] = uploaded
@@ -144,7 +153,7 @@ class BatchPainter:
 
     def paint(self, rows: Sequence[PictureRow], zoom: int = 1) -> list[np.ndarray]:
         """The pictures of a batch, [H, W, 3] uint8 each, rendered with `zoom` pixels for each of a crop of 256 px."""
-        with on_stream(self._stream):
+        with self._lock, on_stream(self._stream):
             self._download.start(self._paint(rows, zoom))
             pictures = list(self.pool.map(np.copy, [row.image for row in rows]))  # while the device computes
             changed = self._download.wait()
@@ -184,7 +193,7 @@ class BatchPainter:
             of_faces.pixels,
             of_faces.difference,
         )
-        painted = ((pixels + 1) * 127.5).round().clamp(0, 255)
+        painted = sharpened((pixels + 1) * 127.5, mask).round().clamp(0, 255)
         soft = paste_masks(outlines, height, width)
         before = self._under(under, size)
         return blended(painted, soft, before, place, size).byte().permute(0, 2, 3, 1).contiguous()

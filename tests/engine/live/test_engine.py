@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -280,3 +282,25 @@ async def test_a_backend_that_was_asked_for_by_name_and_does_not_warm_up_is_an_e
     with pytest.raises(DeviceError, match="does not paint these avatars .*choose `--device auto`"):
         async with opened(avatar_path, Cold()):
             raise AssertionError("opened")
+
+
+def test_an_avatar_that_is_loaded_later_idles_and_leaves_with_its_last_session(virtual, avatar_path):
+    async def main(loop):
+        async with opened(avatar_path) as engine:
+            pipeline = weakref.ref(await engine.load_avatar("third", avatar_path))
+            session = engine.open_session("third")
+            units = session.subscribe(capacity=1000)
+            await asyncio.sleep(1)
+            engine.unload_avatar("third")
+            with pytest.raises(UnknownAvatarError):
+                engine.open_session("third")
+            await asyncio.sleep(1)
+            assert len(units) >= 49 and all([(await units.get()).fresh for _ in range(49)])
+            await session.close()
+            await session.ended()
+            await asyncio.sleep(0.1)
+            del session, units
+            gc.collect()
+            assert pipeline() is None
+
+    virtual(main)

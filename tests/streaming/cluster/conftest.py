@@ -1,0 +1,62 @@
+"""A Ray cluster of three machines on this one, with a director and a node on each."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest_asyncio
+from publishing import free_port
+from ray_cluster import KEY, NODES, SESSIONS, RunningCluster
+
+from engine.config import ComputeConfig, SessionConfig
+from streaming.cluster.config import ClusterConfig, NodeSettings
+from streaming.config import ServerConfig, VoicesConfig
+from streaming.server.auth import Secrets
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def cluster(avatar_path, tmp_path_factory) -> AsyncIterator[RunningCluster]:
+    from ray.cluster_utils import Cluster
+
+    from streaming.cluster import connection
+
+    folder = tmp_path_factory.mktemp("cluster")
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")  # for the nodes, which inherit it
+    machines = Cluster()
+    try:
+        for number in range(NODES):
+            head = {"include_dashboard": False} if number == 0 else {}
+            machines.add_node(num_cpus=1, object_store_memory=100 << 20, **head)
+        with connection.joined(machines.address, start=False):
+            avatars = {name: folder / f"{name}.avatar" for name in ("anna", "bob")}
+            for path in avatars.values():
+                shutil.copyfile(avatar_path, path)
+            server = ServerConfig(port=0, max_sessions=SESSIONS, max_load=1e9, sessions_per_minute=0)
+            public = dataclasses.replace(server, port=free_port())
+            settings = NodeSettings(
+                server=server,
+                cluster=ClusterConfig(node_cpus=1),
+                compute=ComputeConfig(device="cpu", quality="fast"),
+                session=SessionConfig(),
+                voices=VoicesConfig(),
+                secrets=Secrets((KEY,)),
+            )
+            director = connection.start_director(settings, public, connection.entries(avatars, None), {})
+            try:
+                url = await connection.answer(director.url.remote())
+                async with aiohttp.ClientSession(url) as http:
+                    running = RunningCluster(machines.address, director, http, url)
+                    await running.all_ready()
+                    yield running
+            finally:
+                connection.kill_all()
+    finally:
+        machines.shutdown()
+        os.environ.pop("XDG_CACHE_HOME")
+        if before is not None:
+            os.environ["XDG_CACHE_HOME"] = before
