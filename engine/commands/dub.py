@@ -254,7 +254,7 @@ class Dub:
         speech = self._speech()
         if is_avatar(self.source):
             sound = _only(speech, self.face, self.options)
-            backend = backend_for(self.compute.device, self.compute.quality)
+            backend = backend_for(self.compute.device, self.compute.quality, self.compute.gpu_mode)
             config = SessionConfig(expressiveness=self.expressiveness)
             return _dub_avatar(self.source, sound, self.output, backend, config, listen)
         _refuse(self.expressiveness)
