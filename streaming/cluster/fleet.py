@@ -14,16 +14,16 @@ from ray.autoscaler.sdk import request_resources
 from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from engine.errors import CapacityError, PersonaStreamError, UnknownAvatarError
+from engine.cluster import NAMESPACE
+from engine.errors import CapacityError, ClusterError, PersonaStreamError, UnknownAvatarError
 from streaming.cluster.config import NodeSettings
 from streaming.cluster.library import AvatarSource, Library
 from streaming.cluster.node import Node
 from streaming.cluster.placement import NodeReport, in_order
-from streaming.errors import ClusterError, QuotaError
+from streaming.errors import QuotaError
 
 log = logging.getLogger(__name__)
 
-NAMESPACE = "personastream"
 POLL_S = 0.5  # between two reports of a node
 STALE_S = 3.0  # a node whose report is older gets no session
 RETRY_S = 5.0  # before a node that failed to start is started again
@@ -141,14 +141,22 @@ class Fleet:
             f"all {len(self.reports)} nodes of this cluster are full, and {len(self.starting)} are starting; try later"
         )
 
+    def forget(self, run: str) -> None:
+        """Place no session on the node of this run until its next report: it does not answer at its address."""
+        for member in self._members.values():
+            if member.report is not None and member.report.run == run:
+                member.report = None
+
     async def drain(self, name: str) -> None:
-        """End a node, after its sessions, and start none at its place any more. Raises ClusterError."""
-        for member in list(self._members.values()):
-            if member.place.name == name:
-                self._drained.add(member.place)
-                return await self._end(member)
-        names = ", ".join(place.name for place in self._members)
-        raise ClusterError(f"no node {name!r}; the cluster has {names or 'none'}")
+        """End a node, or all of a machine, after their sessions, and start none there any more. Raises ClusterError."""
+        members = [member for member in self._members.values() if name in (member.place.name, member.place.machine)]
+        if not members:
+            names = ", ".join(place.name for place in self._members)
+            raise ClusterError(f"no node {name!r}; the cluster has {names or 'none'}")
+        self._drained.update(member.place for member in members)
+        async with asyncio.TaskGroup() as tasks:
+            for member in members:
+                tasks.create_task(self._end(member))
 
     async def end(self) -> None:
         """End all nodes, after their sessions."""

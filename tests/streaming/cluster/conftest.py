@@ -18,10 +18,11 @@ from streaming.config import ServerConfig, VoicesConfig
 from streaming.server.auth import Secrets
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def cluster(avatar_path, tmp_path_factory) -> AsyncIterator[RunningCluster]:
     from ray.cluster_utils import Cluster
 
+    from engine.cluster import joined
     from streaming.cluster import connection
 
     folder = tmp_path_factory.mktemp("cluster")
@@ -32,7 +33,7 @@ async def cluster(avatar_path, tmp_path_factory) -> AsyncIterator[RunningCluster
         for number in range(NODES):
             head = {"include_dashboard": False} if number == 0 else {}
             machines.add_node(num_cpus=1, object_store_memory=100 << 20, **head)
-        with connection.joined(machines.address, start=False):
+        with joined(machines.address, start=False):
             avatars = {name: folder / f"{name}.avatar" for name in ("anna", "bob")}
             for path in avatars.values():
                 shutil.copyfile(avatar_path, path)

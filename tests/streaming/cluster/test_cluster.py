@@ -23,6 +23,12 @@ from streaming.speech.protocol import Unit
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
+# The ids of the sessions that the page opens.
+OPENED = """window.opened = []; const get = window.fetch; window.fetch = async (url, options) => {
+  const reply = await get(url, options);
+  if (reply.status === 201 && String(url).endsWith("/v1/sessions")) opened.push((await reply.clone().json()).id);
+  return reply; };"""
+
 
 async def kill(actor: Any) -> None:
     """As `kill -9` does."""
@@ -112,19 +118,20 @@ async def test_a_dead_director_ends_no_session_and_comes_back_with_its_nodes(clu
 async def test_a_dead_node_ends_its_sessions_alone_and_the_page_opens_another_one(cluster, browser, problem):
     await cluster.all_ready()
     live = "document.querySelector('#state').textContent === 'Live'"
-    async with open_page(browser, f"{cluster.url}/?key={KEY}") as page:
+    async with open_page(browser, f"{cluster.url}/?key={KEY}", OPENED) as page:
         await until(page, live)
         (busy,) = [node for node in (await cluster.nodes()).values() if node["viewers"]]
         session = next(
             each for each in [await cluster.open() for _ in range(SESSIONS)] if busy["url"] not in each["url"]
         )
+        viewed = await page.evaluate("opened.at(-1)")
         await page.evaluate("document.querySelector('#state').textContent = 'Not yet'")
         await kill(ray.get_actor(busy["node"]))
         await until(page, live)
         async with asyncio.timeout(30):
             while not any(node["viewers"] for url, node in (await cluster.nodes()).items() if url != busy["url"]):
                 await asyncio.sleep(0.1)
-        lost = await cluster.http.get("/v1/sessions/0123abcd-0123456789abcdef")
+        lost = await cluster.http.get(f"/v1/sessions/{viewed}")
         assert "open another one" in await problem(lost, 410, "node-lost")
         async with cluster.http.get(f"{session['url']}/publish", headers=bearer(session["token"])) as reply:
             assert reply.status == 200, "sessions of other nodes go on"
