@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class Place:
 
     @property
     def name(self) -> str:
-        return f"{self.machine[:8]}-{self.index}"
+        return f"{self.machine[-8:]}-{self.index}"
 
 
 @dataclass
@@ -86,18 +87,20 @@ class Fleet:
         return [place.name for place in self._members if place.name not in answering]
 
     async def run(self) -> None:
+        running = set(await asyncio.to_thread(ray.util.list_named_actors))  # nodes of an earlier director
         async with asyncio.TaskGroup() as tasks:
             while True:
                 places = _places(await asyncio.to_thread(ray.nodes))
-                for place in self._members.keys() - places:
+                for place in self._members.keys() - places.keys():
                     log.warning("node.lost node=%s", place.name)
                     ray.kill(self._members.pop(place).actor)
-                for place in places:
-                    if self._wanted is not None and len(self._members) >= self._wanted:
-                        break
-                    if place not in self._members and place not in self._drained:
+                for place in sorted(places, key=lambda place: place.name not in running):
+                    needed = self._wanted is None or len(self._members) < self._wanted
+                    new = place not in self._members and place not in self._drained
+                    if new and (needed or place.name in running):
                         self._members[place] = member = self._start(place)
                         tasks.create_task(self._follow(member))
+                running.clear()
                 self._known.set()
                 await asyncio.sleep(POLL_S)
 
@@ -231,11 +234,9 @@ class Fleet:
 
     async def _end(self, member: Member) -> None:
         log.info("node.drain node=%s", member.place.name)
-        try:
+        with contextlib.suppress(RayActorError):  # it exits
             await member.actor.drain.remote()
-        except RayActorError:
-            log.warning("node.lost node=%s while it drained", member.place.name)
-        ray.kill(member.actor)
+        ray.kill(member.actor)  # Ray would start it again if it crashed instead
         self._members.pop(member.place, None)
 
     def _grow(self) -> None:
