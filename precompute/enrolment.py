@@ -35,6 +35,7 @@ from engine.files import check_output, working_folder
 from engine.media import FPS
 from engine.models.speech import FRAME_SAMPLES, RATE_HZ
 from engine.models.weights import load_face_model
+from engine.paint.shape import LIPS
 from precompute import bank
 from precompute.assessment import MIN_FRAMES, Assessment, assess
 from precompute.fit import FaceFit
@@ -219,7 +220,8 @@ class Enrolment:
     def choose_references(self, base: Path, person: Person, manifest: Manifest) -> dict[str, Tensor]:
         """The members of bank.safetensors (see `precompute.bank.build`)."""
         self._progress("references", 0, 1)
-        frames = bank.choose(person.opening, person.good)
+        lips = self._model.vertices(person.alpha, person.beta)[:, LIPS].numpy()
+        frames = bank.choose(person.opening, lips, person.pose[:, :3].numpy(), person.good)
         with _open(base, manifest) as reader:
             references = bank.build(frames, person.fit, reader.read, self.options.quality)
         self._progress("references", 1, 1)

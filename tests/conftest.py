@@ -57,6 +57,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.fixture(scope="module", autouse=True)
+def ordinary_scheduling():
+    """Some libraries give a thread of root real-time priority, and with it everything that this thread starts later:
+    SVT-AV1 does where an encoder is opened. Such a process starves all others of the machine."""
+    before = os.sched_getscheduler(0)
+    yield
+    assert os.sched_getscheduler(0) == before, "a library changed the scheduling of this process"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_torch_thread() -> None:
     torch.set_num_threads(1)

@@ -7,7 +7,6 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 
@@ -17,7 +16,8 @@ from engine.backends.cpu import CpuBackend
 from engine.config import MAX_LOAD, SessionConfig
 from engine.errors import CapacityError, UnknownAvatarError
 from engine.live.batching import BatchTimes
-from engine.live.job import Job, Outcome, PaintJob
+from engine.live.idle import IdlePictures
+from engine.live.job import Job, Outcome
 from engine.live.pipeline import AvatarPipeline, Work
 from engine.live.quality import Pace, QualityController
 from engine.live.scheduler import Scheduler
@@ -97,6 +97,7 @@ class Engine:
         self.quality = QualityController(backend.levels, self._present_load)
         log.info("quality %s: %s", self.quality.pace, self.quality.reason)
         self._scheduler = Scheduler(self._perform, self.costs, backend.workers)
+        self._idle = {name: IdlePictures(pipeline, self._scheduler) for name, pipeline in self._pipelines.items()}
         await self._tasks.__aenter__()
         return self
 
@@ -127,11 +128,23 @@ class Engine:
 
     def load(self, more: int = 0) -> float:
         """The share of the device's time that all sessions and `more` talking ones need at the cheapest level that may
-        be chosen; above 1, frames are late."""
-        talking = sum(session.talks for session in self.sessions.values())
-        idle = len(self.sessions) - talking
-        needed = min(self.costs.load(talking + more, self._rates_hz(Pace(level))) for level in self.backend.levels)
-        return (needed + self.costs.load(idle, IDLE_HZ)) / self.backend.workers
+        be chosen; above 1, frames are late. The idle pictures of an avatar cost the same for any number of sessions."""
+        needed = min(self.costs.load(self._talking + more, rates_hz) for rates_hz in self._talking_hz)
+        return (needed + self._idle_load) / self.backend.workers
+
+    @property
+    def _talking(self) -> int:
+        return sum(session.talks for session in self.sessions.values())
+
+    @property
+    def _talking_hz(self) -> list[dict[str, float]]:
+        """The jobs a second of a talking session at each level."""
+        return [self._rates_hz(Pace(level)) for level in self.backend.levels]
+
+    @property
+    def _idle_load(self) -> float:
+        avatars = {id(session.avatar) for session in self.sessions.values()}
+        return self.costs.load(len(avatars), IDLE_HZ)
 
     def _present_load(self, pace: Pace) -> float:
         speaking = sum(session.speaks for session in self.sessions.values())
@@ -144,8 +157,9 @@ class Engine:
     def room(self) -> int:
         """The number of further sessions that are admitted. The first one always is, however slow the machine."""
         left = max(0, self._max_sessions - len(self.sessions))
-        fits = sum(1 for _ in takewhile(lambda more: self.load(more) <= self._max_load, range(1, left + 1)))
-        return fits if self.sessions else max(fits, min(1, left))
+        limit = self._max_load * self.backend.workers - self._idle_load
+        fits = self.costs.most_sessions(self._talking_hz, limit) - self._talking
+        return int(min(left, max(fits, 0 if self.sessions else 1)))
 
     def open_session(self, avatar: str, session_id: str | None = None) -> Session:
         """A new session of the avatar, already running. Its id is random by default. Raises UnknownAvatarError,
@@ -160,9 +174,14 @@ class Engine:
                 f"{live} sessions are open and one more would need {self.load(1):.0%} of the device, "
                 f"the limit is {self._max_load:.0%}; try later"
             )
-        pipeline = self._pipelines[avatar]
         session = Session(
-            session_id or secrets.token_hex(8), pipeline, self._scheduler, self._config, self.latencies, self.quality
+            session_id or secrets.token_hex(8),
+            self._pipelines[avatar],
+            self._scheduler,
+            self._config,
+            self.latencies,
+            self.quality,
+            self._idle[avatar],
         )
         self.sessions[session.id] = session
         self._tasks.create_task(self._supervise(session), name=f"session {session.id}")
@@ -184,6 +203,5 @@ def _perform(batch: Sequence[Work[Job]]) -> Sequence[Outcome]:
 
 
 def _traced(tracer: Tracer, batch: Sequence[Work[Job]]) -> Sequence[Outcome]:
-    frames = [frame.due for work in batch if isinstance(work.job, PaintJob) for frame in work.job.frames]
-    with tracer.span(batch[0].job.stage, frames=frames or [work.job.due for work in batch]):
+    with tracer.span(batch[0].job.stage, frames=[frame for work in batch for frame in work.job.numbers]):
         return _perform(batch)

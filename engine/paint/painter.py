@@ -22,7 +22,7 @@ from engine.avatar.file import Bank
 from engine.models.morphable import CROP_PX, MorphableModel
 from engine.models.renderer import FINE, RendererConfig
 from engine.paint.align import Aligner, PasteTarget, Reference
-from engine.paint.composite import cut, paste
+from engine.paint.composite import cut, paste, sharpened
 from engine.paint.references import CPU_CACHED_FRAMES, FrameCache, LipReferences
 from engine.paint.shape import Shape
 
@@ -167,7 +167,7 @@ class CpuPainter:
         signed = torch.from_numpy(small).permute(2, 0, 1)[None] / 127.5 - 1
         levels = 127.5 * self._renderer.residual(signed, geometry, pncc)[0].permute(1, 2, 0)
         residual = cv2.resize(levels.contiguous().numpy(), texture.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-        return _Face(target, cv2.add(texture, residual, dtype=cv2.CV_8U))
+        return _Face(target, sharpened(texture + residual, target.lip_mask))
 
     def _laid(self, index: int, lower: Tensor, frame: _CachedFrame, before: _Face) -> _Face:
         """The face window of `before`, laid onto base frame `index` with lower [V_low, 3] by the mesh."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal, cast
@@ -22,16 +21,14 @@ OPTIONS: dict[Quality, dict[str, dict[str, str]]] = {
         "libx264": {"crf": "16", "preset": "superfast"},
         "libx265": {"crf": "17", "preset": "superfast"},
         "libvpx-vp9": {"crf": "20", "deadline": "good", "cpu-used": "4"},
-        "libsvtav1": {"crf": "20", "preset": "8"},
     },
     "fast": {
         "libx264": {"crf": "18", "preset": "ultrafast"},
         "libx265": {"crf": "17", "preset": "ultrafast"},
         "libvpx-vp9": {"crf": "20", "deadline": "realtime", "cpu-used": "7"},
-        "libsvtav1": {"crf": "20", "preset": "11"},
     },
 }
-PARAMETERS = {"libx264": "x264-params", "libx265": "x265-params", "libsvtav1": "svtav1-params"}
+PARAMETERS = {"libx264": "x264-params", "libx265": "x265-params"}
 # `mbtree` (`cutree`) saves bits where pictures change, 2.5 dB at a mouth. With it, x264 also reads memory that it has
 # not set (AVX-512, widths that are not whole 64 pixels), and the same pictures become other bytes now and then.
 FIXED = {"libx264": ("mbtree=0",), "libx265": ("cutree=0", "log-level=error")}
@@ -53,7 +50,6 @@ class Encoding:
 
     def add_to(self, container: av.container.OutputContainer, time_base: Fraction) -> av.VideoStream:
         """A stream of pictures in ticks of `time_base`."""
-        os.environ.setdefault("SVT_LOG", "1")  # errors alone
         stream = cast(av.VideoStream, container.add_stream(self.codec, rate=self.rate, options=self.options))
         stream.width, stream.height = self.size
         stream.pix_fmt = self.pix_fmt
@@ -97,10 +93,8 @@ def _codec(source: Source, suffix: str) -> str:
     form = source.first.format
     deep = form.components[0].bits > 8
     if suffix == ".webm":
-        if not deep and not source.codec.endswith("av1") and "av1d" not in source.codec:
+        if not deep:
             return "libvpx-vp9"
-        if (form.chroma_width(16), form.chroma_height(16)) == (8, 8):
-            return "libsvtav1"
         raise MediaError(f"{source.path}: {form.name} has no place in a .webm file; choose a name that ends in .mkv")
     return "libx265" if source.codec == "hevc" or (deep and source.codec != "h264") else "libx264"
 
@@ -126,7 +120,6 @@ def _light(frame: av.VideoFrame, codec: str) -> list[str]:
     """The encoder's parameters for the mastering display and the light level of HDR10."""
     if codec not in PARAMETERS:
         return []
-    exact = codec != "libsvtav1"
     parameters = []
     mastering = frame.side_data.get("MASTERING_DISPLAY_METADATA")
     if mastering is not None:
@@ -137,14 +130,12 @@ def _light(frame: av.VideoFrame, codec: str) -> list[str]:
             pairs = [*points, (values[9], values[8])]
             units = [PRIMARIES_UNIT] * 4 + [LIGHT_UNIT]
             numbers = [
-                ",".join(f"{round(value * unit)}" if exact else f"{value:.5f}" for value in pair)
-                for pair, unit in zip(pairs, units, strict=True)
+                ",".join(f"{round(value * unit)}" for value in pair) for pair, unit in zip(pairs, units, strict=True)
             ]
             text = "".join(f"{name}({pair})" for name, pair in zip(("G", "B", "R", "WP", "L"), numbers, strict=True))
             parameters.append(f"{'master-display' if codec == 'libx265' else 'mastering-display'}={text}")
     level = frame.side_data.get("CONTENT_LIGHT_LEVEL")
     if level is not None:
         most, mean = np.frombuffer(cast(bytes, level), "<u4")[:2]
-        name = {"libx264": "cll", "libx265": "max-cll", "libsvtav1": "content-light"}[codec]
-        parameters.append(f"{name}={most},{mean}")
+        parameters.append(f"{'max-cll' if codec == 'libx265' else 'cll'}={most},{mean}")
     return parameters

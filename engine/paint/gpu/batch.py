@@ -20,7 +20,7 @@ from torch import Tensor
 from engine.models.morphable import MorphableModel
 from engine.models.renderer import CELL_PX, RendererConfig
 from engine.paint.gpu.atlas import ReferenceAtlas
-from engine.paint.gpu.composite import blended, lip_masks, paste_masks
+from engine.paint.gpu.composite import blended, lip_masks, paste_masks, sharpened
 from engine.paint.gpu.raster import Rasteriser
 from engine.paint.gpu.transfer import Download, Upload
 from engine.paint.shape import SHAPE_VERTICES, Shape
@@ -167,7 +167,7 @@ class BatchPainter:
             of_faces.pixels,
             of_faces.difference,
         )
-        painted = ((pixels + 1) * 127.5).round().clamp(0, 255)
+        painted = sharpened((pixels + 1) * 127.5, mask).round().clamp(0, 255)
         soft = paste_masks(outlines, height, width)
         before = self._under(under, size)
         return blended(painted, soft, before, place, size).byte().permute(0, 2, 3, 1).contiguous()

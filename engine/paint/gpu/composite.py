@@ -1,8 +1,8 @@
 """Masks, light and blending for batches of pictures, in torch, on any device.
 
 Counterparts of functions on the CPU: `filled` of `window._polygon`, `lip_masks` of `window.lip_mask`, `paste_masks` of
-`window.paste_mask`, `blended` of `composite.paste`, `_light` of `composite._matched`; `gaussian`, `_taps`, `_means` and
-`_stretch` compute OpenCV's GaussianBlur, warpAffine and resize.
+`window.paste_mask`, `sharpened` of `composite.sharpened`, `blended` of `composite.paste`, `_light` of
+`composite._matched`; `gaussian`, `_taps`, `_means` and `_stretch` compute OpenCV's GaussianBlur, warpAffine and resize.
 
 A window is neither turned nor sheared in the frame, so every resampling and blur here is a product with two small
 matrices of each picture, one for the rows and one for the columns.
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from engine.models.renderer import CELL_PX
-from engine.paint.composite import LIGHT_LEVELS, MATCH_BLUR, MATCH_CELLS, MATCH_FADE
+from engine.paint.composite import DETAIL_PX, LIGHT_LEVELS, MATCH_BLUR, MATCH_CELLS, MATCH_FADE, SHARPENING
 from engine.paint.window import FEATHER_PX
 
 GROWN_PX, SOFT_PX = 0.62, 1.4  # growth and edge width of OpenCV's anti-aliased polygons; fitted
@@ -65,6 +65,13 @@ def paste_masks(outlines: Tensor, height: int, width: int) -> Tensor:
     mask = functional.pad(inner, (border,) * 4)
     rows, columns = (gaussian(n, FEATHER_PX / 2, mask.device) for n in (height, width))
     return rows @ mask @ columns.T
+
+
+def sharpened(pixels: Tensor, lips: Tensor) -> Tensor:
+    """`composite.sharpened` of pixels [B, 3, h, w] in 0 to 255 and lips [B, 1, h / 4, w / 4]."""
+    mask = functional.interpolate(lips, scale_factor=CELL_PX, mode="bilinear")
+    rows, columns = (gaussian(n, DETAIL_PX, pixels.device) for n in pixels.shape[2:])
+    return pixels + SHARPENING * mask * (pixels - rows @ pixels @ columns.T)
 
 
 def blended(pixels: Tensor, mask: Tensor, under: Tensor, place: Tensor, size: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from painted import photo, psnr
 from engine.models.morphable import CROP_PX, LIPS_OUTER, project
 from engine.models.renderer import CELL_PX, RendererConfig
 from engine.models.weights import load_face_model
-from engine.paint.composite import cut, paste
+from engine.paint.composite import DETAIL_PX, SHARPENING, cut, paste, sharpened
 from engine.paint.window import (
     GRID,
     MARGIN_PX,
@@ -27,6 +27,22 @@ CONFIG = RendererConfig()
 HEIGHT, WIDTH = CONFIG.face_rows * CELL_PX, CONFIG.face_columns * CELL_PX
 WINDOW = Window(20, 12, CONFIG.face_rows, CONFIG.face_columns)
 BOXES = [(50, 40, 256), (100, 30, 200), (20, 10, 333), (-60, 30, 300), (250, 150, 300), (-100, -120, 620)]
+
+
+@pytest.mark.parametrize("zoom", [1, 2])
+def test_the_lips_alone_get_more_detail_of_the_same_size_at_any_resolution(zoom):
+    height, width = zoom * HEIGHT, zoom * WIDTH
+    column = np.arange(width) / zoom
+    stripes = np.broadcast_to((128 + 30 * np.sin(2 * np.pi * column / 6))[None, :, None], (height, width, 3))
+    lips = np.zeros((CONFIG.face_rows, CONFIG.face_columns), np.float32)
+    lips[8:20, 8:26] = 1
+    out = sharpened(stripes.astype(np.float32), lips).astype(float)
+    inner, outer = (slice(zoom * 48, zoom * 64), slice(zoom * 48, zoom * 84)), (slice(None), slice(0, zoom * 16))
+    assert np.abs(out[outer] - stripes[outer]).max() < 0.51
+    gain = out[inner].std() / stripes[inner].std()
+    blurred = np.exp(-2 * (np.pi * DETAIL_PX / 6) ** 2)  # what a Gaussian leaves of a sine of 6 px
+    assert gain == pytest.approx(1 + SHARPENING * (1 - blurred), abs=0.01)
+    assert out[inner].mean() == pytest.approx(stripes[inner].mean(), abs=0.2), "no change of light"
 
 
 def window_of(crop):

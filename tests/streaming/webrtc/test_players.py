@@ -73,6 +73,12 @@ async def site(bundle):
         yield f"http://{address}"
 
 
+async def until_loaded(page):
+    async with asyncio.timeout(30):
+        while not await page.evaluate("Boolean(window.watch)"):
+            await asyncio.sleep(0.1)
+
+
 async def until_seen(page, **least):
     async with asyncio.timeout(90):
         while True:
@@ -88,6 +94,7 @@ async def test_a_player_of_others_shows_the_moving_picture_plays_the_sound_and_l
     player, program, serving, engine, bundle, open_in
 ):
     async with site(bundle) as address, serving(cors_origins=(address,)) as client, open_in(program, address) as page:
+        await until_loaded(page)
         session = await client.open_session()
         async with client.speech(session) as speech:
             url = f"{client.server.url}{session['whep']}"

@@ -11,8 +11,9 @@ from painted import photo, psnr
 from engine.models.morphable import project
 from engine.models.renderer import CELL_PX, RendererConfig
 from engine.models.weights import load_face_model
-from engine.paint.composite import cut, paste
+from engine.paint.composite import cut, paste, sharpened
 from engine.paint.gpu.composite import blended, gaussian, lip_masks, paste_masks
+from engine.paint.gpu.composite import sharpened as sharpened_together
 from engine.paint.gpu.painter import pasted
 from engine.paint.window import Window, lip_mask, lip_outline, paste_mask, paste_outlines, window_around
 
@@ -91,6 +92,14 @@ def test_pictures_of_a_batch_are_blended_as_one_by_one():
         untouched = (expected == frame).all(-1)
         untouched[rows, columns] = False
         assert np.array_equal(out[untouched], frame[untouched])
+
+
+def test_a_batch_is_sharpened_as_one_by_one():
+    windows = np.stack([photo()[20 * i :][:HEIGHT, :WIDTH] for i in range(3)]).astype(np.float32)
+    lips = np.random.default_rng(0).random((3, *SIZE), np.float32)
+    batch = sharpened_together(torch.from_numpy(windows).permute(0, 3, 1, 2), torch.from_numpy(lips)[:, None])
+    for ours, window, mask in zip(batch.permute(0, 2, 3, 1).numpy(), windows, lips, strict=True):
+        assert np.abs(ours.clip(0, 255) - sharpened(window, mask)).max() < 0.51
 
 
 @pytest.mark.parametrize(("count", "sigma"), [(112, 2.5), (32, 3.0), (17, 3.0), (2, 3.0), (1, 3.0)])
