@@ -20,6 +20,7 @@
     ├── PlanError               a TensorRT plan cannot be built, loaded or run on this machine
     ├── DubbingError            the process that dubs a video crashed
     ├── DependencyError         a library is missing, or differs from the versions that this package works with
+    ├── ClusterError            a Ray cluster cannot be joined, or has no such node
     ├── DeviceError             the device is missing or cannot run the networks
     ├── SettingError            a setting on the command line is out of its range
     ├── UnknownAvatarError      no avatar has that name
@@ -143,6 +144,12 @@ class DependencyError(PersonaStreamError):
     """A library is missing, or differs from the versions that this package works with."""
 
     code = "dependency"
+
+
+class ClusterError(PersonaStreamError):
+    """A Ray cluster cannot be joined, or has no such node."""
+
+    code = "cluster"
 
 
 class DeviceError(PersonaStreamError):

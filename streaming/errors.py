@@ -11,7 +11,6 @@ PersonaStreamError
 ├── AvatarInUseError
 ├── SessionClosedError
 │   └── NodeLostError
-├── ClusterError
 ├── FieldError
 ├── PublishError
 ├── VoiceError
@@ -72,12 +71,6 @@ class NodeLostError(SessionClosedError):
     """The node of a cluster on which a session ran is gone, and the session with it."""
 
     code = "node-lost"
-
-
-class ClusterError(PersonaStreamError):
-    """A cluster cannot be joined, or it has no such node."""
-
-    code = "cluster"
 
 
 class FieldError(PersonaStreamError):
