@@ -117,12 +117,14 @@ class Engine:
     async def load_avatar(self, name: str, path: Path) -> AvatarPipeline:
         """Add an avatar while sessions run. It is not measured, which would delay their pictures: the costs stay those
         of the avatars that the engine was entered with. Raises AvatarFileError."""
-        self._pipelines[name] = pipeline = await asyncio.to_thread(self._open, path)
+        pipeline = await asyncio.to_thread(self._open, path)
+        self._pipelines[name], self._idle[name] = pipeline, IdlePictures(pipeline, self._scheduler)
         log.info("avatar %s from %s", name, path)
         return pipeline
 
     def unload_avatar(self, name: str) -> None:
-        """Open no more sessions of an avatar. Its memory is freed with its last session. Raises KeyError."""
+        """Free the memory of an avatar, which must have no session. Raises KeyError."""
+        self._scheduler.remove(self._idle.pop(name))
         del self._pipelines[name]
         log.info("avatar %s unloaded", name)
 
