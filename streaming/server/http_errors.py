@@ -21,6 +21,7 @@ from engine.errors import (
     UnknownAvatarError,
 )
 from streaming.errors import (
+    AvatarExistsError,
     AvatarInUseError,
     FieldError,
     PublishError,
@@ -41,6 +42,7 @@ STATUSES: tuple[tuple[type[PersonaStreamError], HTTPStatus], ...] = (
     (ProtocolError, HTTPStatus.BAD_REQUEST),
     (MediaError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (AvatarInUseError, HTTPStatus.CONFLICT),
+    (AvatarExistsError, HTTPStatus.CONFLICT),
     (AvatarFileError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (PublishError, HTTPStatus.UNPROCESSABLE_ENTITY),
