@@ -21,6 +21,7 @@
     ├── DubbingError            the process that dubs a video crashed
     ├── EnrolmentError          the process that makes an avatar crashed
     ├── DependencyError         a library is missing, or differs from the versions that this package works with
+    ├── ClusterError            a Ray cluster cannot be joined, or has no such node
     ├── DeviceError             the device is missing or cannot run the networks
     ├── SettingError            a setting on the command line is out of its range
     ├── UnknownAvatarError      no avatar has that name
@@ -150,6 +151,12 @@ class DependencyError(PersonaStreamError):
     """A library is missing, or differs from the versions that this package works with."""
 
     code = "dependency"
+
+
+class ClusterError(PersonaStreamError):
+    """A Ray cluster cannot be joined, or has no such node."""
+
+    code = "cluster"
 
 
 class DeviceError(PersonaStreamError):

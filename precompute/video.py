@@ -85,16 +85,19 @@ def video_stream(container: av.container.InputContainer, path: Path) -> av.Video
 
 
 class Upright:
-    """Decoded frames to RGB as displayed: colours of BT.709, with pixel shape, display matrix and, if given, `size`
-    (width, height) applied."""
+    """Decoded frames of one stream to RGB as displayed: colours of BT.709, with pixel shape, the first frame's display
+    matrix and, if given, `size` (width, height) applied."""
 
     def __init__(self, sample_aspect: float, size: tuple[int, int] | None = None):
         self._aspect, self._size = sample_aspect, size
         self._convert = VideoReformatter()  # keeps its conversion tables from frame to frame
         self._graph: av.filter.Graph | None = None
+        self._orientation: tuple[bool, bool, bool] | None = None
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        transposed, *mirrored = orientation(frame)
+        # A frame that was asked for its side data lives in a cycle with it until the garbage collector comes by.
+        self._orientation = self._orientation or orientation(frame)
+        transposed, *mirrored = self._orientation
         width, height = self._size or (max(2, round(frame.width * self._aspect)), frame.height)
         if self._size and transposed:
             width, height = height, width

@@ -12,7 +12,6 @@ PersonaStreamError
 ├── AvatarExistsError
 ├── SessionClosedError
 │   └── NodeLostError
-├── ClusterError
 ├── FieldError
 ├── PublishError
 ├── VoiceError
@@ -79,12 +78,6 @@ class NodeLostError(SessionClosedError):
     """The node of a cluster on which a session ran is gone, and the session with it."""
 
     code = "node-lost"
-
-
-class ClusterError(PersonaStreamError):
-    """A cluster cannot be joined, or it has no such node."""
-
-    code = "cluster"
 
 
 class FieldError(PersonaStreamError):

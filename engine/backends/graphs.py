@@ -191,5 +191,6 @@ def load(name: str, precision: Precision, path: Path | None = None) -> Graph:
     if name == "speech":
         return SpeechGraph(weights.load(SpeechEncoder, SpeechConfig, path))
     if name == "geometry":
-        return GeometryGraph(weights.load(GeometryGenerator, GeometryConfig, path), SpeechConfig.step_frames)
+        speech = weights.load_config(SpeechConfig, weights.default_path("speech"))  # one step of it at a time
+        return GeometryGraph(weights.load(GeometryGenerator, GeometryConfig, path), speech.step_frames)
     return RendererGraph(weights.load(DualAttentionRenderer, RendererConfig, path), precision)

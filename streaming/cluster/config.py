@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.config import ComputeConfig, SessionConfig
+from engine.errors import SettingError
 from streaming.config import ServerConfig, VoicesConfig
 from streaming.server.auth import Secrets
+
+MAX_PORT = 65_535
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +25,20 @@ class ClusterConfig:
     machine, https://{host}.avatars.example"""
     shared: Path | None = None  # a folder that all machines have, for avatars; by default Ray's object store has them
     idle_node_s: float = 600.0  # with --nodes: a node beyond them that has no session for so long ends
+
+    def __post_init__(self) -> None:
+        try:
+            self.node_url.format(ip="127.0.0.1", host="localhost", port=1)
+        except (KeyError, ValueError, IndexError, AttributeError) as error:
+            raise SettingError(
+                f"--node-url {self.node_url} ({error!r}); expected {{ip}}, {{host}}, {{port}}"
+            ) from error
+        if not 0 <= self.node_port <= MAX_PORT:
+            raise SettingError(f"--node-port {self.node_port}; expected at most {MAX_PORT}, or 0 for any free port")
+        least = {"nodes": 0 if self.nodes is None else self.nodes, "node-cpus": self.node_cpus}
+        for name, value in (least | {"idle-node-s": self.idle_node_s}).items():
+            if not value >= 0:  # nor NaN
+                raise SettingError(f"--{name} {value}; expected at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)

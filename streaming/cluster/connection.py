@@ -1,10 +1,9 @@
-"""This process in a Ray cluster: joining it, starting the director, and finding it."""
+"""The director, as other processes start, find and ask it."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -13,38 +12,17 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from engine.errors import PersonaStreamError, SettingError
+from engine.cluster import NAMESPACE
+from engine.errors import ClusterError, PersonaStreamError, SettingError
 from streaming.cluster.config import NodeSettings
 from streaming.cluster.director import Director
-from streaming.cluster.fleet import NAMESPACE
 from streaming.cluster.library import LibraryEntry
 from streaming.config import ServerConfig
-from streaming.errors import ClusterError
 from streaming.server.catalog import Sample
 from streaming.server.cors import is_loopback
 
 NAME = "director"
 Answer = TypeVar("Answer")
-
-
-@contextlib.contextmanager
-def joined(address: str | None, *, start: bool) -> Iterator[str]:
-    """In the block this process belongs to the Ray cluster at `address`, by default the one of this machine. Without
-    one, and with `start`, it starts Ray for the time of the block. Yields the address. Raises ClusterError."""
-    target = address or (None if start else "auto")
-    try:
-        ray.init(
-            target, namespace=NAMESPACE, logging_level=logging.WARNING, include_dashboard=None if target else False
-        )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ClusterError(
-            f"no Ray cluster at {address or 'this machine'} ({error}); start one with `ray start --head`, and join it "
-            "from other machines with `ray start --address HEAD:6379`"
-        ) from error
-    try:
-        yield str(ray.get_runtime_context().gcs_address)
-    finally:
-        ray.shutdown()
 
 
 def start_director(
@@ -62,7 +40,7 @@ def start_director(
         )
     with contextlib.suppress(ClusterError):
         ray.kill(find_director())
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    here = NodeAffinitySchedulingStrategy(this_machine(), soft=False)
     director = (
         ray.remote(Director)
         .options(
@@ -76,6 +54,11 @@ def start_director(
         .remote(settings, config, entries, samples)
     )
     return cast(ActorHandle[Director], director)
+
+
+def this_machine() -> str:
+    """Ray's id of the machine of this process."""
+    return str(ray.get_runtime_context().get_node_id())
 
 
 def entries(avatars: Mapping[str, Path], shared: Path | None) -> tuple[LibraryEntry, ...]:

@@ -68,7 +68,7 @@ class Director:
         return rows + [{"node": name, "state": "starting"} for name in self._fleet.starting]
 
     async def drain(self, node: str) -> None:
-        """End a node after its sessions. Raises ClusterError."""
+        """End a node, or all of a machine, after their sessions. Raises ClusterError."""
         await self._fleet.drain(node)
 
     async def end(self) -> None:

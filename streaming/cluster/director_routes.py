@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 
+import aiohttp
 from aiohttp import hdrs, web
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -25,6 +28,7 @@ from streaming.server.limits import SessionRate, client_address
 from streaming.server.metrics import Metrics
 from streaming.server.session_routes import opened, refuse_realtime
 
+PROBE_S = 1.0  # for a node to answer
 ELSEWHERE = "the session is at its node: use the addresses in the answer of POST /v1/sessions"
 NO_DUBS = "a cluster dubs no videos over HTTP; use `personastream dub --cluster`"
 
@@ -86,11 +90,13 @@ class DirectorRoutes:
         return opened(session, lambda path: with_token(request, node.url + path, session["token"]))
 
     async def _find(self, request: web.Request) -> web.Response:
-        """Where a session is. Its client asks when the node does not answer."""
+        """Where a session is. Its client asks when the node does not answer, which may be sooner than Ray notices."""
         session = request.match_info["session"]
+        run = run_of(session)
         for report in self._fleet.reports.values():
-            if report.run == run_of(session):
+            if report.run == run and await _answers(report.url):
                 return web.json_response({"url": f"{report.url}/v1/sessions/{session}"})
+        self._fleet.forget(run)
         raise NodeLostError(f"session {session} ended with its node, which is gone; open another one")
 
     async def _elsewhere(self, request: web.Request) -> web.Response:
@@ -135,6 +141,14 @@ class DirectorRoutes:
     async def _show_metrics(self, request: web.Request) -> web.Response:
         page, content_type = self._metrics.render(request.headers.get("Accept", ""))
         return web.Response(body=page, headers={"Content-Type": content_type})
+
+
+async def _answers(url: str) -> bool:
+    """Whether a node answers at its address."""
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+        async with aiohttp.request("GET", f"{url}/healthz", timeout=aiohttp.ClientTimeout(PROBE_S)) as reply:
+            return reply.status == HTTPStatus.OK
+    return False
 
 
 class FleetState(Collector):

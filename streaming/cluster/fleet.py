@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 from dataclasses import dataclass
@@ -14,16 +15,16 @@ from ray.autoscaler.sdk import request_resources
 from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from engine.errors import CapacityError, PersonaStreamError, UnknownAvatarError
+from engine.cluster import NAMESPACE
+from engine.errors import CapacityError, ClusterError, PersonaStreamError, UnknownAvatarError
 from streaming.cluster.config import NodeSettings
 from streaming.cluster.library import AvatarSource, Library
 from streaming.cluster.node import Node
 from streaming.cluster.placement import NodeReport, in_order
-from streaming.errors import ClusterError, QuotaError
+from streaming.errors import QuotaError
 
 log = logging.getLogger(__name__)
 
-NAMESPACE = "personastream"
 POLL_S = 0.5  # between two reports of a node
 STALE_S = 3.0  # a node whose report is older gets no session
 RETRY_S = 5.0  # before a node that failed to start is started again
@@ -40,7 +41,7 @@ class Place:
 
     @property
     def name(self) -> str:
-        return f"{self.machine[:8]}-{self.index}"
+        return f"{self.machine[-8:]}-{self.index}"
 
 
 @dataclass
@@ -86,18 +87,20 @@ class Fleet:
         return [place.name for place in self._members if place.name not in answering]
 
     async def run(self) -> None:
+        running = set(await asyncio.to_thread(ray.util.list_named_actors))  # nodes of an earlier director
         async with asyncio.TaskGroup() as tasks:
             while True:
                 places = _places(await asyncio.to_thread(ray.nodes))
-                for place in self._members.keys() - places:
+                for place in self._members.keys() - places.keys():
                     log.warning("node.lost node=%s", place.name)
                     ray.kill(self._members.pop(place).actor)
-                for place in places:
-                    if self._wanted is not None and len(self._members) >= self._wanted:
-                        break
-                    if place not in self._members and place not in self._drained:
+                for place in sorted(places, key=lambda place: place.name not in running):
+                    needed = self._wanted is None or len(self._members) < self._wanted
+                    new = place not in self._members and place not in self._drained
+                    if new and (needed or place.name in running):
                         self._members[place] = member = self._start(place)
                         tasks.create_task(self._follow(member))
+                running.clear()
                 self._known.set()
                 await asyncio.sleep(POLL_S)
 
@@ -141,14 +144,22 @@ class Fleet:
             f"all {len(self.reports)} nodes of this cluster are full, and {len(self.starting)} are starting; try later"
         )
 
+    def forget(self, run: str) -> None:
+        """Place no session on the node of this run until its next report: it does not answer at its address."""
+        for member in self._members.values():
+            if member.report is not None and member.report.run == run:
+                member.report = None
+
     async def drain(self, name: str) -> None:
-        """End a node, after its sessions, and start none at its place any more. Raises ClusterError."""
-        for member in list(self._members.values()):
-            if member.place.name == name:
-                self._drained.add(member.place)
-                return await self._end(member)
-        names = ", ".join(place.name for place in self._members)
-        raise ClusterError(f"no node {name!r}; the cluster has {names or 'none'}")
+        """End a node, or all of a machine, after their sessions, and start none there any more. Raises ClusterError."""
+        members = [member for member in self._members.values() if name in (member.place.name, member.place.machine)]
+        if not members:
+            names = ", ".join(place.name for place in self._members)
+            raise ClusterError(f"no node {name!r}; the cluster has {names or 'none'}")
+        self._drained.update(member.place for member in members)
+        async with asyncio.TaskGroup() as tasks:
+            for member in members:
+                tasks.create_task(self._end(member))
 
     async def end(self) -> None:
         """End all nodes, after their sessions."""
@@ -223,11 +234,9 @@ class Fleet:
 
     async def _end(self, member: Member) -> None:
         log.info("node.drain node=%s", member.place.name)
-        try:
+        with contextlib.suppress(RayActorError):  # it exits
             await member.actor.drain.remote()
-        except RayActorError:
-            log.warning("node.lost node=%s while it drained", member.place.name)
-        ray.kill(member.actor)
+        ray.kill(member.actor)  # Ray would start it again if it crashed instead
         self._members.pop(member.place, None)
 
     def _grow(self) -> None:

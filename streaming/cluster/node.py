@@ -84,10 +84,11 @@ class Node:
         return session, await self._report()
 
     async def drain(self) -> None:
-        """Open no more sessions, wait until the open ones have ended, at most `drain_s`, and stop serving."""
+        """Open no more sessions, wait until the open ones have ended, at most `drain_s`, and end the actor for good."""
         self._draining.set()
         if self._task is not None:
             await self._task
+        ray.actor.exit_actor()
 
     async def _serve(self, first: AvatarSource) -> None:
         settings = self._settings

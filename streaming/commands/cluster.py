@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -12,8 +13,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from engine.cluster import import_ray, joined
 from engine.config import ComputeConfig, SessionConfig
-from engine.errors import DependencyError
 from streaming.cluster.config import ClusterConfig, NodeSettings
 from streaming.commands.serve import INTERRUPTED, avatars_by_name
 from streaming.commands.stop_signals import StopSignals
@@ -25,6 +26,8 @@ from streaming.server.app import check_config
 from streaming.server.auth import Secrets
 from streaming.server.catalog import list_samples
 
+HERE = "here"
+PIPE_COLUMNS = 200  # a program that reads the table wants no wrapped lines
 COLUMNS = ("node", "state", "url", "sessions", "room", "viewers", "avatars", "device")
 
 
@@ -62,16 +65,16 @@ class ClusterServe:
             voices=self.voices,
             secrets=secrets,
         )
-        ray = _ray()
+        connection = _director()
         named = avatars_by_name(self.avatars)
-        entries = ray.entries(named, self.cluster.shared)
+        entries = connection.entries(named, self.cluster.shared)
         try:
-            with ray.joined(self.address, start=True) as address:
-                director = ray.start_director(settings, self.server, entries, samples)
+            with joined(self.address, start=True) as address:
+                director = connection.start_director(settings, self.server, entries, samples)
                 try:
-                    asyncio.run(self._serve(ray.answer, director, address, list(named)))
+                    asyncio.run(self._serve(connection.answer, director, address, list(named)))
                 finally:
-                    ray.kill_all()
+                    connection.kill_all()
         except KeyboardInterrupt:
             return INTERRUPTED
         return 0
@@ -99,13 +102,13 @@ class ClusterStatus:
     """HEAD:6379 of the Ray cluster; by default the one that this machine belongs to."""
 
     def run(self) -> int:
-        ray = _ray()
-        with ray.joined(self.address, start=False):
-            rows = asyncio.run(ray.answer(ray.find_director().status.remote()))
+        director = _director()
+        with joined(self.address, start=False):
+            rows = asyncio.run(director.answer(director.find_director().status.remote()))
         table = Table(*COLUMNS, box=None)
         for row in rows:
             table.add_row(*(_cell(row.get(column, "")) for column in COLUMNS))
-        Console(soft_wrap=True).print(table)
+        Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS).print(table)
         return 0
 
 
@@ -114,14 +117,15 @@ class ClusterDrain:
     """End a node after its sessions. Its machine gets no other one until the director restarts."""
 
     node: Annotated[str, tyro.conf.Positional]
-    """Its name, as `cluster status` shows it."""
+    """Its name, as `cluster status` shows it; here: all nodes of this machine."""
     address: str | None = None
     """HEAD:6379 of the Ray cluster; by default the one that this machine belongs to."""
 
     def run(self) -> int:
-        ray = _ray()
-        with ray.joined(self.address, start=False):
-            asyncio.run(ray.answer(ray.find_director().drain.remote(self.node)))
+        director = _director()
+        with joined(self.address, start=False):
+            node = director.this_machine() if self.node == HERE else self.node
+            asyncio.run(director.answer(director.find_director().drain.remote(node)))
         Console().print(f"node {self.node} has ended")
         return 0
 
@@ -141,14 +145,11 @@ def with_default(arguments: list[str]) -> list[str]:
     return arguments
 
 
-def _ray() -> ModuleType:
-    """The module that uses Ray, which not every installation has. Raises DependencyError."""
-    try:
-        from streaming.cluster import connection
-    except ModuleNotFoundError as error:
-        if error.name != "ray":
-            raise
-        raise DependencyError("Ray is not installed; run: pip install 'personastream[cluster]'") from error
+def _director() -> ModuleType:
+    """The module that asks the director; it imports Ray, which not every installation has. Raises DependencyError."""
+    import_ray()
+    from streaming.cluster import connection
+
     return connection
 
 

@@ -48,6 +48,7 @@ class Health:
         return web.json_response({"status": "ok"})
 
     async def readiness(self, request: web.Request) -> web.Response:
+        self._engine.need_device()
         if self._live_sessions.draining:
             raise DrainingError("the server is shutting down")
         return web.json_response({"status": "ready", "avatars": len(self._engine.avatars)})

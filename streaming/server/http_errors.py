@@ -14,6 +14,7 @@ from aiohttp.typedefs import Handler
 from engine.errors import (
     AvatarFileError,
     CapacityError,
+    DeviceError,
     MediaError,
     PersonaStreamError,
     ProtocolError,
@@ -39,6 +40,7 @@ STATUSES: tuple[tuple[type[PersonaStreamError], HTTPStatus], ...] = (
     (QuotaError, HTTPStatus.TOO_MANY_REQUESTS),
     (StorageError, HTTPStatus.INSUFFICIENT_STORAGE),
     (CapacityError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (DeviceError, HTTPStatus.SERVICE_UNAVAILABLE),
     (ProtocolError, HTTPStatus.BAD_REQUEST),
     (MediaError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (AvatarInUseError, HTTPStatus.CONFLICT),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ class RunningCluster:
     """A cluster and an HTTP client of its director."""
 
     address: str
+    arguments: tuple[Any, ...]  # of its director
     director: Any
     http: aiohttp.ClientSession
     url: str
@@ -34,6 +36,16 @@ class RunningCluster:
     async def nodes(self) -> dict[str, dict[str, Any]]:
         """The rows of the nodes that are ready, by URL."""
         return {row["url"]: row for row in await self.director.status.remote() if row["state"] == "ready"}
+
+    async def answers(self) -> None:
+        """Wait until the director answers, which it does once it knows its nodes."""
+        async with asyncio.timeout(60):
+            while True:
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with self.http.get("/readyz") as reply:
+                        assert reply.status == 200
+                        return
+                await asyncio.sleep(0.1)
 
     async def all_ready(self, count: int = NODES) -> None:
         async with asyncio.timeout(120):

@@ -17,11 +17,14 @@ from streaming.cluster.config import ClusterConfig, NodeSettings
 from streaming.config import ServerConfig, VoicesConfig
 from streaming.server.auth import Secrets
 
+MACHINE = {"num_cpus": 1, "object_store_memory": 100 << 20}
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def cluster(avatar_path, tmp_path_factory) -> AsyncIterator[RunningCluster]:
     from ray.cluster_utils import Cluster
 
+    from engine.cluster import joined
     from streaming.cluster import connection
 
     folder = tmp_path_factory.mktemp("cluster")
@@ -29,10 +32,8 @@ async def cluster(avatar_path, tmp_path_factory) -> AsyncIterator[RunningCluster
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")  # for the nodes, which inherit it
     machines = Cluster()
     try:
-        for number in range(NODES):
-            head = {"include_dashboard": False} if number == 0 else {}
-            machines.add_node(num_cpus=1, object_store_memory=100 << 20, **head)
-        with connection.joined(machines.address, start=False):
+        machines.add_node(**MACHINE, include_dashboard=False)
+        with joined(machines.address, start=False):
             avatars = {name: folder / f"{name}.avatar" for name in ("anna", "bob")}
             for path in avatars.values():
                 shutil.copyfile(avatar_path, path)
@@ -46,11 +47,14 @@ async def cluster(avatar_path, tmp_path_factory) -> AsyncIterator[RunningCluster
                 voices=VoicesConfig(),
                 secrets=Secrets((KEY,)),
             )
-            director = connection.start_director(settings, public, connection.entries(avatars, None), {})
+            arguments = (settings, public, connection.entries(avatars, None), {})
+            director = connection.start_director(*arguments)
             try:
+                for _ in range(NODES - 1):  # while the first node starts
+                    machines.add_node(**MACHINE)
                 url = await connection.answer(director.url.remote())
                 async with aiohttp.ClientSession(url) as http:
-                    running = RunningCluster(machines.address, director, http, url)
+                    running = RunningCluster(machines.address, arguments, director, http, url)
                     await running.all_ready()
                     yield running
             finally:

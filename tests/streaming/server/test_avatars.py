@@ -20,9 +20,7 @@ def names(reply):
     return [avatar["name"] for avatar in reply["avatars"]]
 
 
-async def test_an_avatar_is_loaded_and_unloaded_by_holders_of_a_key(
-    serving, avatar_path, tmp_path, problem
-):
+async def test_an_avatar_is_loaded_and_unloaded_by_holders_of_a_key(serving, avatar_path, tmp_path, problem):
     path, key = tmp_path / "anna.avatar", {"Authorization": "Bearer key"}
     shutil.copyfile(avatar_path, path)
     async with serving(secrets=Secrets(("key",))) as client:

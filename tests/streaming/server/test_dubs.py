@@ -18,12 +18,12 @@ from pathlib import Path
 import aiohttp
 import av
 import pytest
-from streaming.server.jobs import Jobs
 
 from engine.errors import SettingError
 from streaming.config import DubsConfig, ServerConfig, TimeoutConfig
 from streaming.server.app import Server
 from streaming.server.auth import Secrets
+from streaming.server.jobs import Jobs
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 ROOT = Path(__file__).parents[3]

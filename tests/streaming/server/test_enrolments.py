@@ -207,9 +207,11 @@ async def test_a_file_that_is_no_avatar_is_refused_and_not_kept(serving, made, p
 
 
 async def test_uploads_of_avatars_have_a_limit_of_bytes(serving, made, place, problem):
-    async with serving(enrolments=made(max_bytes=1000)) as client:
-        async with client.http.put("/v1/avatars/anna", data=bytes(2000)) as reply:
-            assert "MiB" in await problem(reply, 413, "request-entity-too-large")
+    async with (
+        serving(enrolments=made(max_bytes=1000)) as client,
+        client.http.put("/v1/avatars/anna", data=bytes(2000)) as reply,
+    ):
+        assert "MiB" in await problem(reply, 413, "request-entity-too-large")
 
 
 async def test_avatars_of_the_operator_and_unknown_ones_cannot_be_changed(serving, made, place, problem):
