@@ -8,6 +8,7 @@ pictures and encodes them in parts, so that an interrupted run can go on.
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -274,6 +275,9 @@ class Dubbing:
         def face(one: Part, passage: Passage) -> PaintedFace:
             held = painters.get(one.person.number)
             if held is None or held[0] is not passage:
+                held = None
+                painters.pop(one.person.number, None)
+                gc.collect()  # a painter hangs in cycles, with up to 75 MB of references
                 run = one.person.runs[passage.run].between(passage.t.min(), passage.t.max() + 1)
                 bank = crops.bank(one.person, run.shot, chosen[one.person.number][run.shot])
                 made = PaintedFace(run, self.source.upright_size, bank, window, self._model, self._backend)

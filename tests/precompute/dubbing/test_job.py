@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import subprocess
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from engine.errors import NoFaceError, OutputError, SettingError
+from engine.paint.painter import CpuPainter
 from precompute.dubbing.job import Dubbing, Options
 from precompute.dubbing.source import Source
 from precompute.video import read_audio, read_frames
@@ -189,8 +191,17 @@ def test_only_the_passage_changes(video, speech, tmp_path):
 
 @pytest.mark.parametrize("length", ["loop", "bounce"])
 def test_pictures_repeat_until_longer_speech_ends(video, speech, tmp_path, length):
-    options = Options(length=length, from_s=1.0, to_s=1.6)
-    report = Dubbing(video, {"1": speech}, tmp_path / "there and back.mp4", options).run()
+    options, alive = Options(length=length, from_s=1.0, to_s=1.6), []
+
+    def count_painters(*_):
+        alive.append(sum(type(found) is CpuPainter for found in gc.get_objects()))
+
+    gc.disable()
+    try:
+        report = Dubbing(video, {"1": speech}, tmp_path / "there and back.mp4", options, progress=count_painters).run()
+    finally:
+        gc.enable()
+    assert 0 < max(alive) <= 2, "those of earlier passages are freed"
     longer_s = 1.5 - 0.6
     assert report.seconds == pytest.approx(float((FIRST_SHOT + SECOND_SHOT) / RATE) + longer_s, abs=0.1)
     assert report.changed > RATE
