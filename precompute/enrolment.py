@@ -37,7 +37,7 @@ from engine.models.speech import FRAME_SAMPLES, RATE_HZ
 from engine.models.weights import load_face_model
 from engine.paint.shape import LIPS
 from precompute import bank
-from precompute.assessment import MIN_FRAMES, Assessment, assess
+from precompute.assessment import MIN_FRAMES, Assessment, Remark, assess
 from precompute.fit import FaceFit
 from precompute.frame_size import base_size, scan_size
 from precompute.idle import resting_lower_face, write_idle
@@ -92,7 +92,8 @@ class Enrolment:
     """Enrols the speaker of one video. Each stage is a method; `run` calls them in order.
 
     `backend` has the networks that paint, `networks` their fingerprints for the manifest; the embedded ones by default.
-    `progress` is called on the thread that runs the stages; an exception that it raises ends the enrolment.
+    `progress` is called on the thread that runs the stages; an exception that it raises ends the enrolment. `on_remark`
+    gets each flaw of the clip once it is assessed.
 
     Raises OutputError for an output that cannot be written, NotAVideoError or CorruptVideoError for a file that
     does not open as a video, WeightsError for networks that cannot be loaded, SettingError or DeviceError for a device
@@ -108,6 +109,7 @@ class Enrolment:
         backend: Backend | None = None,
         networks: dict[str, str] | None = None,
         progress: Progress = lambda *_: None,
+        on_remark: Callable[[Remark], None] = lambda _: None,
     ) -> None:
         check_output(output, (SUFFIX,), {"video": video})
         self.video, self.output = video, output
@@ -117,7 +119,7 @@ class Enrolment:
         self._model = load_face_model()
         self._backend = backend or backend_for(self.options.device, self.options.quality)
         self._networks = network_fingerprints() if networks is None else networks
-        self._progress = progress
+        self._progress, self._on_remark = progress, on_remark
 
     def run(self) -> Enrolled:
         """Write the avatar to `output`.
@@ -128,6 +130,8 @@ class Enrolment:
         with self._stage("face"):
             clip = self.scan()
         assessment = self.assess(clip)
+        for remark in assessment.remarks:
+            self._on_remark(remark)
         with self._stage("fit"):
             person = self.fit(clip, assessment)
             persona = self.learn_persona(assessment, person)

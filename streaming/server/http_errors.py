@@ -22,6 +22,7 @@ from engine.errors import (
     UnknownAvatarError,
 )
 from streaming.errors import (
+    AvatarExistsError,
     AvatarInUseError,
     FieldError,
     PublishError,
@@ -43,6 +44,7 @@ STATUSES: tuple[tuple[type[PersonaStreamError], HTTPStatus], ...] = (
     (ProtocolError, HTTPStatus.BAD_REQUEST),
     (MediaError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (AvatarInUseError, HTTPStatus.CONFLICT),
+    (AvatarExistsError, HTTPStatus.CONFLICT),
     (AvatarFileError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (PublishError, HTTPStatus.UNPROCESSABLE_ENTITY),
