@@ -7,6 +7,7 @@ invented person must be the CPU's; then those of recorded graphs must be the eag
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -42,7 +43,7 @@ from engine.paint.painter import FittedVideo
 log = logging.getLogger(__name__)
 
 PRECISION: Precision = "float16"
-TO_CPU_DB, TO_EAGER_DB = 40.0, 55.0  # of float16 against float32, and of the same kernels in another order
+TO_CPU_DB, TO_EAGER_DB = 40.0, 45.0  # float16 against float32; float16 whose kernels may differ: grey levels round
 CHECK_S = 300.0
 FRAMES, BANK, SIZE_PX = 8, 6, 384
 BOX = (40, 30, 300)  # left, top and size of the crop in the frame
@@ -59,13 +60,15 @@ class Verdict:
 
 def verdict(device: torch.device, folder: Path | None = None, python: str = sys.executable) -> Verdict:
     """The remembered verdict on this card, driver and weights; without one, the card is checked."""
-    path = _remembered(device, folder)
-    if path.is_file():
-        return Verdict(**json.loads(path.read_text()))
+    with contextlib.suppress(OSError, ValueError, TypeError):  # there is none, or it is damaged
+        return Verdict(**json.loads(_remembered(device, folder).read_text()))
     log.info("%s: checking pictures against the CPU's, once for this card, driver and weights", device)
     found = check_apart(device, python)
     if found.mode is not None:  # else it may have been another process that took the memory
-        remember(device, found, folder)
+        try:
+            remember(device, found, folder)
+        except OSError as error:
+            log.warning("the check of %s is not remembered: %s", device, error)
     return found
 
 

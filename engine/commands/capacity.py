@@ -102,6 +102,7 @@ async def measure_sessions(engine: Engine, sessions: int, every: int, pcm: np.nd
     """Measure so many sessions at once, of which each `every`th talks; none with 0."""
     pipeline = engine.pipelines["avatar"]
     pipeline.times = times = StageTimes()
+    engine.choose_quality()  # an overload before, with more sessions, says nothing of these
     talks = [every > 0 and i % every == 0 for i in range(sessions)]
     load, late_before = engine.load(sum(talks)), engine.counters.late
     began_s, used_s = time.perf_counter(), time.process_time()

@@ -100,13 +100,17 @@ class Engine:
                 raise DeviceError(f"{reason}; choose `--device auto` or `--device cpu`") from error
             backend = backend.spare(reason)
             self._open_avatars(backend)
-        self.quality = QualityController(backend.levels, self._present_load)
-        log.info("quality %s: %s", self.quality.pace, self.quality.reason)
+        self.choose_quality()
         self._scheduler = Scheduler(self._run, self.costs, backend.workers)
         self._idle = {name: IdlePictures(pipeline, self._scheduler) for name, pipeline in self._pipelines.items()}
         self._loop = asyncio.get_running_loop()
         await self._tasks.__aenter__()
         return self
+
+    def choose_quality(self) -> None:
+        """Choose the pace of the sessions that are opened from now on, from the measured times."""
+        self.quality = QualityController(self.backend.levels, self._present_load)
+        log.info("quality %s: %s", self.quality.pace, self.quality.reason)
 
     def _open_avatars(self, backend: Backend) -> None:
         """Open the avatars on `backend`, which becomes the engine's, and run every network."""

@@ -94,6 +94,16 @@ def test_a_verdict_is_remembered_for_this_card_driver_and_weights(card, child, t
     assert verdict(GPU, folder, broken).mode is None
 
 
+def test_a_verdict_that_cannot_be_read_or_written_is_found_again(card, child, tmp_path, caplog):
+    folder = tmp_path / "verdicts"
+    verdict(GPU, folder, child(says(EAGER)))
+    (file,) = folder.iterdir()
+    file.write_text("{half of")
+    assert verdict(GPU, folder, child(says(EAGER, GRAPHS))) == Verdict(**GRAPHS)
+    assert verdict(GPU, file, child(says(EAGER))).mode == "eager", "a file where the folder should be"
+    assert "is not remembered" in caplog.text
+
+
 @pytest.mark.slow
 def test_the_check_compares_pictures_which_are_the_cpus_or_not():
     _, windows, _ = cpu_parts()

@@ -110,7 +110,8 @@ def test_fine_and_coarse_pictures_come_in_the_order_in_which_they_were_asked_for
             assert picture.shape == alone.shape and psnr(picture, alone) > 60
 
 
-def test_the_room_of_an_avatar_that_has_gone_is_used_again(avatar, video, model, lips):
+def test_the_room_of_an_avatar_that_has_gone_is_used_again_and_threads_end_with_the_backend(avatar, video, model, lips):
+    before = set(threading.enumerate())
     backend = OnTensors(CpuBackend.embedded())
     first = backend.painter(video, avatar.bank, model)
     expected = first.paint(20, lips(20))
@@ -120,6 +121,13 @@ def test_the_room_of_an_avatar_that_has_gone_is_used_again(avatar, video, model,
     again = backend.painter(video, avatar.bank, model)
     assert backend.batch_painter.device_bytes == bytes_before
     assert np.abs(again.paint(20, lips(20)).astype(int) - expected).max() <= 1
+    threads = set(threading.enumerate()) - before
+    assert threads
+    del backend, again
+    gc.collect()
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
 
 
 @pytest.mark.parametrize("box", [(0, 0, 200), (40, -60, 300), (400, 380, 230), (-100, -120, 700)])
