@@ -165,8 +165,8 @@ class DubEvents:
         words = self._last_words()
         if missing := MISSING.search(words):
             raise DependencyError(
-                f"dubbing a video needs the enrolment stack, and {missing[1]} is not installed; run `make setup`, or "
-                "install personastream with its dependencies"
+                f"dubbing a video needs the enrolment stack, and {missing[1]} is not installed; run "
+                "`pip install 'personastream[enroll]'`"
             )
         again = "try it again; if it happens again, report it"
         if code == EXIT_CODE:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +27,7 @@ from engine.avatar.file import SUFFIX, AvatarContents, Bank, network_fingerprint
 from engine.avatar.manifest import Manifest
 from engine.avatar.video import CACHE_BYTES, VideoReader
 from engine.backends.backend import Backend
-from engine.backends.cpu import CpuBackend
+from engine.backends.cpu import CpuBackend, cores
 from engine.config import Quality
 from engine.errors import CorruptVideoError
 from engine.files import check_output, working_folder
@@ -233,7 +232,7 @@ class Enrolment:
         with ExitStack() as stack, torch_threads(1):
             readers = [
                 stack.enter_context(_open(base, manifest, cache_bytes=PAINTER_CACHE_BYTES))
-                for _ in range(min(MAX_PAINTERS, len(os.sched_getaffinity(0))))
+                for _ in range(min(MAX_PAINTERS, cores()))
             ]
             painters = [person.painter(reader.read, references, self._model, self._backend) for reader in readers]
             write_idle(
