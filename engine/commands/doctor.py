@@ -23,10 +23,7 @@ from engine.live.batching import measure
 from engine.models import weights
 from engine.models.speech import SpeechConfig
 
-ONE_OPENCV = (
-    "keep the build that needs no desktop: pip uninstall -y opencv-contrib-python opencv-python; "
-    "pip install --force-reinstall --no-deps opencv-python-headless"
-)
+HEADLESS = "opencv-python-headless"
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,7 @@ def examine() -> Iterator[Finding]:
     yield _enrolment()
     backend, networks = _networks()
     yield networks
+    yield _licences()
     yield _device()
     yield _sound_devices()
     if backend is not None:
@@ -70,17 +68,21 @@ def _library(name: str, purpose: str) -> Finding:
 
 def _opencv() -> Finding:
     """One build of OpenCV: each of them writes the same folder, and those for a desktop need its libGL."""
-    builds = sorted(
-        f"{name} {found.version}"
+    builds = {
+        name: found.version
         for found in importlib.metadata.distributions()
-        if (name := found.metadata["Name"]).startswith("opencv-")
-    )
-    remedy = "" if len(builds) == 1 else ONE_OPENCV
+        if (name := str(found.metadata["Name"])).startswith("opencv-")
+    }
+    others = " ".join(sorted(builds.keys() - {HEADLESS}))
+    release = f"=={builds[HEADLESS]}" if HEADLESS in builds else ""
+    remedy = f"keep the build that needs no desktop: pip uninstall -y {others}; " if others else ""
+    remedy += f"pip install --force-reinstall --no-deps {HEADLESS}{release}"
+    detail = ", ".join(f"{name} {version}" for name, version in sorted(builds.items())) or "not installed"
     try:
         importlib.import_module("cv2")
     except ImportError as error:
-        return Finding("opencv", False, f"{', '.join(builds) or 'not installed'}: {error}", remedy or ONE_OPENCV)
-    return Finding("opencv", True, ", ".join(builds), remedy)
+        return Finding("opencv", False, f"{detail}: {error}", remedy)
+    return Finding("opencv", True, detail, remedy if len(builds) > 1 else "")
 
 
 def _enrolment() -> Finding:
@@ -101,6 +103,15 @@ def _networks() -> tuple[CpuBackend | None, Finding]:
         remedy = "reinstall the package, or train them with `python -m training`"
         return None, Finding("networks", False, str(error), remedy)
     return backend, Finding("networks", True, detail)
+
+
+def _licences() -> Finding:
+    return Finding(
+        "licences",
+        True,
+        f"code Apache-2.0, weights {weights.LICENCE}",
+        "for other uses train them again, with `python -m training`",
+    )
 
 
 def _latency(speech: SpeechConfig) -> Finding:

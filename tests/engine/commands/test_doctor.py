@@ -66,3 +66,15 @@ def test_a_library_that_is_not_there_is_found(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "300")
     assert Doctor().run() == 1
     assert "personastream[enroll]" in capsys.readouterr().out  # brackets are no markup
+
+
+def test_a_second_build_of_opencv_is_found_and_the_remedy_keeps_the_headless_one(monkeypatch, tmp_path):
+    for name, release in (("opencv-contrib-python", "4.11.0.86"), ("opencv-python-headless", "4.12.0.88")):
+        folder = tmp_path / f"{name.replace('-', '_')}-{release}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {release}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    opencv = by_name()["opencv"]
+    assert "opencv-contrib-python 4.11.0.86" in opencv.detail
+    assert "uninstall -y opencv-contrib-python" in opencv.remedy
+    assert opencv.remedy.endswith("opencv-python-headless==4.12.0.88")
