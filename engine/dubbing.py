@@ -33,6 +33,7 @@ from engine.files import printable
 from engine.signals import EXIT_CODE
 
 PROGRAM = (sys.executable, "-P", "-m", "precompute.dubbing")  # -P: a file of the user's folder is no module
+KILLED = 9  # SIGKILL, which Windows lacks
 STOP_S = 5.0  # after SIGTERM; the child needs less than one
 LAST_WORDS_BYTES = 2_000
 MAX_MIX_DB = 60.0
@@ -172,7 +173,7 @@ class DubEvents:
         if code == EXIT_CODE:
             raise DubbingError(f"{self._video}: the dubbing process was interrupted; {again}")
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        if code == -signal.SIGKILL:
+        if code == -KILLED:
             how += " (the system does so when memory runs out)"
         raise DubbingError(f"{self._video}: the dubbing process {how} and without a result; {again}. {words}".strip())
 
