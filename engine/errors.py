@@ -19,7 +19,9 @@
     ├── ExportError             a network cannot be written as ONNX, or the file's outputs differ from torch's
     ├── PlanError               a TensorRT plan cannot be built, loaded or run on this machine
     ├── DubbingError            the process that dubs a video crashed
+    ├── EnrolmentError          the process that makes an avatar crashed
     ├── DependencyError         a library is missing, or differs from the versions that this package works with
+    ├── ClusterError            a Ray cluster cannot be joined, or has no such node
     ├── DeviceError             the device is missing or cannot run the networks
     ├── SettingError            a setting on the command line is out of its range
     ├── UnknownAvatarError      no avatar has that name
@@ -139,10 +141,22 @@ class DubbingError(PersonaStreamError):
     code = "dubbing"
 
 
+class EnrolmentError(PersonaStreamError):
+    """The process that makes an avatar crashed, or was ended."""
+
+    code = "enrolment"
+
+
 class DependencyError(PersonaStreamError):
     """A library is missing, or differs from the versions that this package works with."""
 
     code = "dependency"
+
+
+class ClusterError(PersonaStreamError):
+    """A Ray cluster cannot be joined, or has no such node."""
+
+    code = "cluster"
 
 
 class DeviceError(PersonaStreamError):

@@ -1,4 +1,4 @@
-"""The lip references (§3.2): frames spread evenly over the clip's mouth openings."""
+"""The lip references (§3.2): frames spread over the clip's mouth openings, shapes of the lips and turns of the head."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from engine.config import Quality
 from engine.models.morphable import CROP_PX
 from engine.models.renderer import FINE
 from engine.paint.composite import cut
+from engine.paint.references import distances
 from precompute.fit import FaceFit
 
 REFERENCES = 25  # N_l of the paper
@@ -36,11 +37,24 @@ def good_frames(fit: FaceFit, visible: np.ndarray, sharpness: np.ndarray, yaw_de
     return np.ones(len(visible), bool)
 
 
-def choose(opening: np.ndarray, good: np.ndarray, count: int = REFERENCES) -> np.ndarray:
-    """`count` frames, evenly spaced in the order of mouth opening [T], from the most closed to the most open."""
+def choose(opening: np.ndarray, lips: np.ndarray, turns: np.ndarray, good: np.ndarray) -> np.ndarray:
+    """REFERENCES of the frames `good` [T] bool, or all of them where there are fewer; from the most closed to the most
+    open mouth.
+
+    opening [T], lips [T, 40, 3] in model units, turns [T, 3] in radians. The first half is evenly spaced in the order
+    of opening; then each is the frame whose lips and turn are the farthest from those of all chosen ones, by the
+    distance that chooses among references. docs/renderer.md has the figures.
+    """
     candidates = np.flatnonzero(good)
     ordered = candidates[np.argsort(opening[candidates], kind="stable")]
-    return ordered[np.rint(np.linspace(0, len(ordered) - 1, count)).astype(int)]
+    count = min(REFERENCES, len(ordered))
+    chosen = ordered[np.rint(np.linspace(0, len(ordered) - 1, (count + 1) // 2)).astype(int)].tolist()
+    away = np.min([distances(lips[ordered], turns[ordered], lips[i], turns[i]) for i in chosen], axis=0)
+    while len(chosen) < count:
+        farthest = int(ordered[np.argmax(away)])
+        chosen.append(farthest)
+        away = np.minimum(away, distances(lips[ordered], turns[ordered], lips[farthest], turns[farthest]))
+    return np.array(sorted(chosen, key=lambda frame: opening[frame]))
 
 
 def crop_px(fit: FaceFit, quality: Quality) -> int:

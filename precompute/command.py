@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from engine.avatar.file import SUFFIX
-from engine.errors import PersonaStreamError
+from engine.cluster import FileTask, joined, run_tasks
+from engine.errors import PersonaStreamError, SettingError
 from engine.media import FPS
 from engine.signals import EXIT_CODE, interruptible
 from precompute.enrolment import Enrolled, Enrolment, EnrolmentOptions
@@ -36,8 +38,13 @@ class Precompute:
 
     video: tyro.conf.Positional[Path]
     """Video of the speaker, in any format, frame rate or orientation."""
+    more: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="VIDEO…")] = ()
+    """More videos, with --cluster."""
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """The file to write. An older file is replaced only when the new one is complete. Default: beside the video."""
+    """The file to write. An older file is replaced only when the new one is complete. Default: beside the video.
+    With --cluster a folder, in which the avatars are named after their videos."""
+    cluster: bool = False
+    """Enrol on the machines of a Ray cluster: the one of this machine, of RAY_ADDRESS, or a new one."""
     options: Annotated[EnrolmentOptions, tyro.conf.arg(name="")] = field(default_factory=EnrolmentOptions)
 
 
@@ -92,11 +99,33 @@ def enrol(config: Precompute, console: Console) -> None:
     console.print(f"[green]✓[/] {escape(str(enrolled.path))}", highlight=False, soft_wrap=True)
 
 
+def enrol_on_cluster(config: Precompute, console: Console) -> int:
+    """Enrol all videos as tasks of a cluster; returns the exit code."""
+    videos = (config.video, *config.more)
+    outputs = [(config.output or video.parent) / f"{video.stem}{SUFFIX}" for video in videos]
+    if len(set(outputs)) < len(outputs):
+        raise SettingError("two of the videos have the same name; rename one: the avatars are named after them")
+    if config.output is not None:
+        config.output.mkdir(parents=True, exist_ok=True)
+    tasks = [FileTask((video,), output) for video, output in zip(videos, outputs, strict=True)]
+    with joined(None, start=True):
+        return run_tasks(partial(_enrol_file, config.options), tasks, console)
+
+
+def _enrol_file(options: EnrolmentOptions, inputs: list[Path], output: Path) -> None:
+    """The task of a cluster."""
+    Enrolment(inputs[0], output, options).run()
+
+
 def run(config: Precompute, console: Console) -> int:
     """Enrol, and print one line for an error. The exit code: 0 written, 2 video, weights or output unusable, 130
     interrupted."""
     try:
         with interruptible():
+            if config.cluster:
+                return enrol_on_cluster(config, console)
+            if config.more:
+                raise SettingError(f"{1 + len(config.more)} videos; expected one, or --cluster")
             enrol(config, console)
     except PersonaStreamError as error:
         message = str(error) if str(config.video) in str(error) else f"{config.video}: {error}"

@@ -8,6 +8,10 @@ PersonaStreamError
 ├── MediaError
 │   └── TooLongError
 ├── TooLargeError
+├── AvatarInUseError
+├── AvatarExistsError
+├── SessionClosedError
+│   └── NodeLostError
 ├── FieldError
 ├── PublishError
 ├── VoiceError
@@ -18,7 +22,7 @@ PersonaStreamError
 
 from __future__ import annotations
 
-from engine.errors import CapacityError, MediaError, PersonaStreamError
+from engine.errors import CapacityError, MediaError, PersonaStreamError, SessionClosedError
 
 
 class QuotaError(CapacityError):
@@ -56,6 +60,24 @@ class TooLargeError(PersonaStreamError):
     """An upload has more bytes than this server takes."""
 
     code = "request-entity-too-large"
+
+
+class AvatarInUseError(PersonaStreamError):
+    """An avatar cannot be unloaded while it has sessions."""
+
+    code = "conflict"
+
+
+class AvatarExistsError(PersonaStreamError):
+    """An avatar of that name exists, or is being made."""
+
+    code = "avatar-exists"
+
+
+class NodeLostError(SessionClosedError):
+    """The node of a cluster on which a session ran is gone, and the session with it."""
+
+    code = "node-lost"
 
 
 class FieldError(PersonaStreamError):

@@ -20,7 +20,8 @@ FILE = re.compile(r"(?<![\w./-])([\w-]+\.(?:py|cu))\b")
 MODULE = re.compile(rf"(?<![\w./-])((?:{'|'.join(PACKAGES)})(?:\.\w+)+)")
 PROGRAM = re.compile(r"^```python\n.*?^```", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(
-    r"(?:personastream (?:serve|dub|bench|mic|export|doctor)|\bprecompute [\w-]|python -m (?:training|benchmarks))"
+    r"(?:personastream (?:serve|cluster|dub|bench|mic|export|doctor)|\bprecompute [\w-]"
+    r"|python -m (?:training|benchmarks))"
 )
 OPTION = re.compile(r"(?<![\w-])--([a-z][\w.-]*)")
 NOT_OF_OURS = {"help", "persona-accent", "persona-accent-ink"}  # tyro's, and properties of a style sheet

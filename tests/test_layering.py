@@ -35,7 +35,8 @@ STREAMING_ROOMS = {
     "publish": {"server", "webrtc"},
     "local": set(),
     "server": {"publish", "speech", "voices", "webrtc"},
-    "commands": {"local", "publish", "server", "voices"},
+    "cluster": {"server", "voices"},
+    "commands": {"cluster", "local", "publish", "server", "voices"},
 }
 
 

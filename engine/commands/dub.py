@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import av
 import tyro
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from rich.console import Console
 
 from engine.audio import float_to_pcm
 from engine.avatar.avatar import Avatar
@@ -21,20 +23,11 @@ from engine.avatar.file import SUFFIX
 from engine.backends.backend import Backend
 from engine.backends.cpu import CpuBackend
 from engine.backends.select import backend_for
+from engine.child import Listener, Report, WorkEvent, WorkProgress
+from engine.cluster import FileTask, joined, run_tasks
 from engine.commands.dub_display import Display, JsonLines
 from engine.config import ComputeConfig, SessionConfig
-from engine.dubbing import (
-    DubEvent,
-    DubOptions,
-    DubProgress,
-    Length,
-    Listener,
-    Report,
-    Speech,
-    dub_video,
-    faces_of,
-    parts_of,
-)
+from engine.dubbing import DubOptions, Length, Speech, dub_video, faces_of, parts_of
 from engine.errors import DubbingError, PersonaStreamError, SettingError
 from engine.files import SIGNATURES, check_output, ffmpeg_name, replaced
 from engine.live.pipeline import AvatarPipeline
@@ -64,7 +57,7 @@ def dub(
     resume: bool = False,
     quality: Literal["best", "fast"] = DubOptions.quality,
     expressiveness: float = SessionConfig.expressiveness,
-    progress: Callable[[DubProgress], None] | None = None,
+    progress: Callable[[WorkProgress], None] | None = None,
 ) -> Report:
     """Write `output`: `source`, an avatar or a video, speaks the sound file `speech`. Returns the report of the work.
 
@@ -89,8 +82,8 @@ def dub(
         quality=quality,
     )
 
-    def listen(event: DubEvent) -> None:
-        if progress is not None and isinstance(event, DubProgress):
+    def listen(event: WorkEvent) -> None:
+        if progress is not None and isinstance(event, WorkProgress):
             progress(event)
 
     if is_avatar(Path(source)):
@@ -162,7 +155,7 @@ class _Pace:
         self._told_s = now_s
         total = max(self._total, done)
         left_s = (now_s - self._began_s) * (total - done) / done
-        self._listen(DubProgress("pictures", done, total, left_s))
+        self._listen(WorkProgress("pictures", done, total, left_s))
 
 
 def _write(path: Path, pipeline: AvatarPipeline, units: Iterable[MediaUnit], told: Callable[[int], None]) -> int:
@@ -211,6 +204,13 @@ def speeches_of(pairs: Iterable[str]) -> dict[int, Path]:
     return files
 
 
+def _dub_files(command: Dub, inputs: list[Path], output: Path) -> None:
+    """The task of a cluster: `command` for these files."""
+    source, speech = inputs
+    alone = dataclasses.replace(command, source=source, speech=speech, more=(), output=output)
+    alone._dub(lambda event: None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dub:
     """Make an avatar speak a sound file in a new clip, or give a video other words.
@@ -223,8 +223,12 @@ class Dub:
     """The .avatar file, or the video."""
     speech: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="SPEECH")] = None
     """The sound file. Without it, --speech names one for each face."""
+    more: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SPEECH…")] = ()
+    """With --cluster, more sound files: each becomes a video in the folder -o."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("out.mp4")
     """The file to write. An older file is replaced only when the new one is complete."""
+    cluster: bool = False
+    """Dub on the machines of a Ray cluster: the one of this machine, of RAY_ADDRESS, or a new one."""
     json: bool = False
     """Print progress and result as lines of JSON, and nothing else, on the standard output."""
     face: int | Literal["auto"] = "auto"
@@ -237,6 +241,10 @@ class Dub:
     compute: Annotated[ComputeConfig, tyro.conf.arg(name="")] = field(default_factory=ComputeConfig)
 
     def run(self) -> int:
+        if self.cluster:
+            return self._dub_on_cluster()
+        if self.more:
+            raise SettingError(f"{1 + len(self.more)} sound files; expected one, or --cluster and a folder as -o")
         with JsonLines() if self.json else Display() as display:
             try:
                 display.finish(self._dub(display.show))
@@ -250,11 +258,25 @@ class Dub:
                 raise KeyboardInterrupt(*hint) from interrupt
         return 0
 
+    def _dub_on_cluster(self) -> int:
+        if self.speech is None or self.json or self.options.report or self.options.resume:
+            raise SettingError("--cluster: expected sound files, without --speech, --json, --report and --resume")
+        if self.output.suffix in SUFFIXES:
+            raise SettingError(f"-o {self.output}: with --cluster expected a folder, for a video of each sound file")
+        speeches = (self.speech, *self.more)
+        outputs = [self.output / f"{speech.stem}.mp4" for speech in speeches]
+        if len(set(outputs)) < len(outputs):
+            raise SettingError("two of the sound files have the same name; rename one: the videos are named after them")
+        self.output.mkdir(parents=True, exist_ok=True)
+        tasks = [FileTask((self.source, speech), output) for speech, output in zip(speeches, outputs, strict=True)]
+        with joined(None, start=True):
+            return run_tasks(partial(_dub_files, self), tasks, Console(stderr=True))
+
     def _dub(self, listen: Listener) -> Report:
         speech = self._speech()
         if is_avatar(self.source):
             sound = _only(speech, self.face, self.options)
-            backend = backend_for(self.compute.device, self.compute.quality)
+            backend = backend_for(self.compute.device, self.compute.quality, self.compute.gpu_mode)
             config = SessionConfig(expressiveness=self.expressiveness)
             return _dub_avatar(self.source, sound, self.output, backend, config, listen)
         _refuse(self.expressiveness)

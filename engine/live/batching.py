@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ PAYS = 0.9  # share of the time per job at the next smaller size; a smaller gain
 LONGEST_S = 0.5 / FPS  # work that arrives during a batch waits for its end
 TRIALS = 5
 SMOOTHING = 0.2  # the weight of the latest batch
+ROUNDING = 1e-9  # of a sum of shares
 UNMEASURED_S = 0.02  # assumed for a stage that has not run yet
 
 C = TypeVar("C")
@@ -72,7 +74,22 @@ class BatchTimes:
 
     def load(self, sessions: int, rates_hz: Mapping[str, float]) -> float:
         """The share of the device's time that `sessions` need, each with jobs at these rates by stage."""
-        return sessions * sum(rate * self.each_s(stage, sessions) for stage, rate in rates_hz.items())
+        return sessions * self._share(sessions, rates_hz)
+
+    def _share(self, sessions: int, rates_hz: Mapping[str, float]) -> float:
+        """The load of one of so many sessions."""
+        return sum(rate * self.each_s(stage, sessions) for stage, rate in rates_hz.items())
+
+    def most_sessions(self, choices: Sequence[Mapping[str, float]], limit: float) -> float:
+        """The number of sessions, admitted one by one, whose load stays within `limit`, each with the cheapest of the
+        `choices` of rates; infinite where they cost nothing."""
+        for size, largest in zip(SIZES, (*(size - 1 for size in SIZES[1:]), math.inf), strict=True):
+            # From `size` to `largest` sessions all have the same share.
+            share = min(self._share(size, rates_hz) for rates_hz in choices)
+            fitting = (limit + ROUNDING) // share if share else math.inf
+            if fitting < largest:
+                return max(size - 1, fitting)
+        return math.inf
 
     def present_load(self, sessions: int, rates_hz: Mapping[str, float]) -> float:
         """`load` at the machine's present speed, which the latest batches of any stage show."""

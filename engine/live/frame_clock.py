@@ -15,12 +15,11 @@ class FrameClock:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._began_s = 0.0
+        self.began_s = 0.0  # loop time of frame 0
 
-    def start(self) -> float:
-        """Start frame 0 now; returns the loop time."""
-        self._began_s = self.now_s
-        return self._began_s
+    def start(self) -> None:
+        """Start frame 0 now."""
+        self.began_s = self.now_s
 
     @property
     def now_s(self) -> float:
@@ -29,7 +28,7 @@ class FrameClock:
 
     def due_s(self, frame: int) -> float:
         """Loop time at which a frame is complete and goes out."""
-        return self._began_s + (frame + 1) * FRAME_S
+        return self.began_s + (frame + 1) * FRAME_S
 
     def late_s(self, frame: int) -> float:
         """Lateness of a frame that has not gone out; negative before it is due."""
@@ -37,7 +36,7 @@ class FrameClock:
 
     def skip(self, seconds: float) -> None:
         """Postpone all frames that have not gone out."""
-        self._began_s += seconds
+        self.began_s += seconds
 
     def frames_too_soon(self, next_frame: int, cost_s: float) -> int:
         """The number of frames from `next_frame` on that are due too soon for work that takes `cost_s`."""

@@ -1,8 +1,7 @@
-"""The jobs of a timeline, and their outcomes."""
+"""The jobs of timelines and avatars, and their outcomes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -15,8 +14,6 @@ from engine.models.geometry import GeometryState
 from engine.models.speech import SpeechState
 
 Stage = Literal["lips", "idle"] | Level  # jobs of one stage can be done in one batch
-
-SINGLE: Mapping[Level, Level] = {"best-half": "best", "fast-half": "fast"}  # of levels with runs of two: for one alone
 
 
 @dataclass(frozen=True)
@@ -31,19 +28,23 @@ class LipsJob:
     def stage(self) -> Stage:
         return "lips"
 
+    @property
+    def numbers(self) -> list[int]:
+        """Of its frames."""
+        return [self.due]
+
 
 class Frame(NamedTuple):
-    """Output frame `due`: base frame `base` with lips [V_low, 3], or with None the idle picture of it."""
+    """Output frame `due`: base frame `base` with lips [V_low, 3]."""
 
     base: int
-    lips: Tensor | None
+    lips: Tensor
     due: int
 
 
 @dataclass(frozen=True, eq=False)
 class PaintJob:
-    """Paint a run of frames at `level`. The network paints the first one, the others may be laid from it. Idle frames
-    come one by one."""
+    """Paint a run of frames at `level`. The network paints the first one, the others may be laid from it."""
 
     frames: tuple[Frame, ...]
     level: Level = "best"
@@ -54,10 +55,29 @@ class PaintJob:
 
     @property
     def stage(self) -> Stage:
-        return "idle" if self.frames[0].lips is None else self.level
+        return self.level
+
+    @property
+    def numbers(self) -> list[int]:
+        return [frame.due for frame in self.frames]
 
 
-Job = LipsJob | PaintJob
+@dataclass(frozen=True)
+class IdleJob:
+    """Decode the idle picture of base frame `base`, for all silent sessions of the avatar."""
+
+    base: int
+
+    @property
+    def stage(self) -> Stage:
+        return "idle"
+
+    @property
+    def numbers(self) -> list[int]:
+        return [self.base]
+
+
+Job = LipsJob | PaintJob | IdleJob
 
 
 @dataclass(frozen=True)
@@ -69,4 +89,4 @@ class Lips:
     lips: Tensor
 
 
-Outcome = Lips | list[np.ndarray]  # of a PaintJob: the pictures [H, W, 3] uint8 of its frames
+Outcome = Lips | list[np.ndarray]  # of other jobs: the pictures [H, W, 3] uint8 of its frames

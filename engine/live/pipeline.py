@@ -25,7 +25,7 @@ from engine.backends.backend import Backend
 from engine.config import FINE_LEVELS, Level, SessionConfig
 from engine.errors import AvatarFileError
 from engine.live.batching import SIZES, BatchTimes, measure
-from engine.live.job import Frame, Job, Lips, LipsJob, Outcome, PaintJob
+from engine.live.job import Frame, IdleJob, Job, Lips, LipsJob, Outcome, PaintJob
 from engine.live.quality import Pace
 from engine.live.segment import SpeechSegment
 from engine.live.timeline import Timeline
@@ -90,7 +90,7 @@ class AvatarPipeline:
             return self.perform_all([Work(self, PaintJob(tuple(frames), level)) for frames in runs])
 
         def idle(size: int) -> object:
-            return self.perform(self.paint_job(next(bases), None))
+            return self.perform(IdleJob(next(bases)))
 
         workers = self._backend.workers
         with inference_threads(workers) as threads:
@@ -109,8 +109,8 @@ class AvatarPipeline:
         self.times = StageTimes()  # without the time of compiling
         return costs
 
-    def paint_job(self, base: int, lips: Tensor | None) -> PaintJob:
-        """The picture of base frame `base` with lips [V_low, 3], or its idle picture, outside any timeline."""
+    def paint_job(self, base: int, lips: Tensor) -> PaintJob:
+        """The picture of base frame `base` with lips [V_low, 3], outside any timeline."""
         return PaintJob((Frame(base, lips, 0),), self.level)
 
     def new_segment(self, expressiveness: float = 1.0) -> SpeechSegment:
@@ -124,9 +124,10 @@ class AvatarPipeline:
             expressiveness=expressiveness,
         )
 
-    def new_timeline(self, config: SessionConfig) -> Timeline:
+    def new_timeline(self, config: SessionConfig, idle: Callable[[int], np.ndarray | None] | None = None) -> Timeline:
+        """idle: the idle pictures; by default each is decoded when it is shown."""
         new_segment = partial(self.new_segment, config.expressiveness)
-        return Timeline(config, self.avatar.loop, self.rest, new_segment, self.first)
+        return Timeline(config, self.avatar.loop, self.rest, new_segment, self.first, idle or self._idle.read)
 
     def speak(self, pcm: np.ndarray | Iterable[np.ndarray], config: SessionConfig | None = None) -> Iterator[MediaUnit]:
         """The units of a session that speaks pcm [N] int16 at 48 kHz from its first frame until the mouth has closed,
@@ -155,14 +156,20 @@ class AvatarPipeline:
                     timeline.finish(job, outcome.result(), lead=0)
 
     def perform(self, job: Job) -> Outcome:
-        """Run `job`: lips for a LipsJob, pictures [H, W, 3] uint8 for a PaintJob."""
+        """Run `job`: lips for a LipsJob, pictures [H, W, 3] uint8 for the others."""
         return self.perform_all([Work(self, job)])[0]
 
     def perform_all(self, batch: Sequence[Work[Job]]) -> Sequence[Outcome]:
         """Run a batch: work of one stage, for this pipeline and others with the same backend."""
         if isinstance(batch[0].job, LipsJob):
             return self._compute_lips(cast(Sequence[Work[LipsJob]], batch))
+        if isinstance(batch[0].job, IdleJob):
+            return [work.pipeline._decode(work.job) for work in cast(Sequence[Work[IdleJob]], batch)]
         return self._paint(cast(Sequence[Work[PaintJob]], batch))
+
+    def _decode(self, job: IdleJob) -> list[np.ndarray]:
+        with self.times.measure("idle"):
+            return [self._idle.read(job.base)]
 
     def _compute_lips(self, batch: Sequence[Work[LipsJob]]) -> list[Lips]:
         pipelines = [work.pipeline for work in batch]
@@ -186,15 +193,11 @@ class AvatarPipeline:
 
     def _paint(self, batch: Sequence[Work[PaintJob]]) -> list[list[np.ndarray]]:
         pipelines = [work.pipeline for work in batch for _ in work.job.frames]
-        if batch[0].job.stage == "idle":
-            with _shared(pipelines, "idle"):
-                return [[work.pipeline._idle.read(frame.base) for frame in work.job.frames] for work in batch]
         with _shared(pipelines, "picture"):
             return self._painter.paint_together([work.pipeline._run(work.job) for work in batch])
 
     def _run(self, job: PaintJob) -> tuple[PicturePainter, list[tuple[int, Tensor]], bool]:
-        frames = [(frame.base, frame.lips) for frame in job.frames if frame.lips is not None]
-        return self._painter, frames, job.level in FINE_LEVELS
+        return self._painter, [(frame.base, frame.lips) for frame in job.frames], job.level in FINE_LEVELS
 
 
 @contextmanager

@@ -33,8 +33,10 @@ class Client(Protocol[Work, Outcome_contra]):
 
 
 class Scheduler(Generic[Work, Outcome]):
-    """Runs batches for any number of clients, as many at once as there are workers. Call `wake` whenever there may be
-    new work.
+    """Runs batches for any number of clients, as many at once as there are workers.
+
+    A client is asked for its work when it is woken, and before and after work of it begins or ends: clients without
+    news cost nothing. Call `wake` whenever a client may have other work than before.
 
     run: runs a batch of one stage on an inference thread and returns the outcomes in order. A batch that raises is run
     again piece by piece, so `run` must change nothing when it raises.
@@ -49,38 +51,64 @@ class Scheduler(Generic[Work, Outcome]):
     ) -> None:
         self.costs = costs or BatchTimes()
         self._run = run
-        self._clients: dict[Client[Work, Outcome], float] = {}  # with the loop time at which each was last served
+        self._served_s: dict[Client[Work, Outcome], float] = {}  # loop time at which each client was last served
+        self._waiting: dict[Client[Work, Outcome], Pending[Client[Work, Outcome]]] = {}  # their work when last asked
         self._threads = inference_threads(workers)
         self._free = workers
 
     def add(self, client: Client[Work, Outcome]) -> None:
-        self._clients[client] = asyncio.get_running_loop().time()
-        self.wake()
+        self._served_s[client] = asyncio.get_running_loop().time()
+        self.wake(client)
 
     def remove(self, client: Client[Work, Outcome]) -> None:
-        del self._clients[client]
+        del self._served_s[client]
+        self._waiting.pop(client, None)
 
-    def wake(self) -> None:
-        """Begin batches until all workers are busy or there is no work."""
-        while self._free and self._begin_batch():
-            pass
+    def wake(self, client: Client[Work, Outcome]) -> None:
+        """Ask `client` for its work, if it was added, and begin batches while a worker is free."""
+        if client in self._served_s:
+            self._ask(client)
+            self._begin_batches()
 
-    def _begin_batch(self) -> bool:
-        """Begin the next batch; False if there is no work."""
-        loop = asyncio.get_running_loop()
-        urgent = [(client, _guarded(client, client.due), served_s) for client, served_s in self._clients.items()]
-        waiting = [Pending(client, *due, served_s) for client, due, served_s in urgent if due is not None]
-        chosen = next_batch(waiting, self.costs, loop.time())
-        begun = [(pending.client, _guarded(pending.client, pending.client.begin)) for pending in chosen]
-        batch = [(client, work) for client, work in begun if work is not None]
-        if not batch:
-            return False
+    def _ask(self, client: Client[Work, Outcome]) -> None:
+        due = _guarded(client, client.due)
+        if due is None:
+            self._waiting.pop(client, None)
+        else:
+            self._waiting[client] = Pending(client, *due, self._served_s[client])
+
+    def _begin_batches(self) -> None:
+        while self._free and (chosen := self._choose()):
+            stage = self._waiting[chosen[0]].stage
+            begun = [(client, _guarded(client, client.begin)) for client in chosen]
+            batch = [(client, work) for client, work in begun if work is not None]
+            for client in chosen:
+                del self._waiting[client]
+            for client, _ in batch:
+                self._served_s[client] = asyncio.get_running_loop().time()
+                self._ask(client)
+            if batch:
+                self._start(stage, batch)
+
+    def _choose(self) -> list[Client[Work, Outcome]]:
+        """The clients of the next batch. Their work was known when they were last asked, so they are asked again: time
+        has passed since."""
+        now_s = asyncio.get_running_loop().time()
+        asked: set[Client[Work, Outcome]] = set()
+        while True:
+            chosen = [pending.client for pending in next_batch(list(self._waiting.values()), self.costs, now_s)]
+            unasked = [client for client in chosen if client not in asked]
+            if not unasked:
+                return chosen
+            for client in unasked:
+                self._ask(client)
+            asked.update(unasked)
+
+    def _start(self, stage: str, batch: list[tuple[Client[Work, Outcome], Work]]) -> None:
         self._free -= 1
-        self._clients.update((client, loop.time()) for client, _ in batch)
-        stage, took_s = chosen[0].stage, list[tuple[float, int]]()
+        loop, took_s = asyncio.get_running_loop(), list[tuple[float, int]]()
         future = loop.run_in_executor(self._threads, self._perform, [work for _, work in batch], loop.time, took_s)
         future.add_done_callback(lambda done: self._done(batch, stage, took_s, done))
-        return True
 
     def _perform(
         self, batch: Sequence[Work], clock: Callable[[], float], took_s: list[tuple[float, int]]
@@ -109,17 +137,19 @@ class Scheduler(Generic[Work, Outcome]):
             self.costs.observe(stage, seconds, size)
         outcomes = [] if done.cancelled() else done.result()
         for (client, work), outcome in zip(batch, outcomes, strict=False):
-            if client not in self._clients:
+            if client not in self._served_s:
                 continue
             if isinstance(outcome, Exception):
                 client.fail(outcome)
             else:
                 _guarded(client, partial(client.finish, work, outcome))
-        self.wake()
+            self._ask(client)
+        self._begin_batches()
 
     async def close(self) -> None:
         """Wait for the running batches; no other one begins."""
-        self._clients.clear()
+        self._served_s.clear()
+        self._waiting.clear()
         await asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
 
 

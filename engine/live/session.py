@@ -11,6 +11,7 @@ from engine.config import SessionConfig
 from engine.errors import DrainingError, SessionClosedError
 from engine.live.client import SessionClient
 from engine.live.frame_clock import FRAME_S, FrameClock
+from engine.live.idle import IdlePictures
 from engine.live.job import Job, Outcome
 from engine.live.pipeline import AvatarPipeline, Work
 from engine.live.quality import QualityController
@@ -52,12 +53,14 @@ class Session:
         config: SessionConfig,
         latencies: StageTimes | None = None,
         quality: QualityController | None = None,
+        idle: IdlePictures | None = None,
     ):
         self.id = name
         self.avatar: Avatar = pipeline.avatar
         self.counters = SessionCounters()
         self._config, self._scheduler = config, scheduler
-        self._timeline = pipeline.new_timeline(config)
+        self._idle = idle or IdlePictures(pipeline, scheduler)
+        self._timeline = pipeline.new_timeline(config, self._idle.at)
         self._quality = quality or QualityController((pipeline.level,), lambda pace: 0.0)
         self._clock = FrameClock()
         self._closed = asyncio.Event()  # set when the session is to end
@@ -127,7 +130,7 @@ class Session:
                 if self._timeline.buffered_ms == 0:
                     self._sound_came_s = self._clock.now_s
                 self._timeline.push_audio(utterance, piece)
-                self._scheduler.wake()
+                self._scheduler.wake(self._client)
                 await asyncio.sleep(0)  # resampling a long message at once would delay every session's frames
 
     def _may_go_on(self, utterance: str, epoch: int) -> bool:
@@ -142,7 +145,7 @@ class Session:
         try:
             self._timeline.end_utterance(utterance)
         finally:
-            self._scheduler.wake()
+            self._scheduler.wake(self._client)
 
     def cancel(self) -> None:
         """Barge-in: from the next frame on there is silence and the mouth closes."""
@@ -150,7 +153,7 @@ class Session:
             self._cancelled_s = self._clock.now_s
         self._sound_came_s = None
         self._timeline.cancel()
-        self._scheduler.wake()
+        self._prepare()
 
     @property
     def buffered_ms(self) -> int:
@@ -187,18 +190,22 @@ class Session:
 
     async def run(self) -> None:
         """Emit units until `close`. Raises the error of a session that failed."""
-        # All sessions of an avatar show the same base frame, so that it is decoded and cut once for all of them.
-        self._timeline.phase = round(self._clock.start() * FPS)
+        self._clock.start()
+        self._align()
         self._scheduler.add(self._client)
+        self._idle.join()
+        self._prepare()
         try:
             while not await self._closed_before(self._clock.due_s(self._timeline.next_frame)):
                 late_s = self._clock.late_s(self._timeline.next_frame)
                 self.counters.late += late_s > FRAME_S / 2
                 if late_s > RESYNC_S:
                     self._clock.skip(late_s)
+                    self._align()
                 await self._emit()
         finally:
             self._scheduler.remove(self._client)
+            self._idle.leave()
             self._closed.set()
             await self._subscriptions.close()
             async with self._room:
@@ -206,6 +213,10 @@ class Session:
             self._ended.set()
         if self._client.failure is not None:
             raise self._client.failure
+
+    def _align(self) -> None:
+        """All sessions of an avatar show the same base frame, so that it is decoded and cut once for all of them."""
+        self._timeline.phase = round(self._clock.began_s * FPS)
 
     async def _closed_before(self, moment_s: float) -> bool:
         """Wait until that loop time or until the session is closed; returns whether it is closed."""
@@ -227,7 +238,14 @@ class Session:
         await self._subscriptions.put(unit)
         async with self._room:
             self._room.notify_all()
-        self._scheduler.wake()
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Have the next pictures made; frames that were to speak may now be silent."""
+        for frame, base in self._timeline.idle_frames:
+            self._idle.want(base, self._clock.due_s(frame))
+        if not self._timeline.idle:
+            self._scheduler.wake(self._client)
 
     def _measure(self, unit: MediaUnit) -> None:
         now_s = self._clock.now_s

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from engine.audio import PcmResampler, float_to_pcm, pcm_to_float
 from engine.avatar.loop import Loop
-from engine.config import SessionConfig
+from engine.config import SINGLE, Level, SessionConfig
 from engine.errors import CapacityError, ProtocolError, SpeechFormatError
-from engine.live.job import SINGLE, Frame, Job, Lips, LipsJob, Outcome, PaintJob, Stage
+from engine.live.job import Frame, Job, Lips, LipsJob, Outcome, PaintJob, Stage
 from engine.live.quality import Pace
 from engine.live.segment import SpeechSegment, Utterance
 from engine.media import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, MediaUnit, PlaybackEvent, frame_pts
@@ -26,27 +26,27 @@ from engine.media import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, MediaUnit, PlaybackE
 BEST = Pace("best")
 SILENCE = np.zeros(SAMPLES_PER_FRAME, np.int16)
 JITTER_FRAMES = 2  # how late a sender in real time may be before the mouth closes
-IDLE_LEAD_FRAMES = 3  # idle pictures made ahead
+IDLE_LEAD_FRAMES = 3  # idle pictures asked for ahead
 MAX_UTTERANCES = 64  # begun and not played to their end
 PIECES_A_SECOND = 2  # half a second of sound is resampled in a few milliseconds, well within a frame
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """The next job: the lips of `segment` for frame `due`, or the pictures of `frames`, `due` first, in `segment` or
-    idle."""
+    """The next job in `segment`: lips for frame `due`, or the pictures of `frames`, `due` first."""
 
-    stage: Stage
+    segment: SpeechSegment
     due: int
-    segment: SpeechSegment | None
+    level: Level | None = None  # of pictures
     frames: tuple[int, ...] = ()
 
 
 class Timeline:
     """One session's speech, lips and pictures.
 
-    rest: the quiet lips [V_low, 3].  new_segment: makes an empty segment.  first: [H, W, 3] uint8, shown until the
-    first picture is painted.  lead, of methods: the frames between the arrival of speech and its first picture, for
+    rest: the quiet lips [V_low, 3].  new_segment: makes an empty segment.  first: [H, W, 3] uint8, shown until there is
+    another picture.  idle: the idle picture [H, W, 3] uint8 of a base frame, None while it is not decoded.  lead, of
+    methods: the frames between the arrival of speech and its first picture, for
     computing the lips and painting; 0 offline, where no time passes.
 
     The jobs of a session are run by `while (job := timeline.take(…)) is not None: timeline.finish(job, …)`.
@@ -59,6 +59,7 @@ class Timeline:
         rest: Tensor,
         new_segment: Callable[[], SpeechSegment],
         first: np.ndarray,
+        idle: Callable[[int], np.ndarray | None],
     ):
         self._config, self._loop, self._rest, self._new_segment = config, loop, rest, new_segment
         self._utterances: dict[str, Utterance] = {}  # open or waiting, in order of their start
@@ -68,6 +69,7 @@ class Timeline:
         self._segments: deque[SpeechSegment] = deque()
         self._requested: dict[int, PaintJob] = {}  # by output frame
         self._pictures: dict[int, tuple[np.ndarray, Tensor | None]] = {}
+        self._idle = idle
         self._image = first
         self._shown_lips: Tensor | None = None
         self._shown_frame = -1  # the frame that the shown picture was painted for
@@ -216,10 +218,16 @@ class Timeline:
         painting = self.next_frame in self._requested and self.next_frame not in self._pictures
         return not painting and not any(segment.step_begun for segment in self._segments)
 
+    @property
+    def idle_frames(self) -> list[tuple[int, int]]:
+        """The next output frames that will show idle pictures, each with its base frame."""
+        ahead = range(self.next_frame, self.next_frame + IDLE_LEAD_FRAMES)
+        return [(n, self._base(n)) for n in ahead if self._segment_at(n) is None]
+
     def peek(self, first_paint: int, lead: int, pace: Pace = BEST) -> tuple[Stage, int] | None:
         """The stage of the job that `take` would return, and the output frame by which it is due; None without work."""
         choice = self._choose(first_paint, lead, pace)
-        return None if choice is None else (choice.stage, choice.due)
+        return None if choice is None else (choice.level or "lips", choice.due)
 
     def take(self, first_paint: int, lead: int, pace: Pace = BEST) -> Job | None:
         """Begin the most urgent job and return it; its outcome goes to `finish`. None without work.
@@ -229,15 +237,13 @@ class Timeline:
         choice = self._choose(first_paint, lead, pace)
         if choice is None:
             return None
-        due, segment = choice.due, choice.segment
-        if choice.stage == "lips":
-            assert segment is not None
-            return LipsJob(segment, segment.begin_step(), due)
-        frames = tuple(self._frame(segment, n) for n in choice.frames)
-        job = PaintJob(frames) if choice.stage == "idle" else PaintJob(frames, choice.stage)
+        segment = choice.segment
+        if choice.level is None:
+            return LipsJob(segment, segment.begin_step(), choice.due)
+        frames = tuple(Frame(self._base(n), self._blended(segment, n), n) for n in choice.frames)
+        job = PaintJob(frames, choice.level)
         self._requested |= dict.fromkeys(choice.frames, job)
-        if segment is not None:
-            segment.painted = choice.frames[-1]
+        segment.painted = choice.frames[-1]
         return job
 
     def finish(self, job: Job, outcome: Outcome, lead: int) -> None:
@@ -246,7 +252,7 @@ class Timeline:
             assert isinstance(outcome, Lips)
             self._finish_lips(job.segment, outcome, lead)
             return
-        assert not isinstance(outcome, Lips)
+        assert isinstance(job, PaintJob) and isinstance(outcome, list)
         for frame, picture in zip(job.frames, outcome, strict=True):
             if self._requested.get(frame.due) is job:  # else cancelled, or a later one is shown
                 self._pictures[frame.due] = (picture, frame.lips)
@@ -279,7 +285,7 @@ class Timeline:
                     if segment.start is not None
                     else segment.wanted
                 )
-                return _Choice("lips", due, segment)
+                return _Choice(segment, due)
             if segment.start is None:  # the segments behind it are anchored behind its end
                 break
         return None
@@ -292,8 +298,6 @@ class Timeline:
                 continue
             segment = self._segment_at(n)
             if segment is None:
-                if n < self.next_frame + IDLE_LEAD_FRAMES:
-                    return _Choice("idle", n, None, (n,))
                 continue
             assert segment.start is not None
             if n - segment.start >= segment.made:
@@ -310,11 +314,11 @@ class Timeline:
         second = n + pace.stride
         known = self._segment_at(second) is segment and second - (segment.start or 0) < segment.made
         if pace.run_frames == 2 and known:
-            return _Choice(pace.level, n, segment, (n, second))
-        return _Choice(SINGLE.get(pace.level, pace.level), n, segment, (n,))
+            return _Choice(segment, n, pace.level, (n, second))
+        return _Choice(segment, n, SINGLE.get(pace.level, pace.level), (n,))
 
-    def _frame(self, segment: SpeechSegment | None, n: int) -> Frame:
-        return Frame(self._loop.frame_at(n + self.phase), None if segment is None else self._blended(segment, n), n)
+    def _base(self, n: int) -> int:
+        return self._loop.frame_at(n + self.phase)
 
     def _segment_at(self, n: int) -> SpeechSegment | None:
         for segment in self._segments:
@@ -344,11 +348,6 @@ class Timeline:
             free = 0 if before is None or before.start is None else before.start + (before.length or 0)
             margin = 0 if segment.step_ready or segment.length is not None else JITTER_FRAMES
             segment.start, segment.lead = max(self.next_frame + lead + margin, free), lead
-            self._forget_pictures(segment.start)
-
-    def _forget_pictures(self, start: int) -> None:
-        self._requested = {n: job for n, job in self._requested.items() if n < start}
-        self._pictures = {n: picture for n, picture in self._pictures.items() if n < start}
 
     def emit(self) -> MediaUnit:
         """The next unit; where its picture is late, it repeats the last one."""
@@ -363,13 +362,20 @@ class Timeline:
             samples = float_to_pcm(sound)
             if segment.length is not None and segment.emitted >= segment.length:
                 self._segments.remove(segment)
-        painted = sorted(k for k in self._pictures if k <= n)
-        for late in painted:
-            self._image, self._shown_lips = self._pictures.pop(late)
-            self._shown_frame = late
-        # Late ones may still come.
-        self._requested = {k: job for k, job in self._requested.items() if k > self._shown_frame}
-        unit = MediaUnit(n, self._image, samples, self.epoch, speaking, bool(painted), tuple(self._events))
+        fresh = self._show(n, silent=segment is None)
+        unit = MediaUnit(n, self._image, samples, self.epoch, speaking, fresh, tuple(self._events))
         self._events.clear()
         self.next_frame = n + 1
         return unit
+
+    def _show(self, n: int, *, silent: bool) -> bool:
+        """Change to the latest picture for frame n or, late, for one before it; False if there is none."""
+        pictures = {k: self._pictures.pop(k) for k in sorted(self._pictures) if k <= n}
+        if silent and (image := self._idle(self._base(n))) is not None:
+            pictures[n] = (image, None)
+        if not pictures:
+            return False
+        self._shown_frame, (self._image, self._shown_lips) = pictures.popitem()
+        # Late ones may still come.
+        self._requested = {k: job for k, job in self._requested.items() if k > self._shown_frame}
+        return True

@@ -35,6 +35,13 @@ def neighbours(index: int, frames: int) -> list[int]:
     return [index, *(i for i in near if i != index)]
 
 
+def distances(lips: np.ndarray, turns: np.ndarray, to_lips: np.ndarray, to_turn: np.ndarray) -> np.ndarray:
+    """How much shapes with lips [N, 40, 3] and rotations [N, 3] differ from one with to_lips [40, 3] and to_turn [3]:
+    squared model units [N]."""
+    apart: np.ndarray = ((lips - to_lips) ** 2).sum(2).mean(1) + TURN_WEIGHT * ((turns - to_turn) ** 2).sum(1)
+    return apart
+
+
 def nearest(target: Shape, shapes: Sequence[Shape], count: int) -> list[int]:
     """Places of the `count` shapes that are most similar to `target` in lips and rotation, the nearest first."""
     return _nearest(target, np.stack([s.lips for s in shapes]), np.stack([s.rotation for s in shapes]), count)
@@ -42,8 +49,8 @@ def nearest(target: Shape, shapes: Sequence[Shape], count: int) -> list[int]:
 
 def _nearest(target: Shape, lips: np.ndarray, turns: np.ndarray, count: int) -> list[int]:
     """`nearest` of shapes with lips [N, 40, 3] and rotations [N, 3]. Lip-Attention gives others almost no weight."""
-    distance = ((lips - target.lips) ** 2).sum(2).mean(1) + TURN_WEIGHT * ((turns - target.rotation) ** 2).sum(1)
-    return [int(i) for i in np.argsort(distance, kind="stable")[:count]]
+    apart = distances(lips, turns, target.lips, target.rotation)
+    return [int(i) for i in np.argsort(apart, kind="stable")[:count]]
 
 
 class LipReferences:

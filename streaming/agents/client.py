@@ -141,10 +141,10 @@ async def open_avatar(url: str, avatar: str, key: str | None = None) -> AsyncIte
         try:
             session = await _open_session(http, avatar, headers)
             bearer = {"Authorization": f"Bearer {session['token']}"}
-            path = f"/v1/sessions/{session['id']}"
-            stack.push_async_callback(_close_session, http, path, bearer)
-            units = await stack.enter_async_context(_websocket(f"{url}{path}/units", bearer))
-            speech = await stack.enter_async_context(_websocket(f"{url}{path}/speech", bearer))
+            at = session.get("url") or f"{url}/v1/sessions/{session['id']}"  # a cluster names the node's address
+            stack.push_async_callback(_close_session, http, at, bearer)
+            units = await stack.enter_async_context(_websocket(f"{at}/units", bearer))
+            speech = await stack.enter_async_context(_websocket(f"{at}/speech", bearer))
             async with asyncio.timeout(CONNECT_S):
                 ready = decode_server(await speech.recv())  # the one of the units websocket names no voices
         except (aiohttp.ClientError, WebSocketException, OSError) as error:
@@ -187,7 +187,7 @@ async def _open_session(http: aiohttp.ClientSession, avatar: str, headers: dict[
     return session
 
 
-async def _close_session(http: aiohttp.ClientSession, path: str, bearer: dict[str, str]) -> None:
+async def _close_session(http: aiohttp.ClientSession, at: str, bearer: dict[str, str]) -> None:
     with contextlib.suppress(aiohttp.ClientError, OSError, TimeoutError):
-        async with asyncio.timeout(CONNECT_S), http.delete(path, headers=bearer):
+        async with asyncio.timeout(CONNECT_S), http.delete(at, headers=bearer):
             pass

@@ -1,4 +1,4 @@
-"""The command line `personastream`: serve, demo and mic over the network; dub, bench, doctor and export without it."""
+"""The command line `personastream`: serve, cluster, demo, mic over the network; dub, bench, doctor, export without."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ from engine.commands.dub import Dub
 from engine.commands.export import Export
 from engine.errors import PersonaStreamError
 from engine.signals import EXIT_CODE, interruptible
+from streaming.commands.cluster import Cluster, ClusterDrain, ClusterServe, ClusterStatus, with_default
 from streaming.commands.demo import Demo
 from streaming.commands.mic import Mic
 from streaming.commands.serve import Serve
 
 USAGE_ERROR = 2
 
-Asynchronous = Serve | Demo | Mic  # an event loop receives their signals
-Interruptible = Dub | Bench | Doctor | Export
-
 Command = (
     Annotated[Serve, tyro.conf.subcommand("serve", prefix_name=False)]
+    | Annotated[Cluster, tyro.conf.subcommand("cluster", prefix_name=False)]
     | Annotated[Demo, tyro.conf.subcommand("demo", prefix_name=False)]
     | Annotated[Mic, tyro.conf.subcommand("mic", prefix_name=False)]
     | Annotated[Dub, tyro.conf.subcommand("dub", prefix_name=False)]
@@ -34,6 +33,8 @@ Command = (
     | Annotated[Doctor, tyro.conf.subcommand("doctor", prefix_name=False)]
     | Annotated[Export, tyro.conf.subcommand("export", prefix_name=False)]
 )
+
+Serving = Serve | Demo | Mic | ClusterServe | ClusterStatus | ClusterDrain  # they have an event loop
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,17 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     code = USAGE_ERROR
     try:
-        command: Serve | Demo | Mic | Dub | Bench | Doctor | Export = tyro.cli(
-            Command, prog="personastream", args=arguments
-        )
-        code = command.run() if isinstance(command, Serve | Demo | Mic) else _interruptible(command)
+        given = with_default(list(sys.argv[1:] if arguments is None else arguments))
+        command: Serving | Dub | Bench | Doctor | Export = tyro.cli(Command, prog="personastream", args=given)
+        code = command.run() if isinstance(command, Serving) else _interruptible(command)
     except* PersonaStreamError as group:  # task groups wrap it
         for error in leaves(group):
             Console(stderr=True, soft_wrap=True).print(f"[red]{escape(str(error))}[/red]")
     sys.exit(code)
 
 
-def _interruptible(command: Interruptible) -> int:
+def _interruptible(command: Dub | Bench | Doctor | Export) -> int:
     """Run a command that has no event loop; a signal ends it after it has removed its temporary files."""
     try:
         with interruptible():

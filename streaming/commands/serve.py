@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from engine.backends.backend import Backend
 from engine.backends.select import backend_for
 from engine.config import ComputeConfig, SessionConfig
 from engine.errors import AvatarFileError
@@ -20,6 +20,7 @@ from engine.live.engine import Engine
 from engine.models.weights import LICENCE
 from streaming.commands.stop_signals import StopSignals, interrupting
 from streaming.config import BroadcastConfig, ServerConfig, VoicesConfig
+from streaming.process import freeze_garbage, set_up_log
 from streaming.publish.encoders import check_encoder
 from streaming.publish.standing import standing_broadcast
 from streaming.race import race
@@ -31,6 +32,7 @@ from streaming.voices.configured import open_voices
 
 log = logging.getLogger(__name__)
 
+DEVICE_LOST = 3  # so that an orchestrator starts another process, maybe on another device
 INTERRUPTED = 130  # 128 and the number of SIGINT, as shells report it
 
 
@@ -52,18 +54,17 @@ class Serve:
 
     def run(self) -> int:
         """Serve until a signal stops it; returns the exit code."""
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        for chatty in ("aiortc", "aioice", "aiohttp.access"):
-            logging.getLogger(chatty).setLevel(logging.WARNING)
+        set_up_log()
         try:
-            asyncio.run(self.serve())
+            return asyncio.run(self.serve())
         except KeyboardInterrupt:
             log.info("server.stop before it was started")
             return INTERRUPTED
-        return 0
 
-    async def serve(self) -> None:
-        """Serve until the first SIGINT or SIGTERM, then drain: at most `drain_s`, or until the second signal.
+    async def serve(self, backend: Backend | None = None) -> int:
+        """Serve until the first SIGINT or SIGTERM or until the device is lost, then drain: at most `drain_s`, or until
+        the second signal. Returns the exit code. backend: by default the one
+        of the settings.
 
         Raises KeyboardInterrupt for a signal during the start.
         """
@@ -73,7 +74,8 @@ class Serve:
         async with contextlib.AsyncExitStack() as stack:
             with interrupting():
                 voices = await stack.enter_async_context(open_voices(self.voices))
-                backend = backend_for(self.compute.device, self.compute.quality)
+                compute = self.compute
+                backend = backend or backend_for(compute.device, compute.quality, compute.gpu_mode)
                 most, load = self.server.max_sessions, self.server.max_load
                 engine = await stack.enter_async_context(Engine(avatars, self.session, most, backend, load))
                 server = await stack.enter_async_context(Server(engine, self.server, voices, samples, secrets))
@@ -83,9 +85,10 @@ class Serve:
                     server.live_sessions, engine.avatars, self.broadcast, self.server.encoder, secrets
                 ) as live_session:
                     announce(server, engine, live_session, secrets)
-                    await stops.first.wait()
+                    await race(stops.first.wait(), engine.failed.wait())
                     log.info("server.drain within_s=%.0f sessions=%d", self.server.drain_s, len(server.live_sessions))
                     await race(server.drain(), stops.second.wait())
+        return DEVICE_LOST if engine.failure else 0
 
 
 def announce(server: Server, engine: Engine, live_session: LiveSession | None, secrets: Secrets) -> None:
@@ -98,17 +101,6 @@ def announce(server: Server, engine: Engine, live_session: LiveSession | None, s
         speech = f"{server.url}/v1/sessions/{live_session.session.id}/speech"
         token = f"${BROADCAST_VARIABLE}" if secrets.broadcast else live_session.token
         console.print(f"{live_session.avatar} is published; speech: {speech}?token={token}", highlight=False)
-
-
-def freeze_garbage() -> None:
-    """Exempt the objects that live as long as the process from garbage collection.
-
-    They are about 300,000, most of them torch's. A full collection that visits all of them stops the pictures for a
-    tenth of a second or more. Python therefore runs it rarely, and hundreds of closed peers stay in memory until then.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.collect()  # the next full collection comes when the objects have grown by a quarter since this one
 
 
 def avatars_by_name(paths: tuple[Path, ...]) -> dict[str, Path]:

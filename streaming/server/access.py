@@ -15,6 +15,21 @@ from streaming.server.live_sessions import LiveSessions
 SessionRoute = Callable[[web.Request, LiveSession], Awaitable[web.StreamResponse]]
 
 
+def with_key(secrets: Secrets, route: Handler, is_token: Callable[[str], bool] = lambda token: False) -> Handler:
+    """A route of the server: the request must carry a server key, if the server has any. `is_token`: whether a text is
+    the token of a session."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        token = token_of(request)
+        if secrets.keys and not secrets.admit(token):
+            if is_token(token):
+                raise web.HTTPForbidden(text="a session's token opens that session alone; expected a server key")
+            raise unauthorized("expected a key of this server, as `Authorization: Bearer KEY`")
+        return await route(request)
+
+    return handler
+
+
 class Access:
     """Wraps routes in the check of the request's key or token. Problems: 401, 403; for sessions 404 and 410 too."""
 
@@ -23,16 +38,7 @@ class Access:
 
     def with_key(self, route: Handler) -> Handler:
         """A route of the server: the request must carry a server key, if the server has any."""
-
-        async def handler(request: web.Request) -> web.StreamResponse:
-            token = token_of(request)
-            if self._secrets.keys and not self._secrets.admit(token):
-                if self._live_sessions.owns(token):
-                    raise web.HTTPForbidden(text="a session's token opens that session alone; expected a server key")
-                raise unauthorized("expected a key of this server, as `Authorization: Bearer KEY`")
-            return await route(request)
-
-        return handler
+        return with_key(self._secrets, route, self._live_sessions.owns)
 
     def with_key_or_token(self, route: Handler) -> Handler:
         """A route that a server key opens, if the server has any, and so does the token of any session."""

@@ -20,9 +20,13 @@ def address(request: web.Request, path: str, token: str | None = None) -> str:
     A client that authorised itself with `?token=` may have no other way to do so: the address then carries `token`, by
     default its own.
     """
-    path = prefix(request) + path
+    return with_token(request, prefix(request) + path, token)
+
+
+def with_token(request: web.Request, url: str, token: str | None = None) -> str:
+    """`url`, with a token as in `address`."""
     given = "" if "Authorization" in request.headers else request.query.get("token", "")
-    return f"{path}?token={quote(token or given, safe='')}" if given else path
+    return f"{url}?token={quote(token or given, safe='')}" if given else url
 
 
 def prefix(request: web.Request) -> str:

@@ -3,32 +3,57 @@
 from __future__ import annotations
 
 import wave
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import quote
 
 from aiohttp import hdrs, web
 
 from engine.errors import MediaError, UnknownAvatarError
-from engine.live.engine import Engine
 from streaming.server.address import address
-from streaming.voices.voice import Voice
 
 WEB = Path(__file__).parents[1] / "web"
-PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; connect-src 'self' ws: wss:; media-src 'self' blob:; "
-    "img-src 'self' data: blob:; frame-ancestors 'none'",
-    "Cache-Control": "no-cache",
-    "Referrer-Policy": "no-referrer",  # the page's address may hold a key
-}
+
+
+def page_headers(connect: str) -> dict[str, str]:
+    """Headers of the page; `connect`: what it may connect to beside its own server and websockets."""
+    return {
+        "Content-Security-Policy": f"default-src 'self'; connect-src 'self' {connect}ws: wss:; media-src 'self' blob:; "
+        "img-src 'self' data: blob:; frame-ancestors 'none'",
+        "Cache-Control": "no-cache",
+        "Referrer-Policy": "no-referrer",  # the page's address may hold a key
+    }
+
+
+class Listed(Protocol):
+    """What the catalog shows of an avatar."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def thumbnail_jpeg(self) -> bytes: ...
 
 
 class Catalog:
-    """The routes that only read."""
+    """The routes that only read.
 
-    def __init__(self, engine: Engine, voices: Mapping[str, Voice], samples: Mapping[str, Sample]):
-        self._engine, self._voices, self._samples = engine, voices, samples
+    avatars, voices: those on offer now.  elsewhere: the page also uses servers at other addresses.
+    """
+
+    def __init__(
+        self,
+        avatars: Callable[[], Mapping[str, Listed]],
+        voices: Callable[[], Iterable[str]],
+        samples: Mapping[str, Sample],
+        *,
+        elsewhere: bool = False,
+    ):
+        self._avatars, self._voices, self._samples = avatars, voices, samples
+        self._page_headers = page_headers("http: https: " if elsewhere else "")
 
     async def avatars(self, request: web.Request) -> web.Response:
         avatars = [
@@ -38,18 +63,18 @@ class Catalog:
                 "height": avatar.height,
                 "thumbnail": address(request, f"/v1/avatars/{quote(name)}/thumbnail.jpg"),
             }
-            for name, avatar in self._engine.avatars.items()
+            for name, avatar in self._avatars().items()
         ]
         return web.json_response({"avatars": avatars})
 
     async def thumbnail(self, request: web.Request) -> web.Response:
-        avatar = self._engine.avatars.get(request.match_info["avatar"])
+        avatar = self._avatars().get(request.match_info["avatar"])
         if avatar is None:
             raise UnknownAvatarError(f"no avatar {request.match_info['avatar']!r}; GET /v1/avatars lists them")
         return web.Response(body=avatar.thumbnail_jpeg, content_type="image/jpeg")
 
     async def voices(self, request: web.Request) -> web.Response:
-        return web.json_response({"voices": list(self._voices)})
+        return web.json_response({"voices": list(self._voices())})
 
     async def samples(self, request: web.Request) -> web.Response:
         samples = [
@@ -74,7 +99,7 @@ class Catalog:
             raise web.HTTPNotFound(text=f"no file {request.path}")
         # Pages of every site may load the element; --cors-origins limits its use of this server's API.
         shared = {hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: "*"} if path.suffix == ".js" else {}
-        return web.FileResponse(path, headers=PAGE_HEADERS | shared)
+        return web.FileResponse(path, headers=self._page_headers | shared)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections import OrderedDict
 from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
@@ -16,6 +17,7 @@ ALLOWED = {
     hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Authorization, Content-Type, If-Match",
     hdrs.ACCESS_CONTROL_MAX_AGE: "86400",
 }
+MAX_ADDED = 256  # origins
 EXPOSED = "Location, ETag, Link, Accept-Post, Accept-Patch, Retry-After, WWW-Authenticate"
 
 
@@ -33,6 +35,7 @@ class Cors:
             if other != "*" and (urlsplit(other).scheme not in ("http", "https") or urlsplit(other).path):
                 raise SettingError(f"--cors-origins {other}; expected origins like https://app.example, or *")
         self._others = {other.lower() for other in others}
+        self._added: OrderedDict[str, None] = OrderedDict()
         self._own_names_only = own_names_only
 
     @web.middleware
@@ -60,14 +63,22 @@ class Cors:
     async def add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         """Name in the response the origin that may read it; a handler of `on_response_prepare`."""
         origin = request.headers.get(hdrs.ORIGIN)
-        if self._others:
+        if self._others or self._added:
             response.headers.add(hdrs.VARY, "Origin")
         if origin is not None and self._named(origin):
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
             response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = EXPOSED
 
+    def add(self, origin: str) -> None:
+        """Allow the pages of one more origin: a cluster's director has let one of them open a session. The oldest such
+        origins are forgotten."""
+        self._added[origin.lower()] = None
+        self._added.move_to_end(origin.lower())
+        if len(self._added) > MAX_ADDED:
+            self._added.popitem(last=False)
+
     def _named(self, origin: str) -> bool:
-        return "*" in self._others or origin.lower() in self._others
+        return "*" in self._others or origin.lower() in self._others or origin.lower() in self._added
 
 
 def _host_of(request: web.Request) -> str:

@@ -12,14 +12,25 @@ from aiohttp.http import HttpProcessingError
 from aiohttp.typedefs import Handler
 
 from engine.errors import (
+    AvatarFileError,
     CapacityError,
+    DeviceError,
     MediaError,
     PersonaStreamError,
     ProtocolError,
     SessionClosedError,
     UnknownAvatarError,
 )
-from streaming.errors import FieldError, PublishError, QuotaError, StorageError, TooLargeError, VoiceError
+from streaming.errors import (
+    AvatarExistsError,
+    AvatarInUseError,
+    FieldError,
+    PublishError,
+    QuotaError,
+    StorageError,
+    TooLargeError,
+    VoiceError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +40,12 @@ STATUSES: tuple[tuple[type[PersonaStreamError], HTTPStatus], ...] = (
     (QuotaError, HTTPStatus.TOO_MANY_REQUESTS),
     (StorageError, HTTPStatus.INSUFFICIENT_STORAGE),
     (CapacityError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (DeviceError, HTTPStatus.SERVICE_UNAVAILABLE),
     (ProtocolError, HTTPStatus.BAD_REQUEST),
     (MediaError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (AvatarInUseError, HTTPStatus.CONFLICT),
+    (AvatarExistsError, HTTPStatus.CONFLICT),
+    (AvatarFileError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (PublishError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (VoiceError, HTTPStatus.UNPROCESSABLE_ENTITY),

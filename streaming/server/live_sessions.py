@@ -71,15 +71,16 @@ class LiveSessions:
         """Whether `token` is the token of any session."""
         return any([live_session.admits(token) for live_session in self])  # a list: takes the same time for all
 
-    async def open(self, avatar: str, address: str) -> LiveSession:
-        """Open a session of that avatar for a client at `address`.
+    async def open(self, avatar: str, address: str, session_id: str | None = None) -> LiveSession:
+        """Open a session of that avatar for a client at `address`; its id is random by default.
 
         Raises UnknownAvatarError, CapacityError, QuotaError (too many from one address), DrainingError.
         """
         if self.draining:
             raise DrainingError("the server is shutting down; try another one")
         self._rate.take(address, asyncio.get_running_loop().time())
-        live_session = LiveSession(avatar, self._engine.open_session(avatar), self._config, self._ice, self._metrics)
+        session = self._engine.open_session(avatar, session_id)
+        live_session = LiveSession(avatar, session, self._config, self._ice, self._metrics)
         await self._begin(live_session)
         log.info("session.open session=%s avatar=%r address=%s", live_session.session.id, avatar, address)
         return live_session

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiohttp import WSCloseCode, web
@@ -34,6 +34,14 @@ NO_MODEL = (
 )
 
 
+def opened(session: dict[str, Any], at: Callable[[str], str]) -> web.Response:
+    """The response to a request that opened `session`; `at`: the address of a path of its server."""
+    path = f"/v1/sessions/{session['id']}"
+    below = {name: at(f"{path}/{name}") for name in ("whep", "speech", "events")}
+    headers = {"Location": at(path), "Cache-Control": "no-store"}
+    return web.json_response(session | below, status=201, headers=headers)
+
+
 async def refuse_realtime(request: web.Request) -> web.StreamResponse:
     """GET /v1/realtime, where OpenAI's clients connect: an `error` event for them, 404 for others."""
     socket = web.WebSocketResponse()
@@ -48,7 +56,7 @@ async def refuse_realtime(request: web.Request) -> web.StreamResponse:
 
 
 class SessionRoutes:
-    """Everything under /v1/sessions."""
+    """Everything under /v1/sessions. used: called with the avatar of each new session."""
 
     def __init__(
         self,
@@ -57,9 +65,10 @@ class SessionRoutes:
         voices: Mapping[str, Voice],
         ice: Ice,
         access: Access,
+        used: Callable[[str], None],
     ):
         self._live_sessions, self._config, self._voices = live_sessions, config, voices
-        self._ice, self._access = ice, access
+        self._ice, self._access, self._used = ice, access, used
         self._whep = Whep(live_sessions, ice)
 
     def table(self) -> list[web.RouteDef]:
@@ -85,17 +94,15 @@ class SessionRoutes:
 
     async def _open(self, request: web.Request) -> web.Response:
         avatar = text_field(await request.read(), "avatar", "name")
-        live_session = await self._live_sessions.open(avatar, client_address(request, self._config.proxies))
-        path = f"/v1/sessions/{live_session.session.id}"
-        location, *below = (
-            address(request, f"{path}{name}", live_session.token) for name in ("", "/whep", "/speech", "/events")
-        )
-        body = {
-            "id": live_session.session.id,
-            **self._credentials(live_session, live_session.token),
-            **dict(zip(("whep", "speech", "events"), below, strict=True)),
-        }
-        return web.json_response(body, status=201, headers={"Location": location, "Cache-Control": "no-store"})
+        body = await self.open(avatar, client_address(request, self._config.proxies))
+        return opened(body, lambda path: address(request, path, body["token"]))
+
+    async def open(self, avatar: str, client: str, session_id: str | None = None) -> dict[str, Any]:
+        """Open a session for a client at the address `client`: the answer, without addresses. Raises as
+        `LiveSessions.open`."""
+        live_session = await self._live_sessions.open(avatar, client, session_id)
+        self._used(avatar)
+        return {"id": live_session.session.id, **self._credentials(live_session, live_session.token)}
 
     async def _renew_token(self, request: web.Request, live_session: LiveSession) -> web.Response:
         body = self._credentials(live_session, live_session.renew_token())

@@ -6,6 +6,7 @@ import { Viewer } from "./viewer.js";
 
 const BACK_OFF_S = [0.5, 1, 2, 4, 8, 15, 30];
 const PATIENCE_MS = 4000; // wait for a path that is disconnected; a browser gives it up 15 s later
+const NODE_MS = 2000; // wait for a cluster's node; one that is switched off does not refuse
 const SEARCH_MS = 15_000; // search for a path; an existing one is found within a second
 // further tries of a path or a websocket while the server answers: for a session that was never live, and for one that was
 const TRIES = { fresh: 2, proven: 6 };
@@ -217,7 +218,7 @@ export class Conversation extends EventTarget {
     }
     if (GONE.includes(loss.status) && this.#proven && !this.#given) {
       this.#renounce();
-      return { name: "connecting", reason: "session", waitS: 0 };
+      return { name: "connecting", reason: loss.code === "node-lost" ? loss.code : "session", waitS: 0 };
     }
     const said = { reason: loss.code ?? "failed", detail: loss.message };
     if (loss instanceof Refusal && loss.retryAfterS) return { name, ...said, waitS: loss.retryAfterS };
@@ -238,9 +239,21 @@ export class Conversation extends EventTarget {
 
   /** Gets another token while this one is valid: later connections need it. Fails if the session is gone. */
   async #renew() {
-    const url = this.#at(`v1/sessions/${this.#session.id}/token`);
-    Object.assign(this.#session, await (await request("POST", url, { token: this.#session.token })).json());
+    const { id, token, url } = this.#session;
+    const limit = () => (url ? { signal: AbortSignal.timeout(NODE_MS) } : {});
+    try {
+      Object.assign(this.#session, await (await request("POST", `${this.#address}/token`, { token, ...limit() })).json());
+    } catch (error) {
+      // The node of a cluster does not answer: the server knows whether it is gone, and with it the session.
+      if (url && error instanceof Unreachable) await request("GET", this.#at(`v1/sessions/${id}`), limit());
+      throw error;
+    }
     this.#renewLater();
+  }
+
+  /** The session's address: a cluster names that of its node. */
+  get #address() {
+    return this.#session.url ?? this.#at(`v1/sessions/${this.#session.id}`);
   }
 
   #renewLater() {
@@ -276,8 +289,7 @@ export class Conversation extends EventTarget {
   /** Closes the session at the server, unless another program opened it. */
   #forget() {
     if (!this.#session || this.#given || this.#ended) return;
-    const url = this.#at(`v1/sessions/${this.#session.id}`);
-    request("DELETE", url, { token: this.#session.token, keepalive: true }).catch(() => {});
+    request("DELETE", this.#address, { token: this.#session.token, keepalive: true }).catch(() => {});
   }
 
   #at(path) {

@@ -14,7 +14,7 @@ import torch
 
 from engine.avatar.loop import Loop
 from engine.config import Level, SessionConfig
-from engine.live.job import Frame, Job, Lips, LipsJob, Outcome, PaintJob
+from engine.live.job import Job, Lips, LipsJob, Outcome, PaintJob
 from engine.live.segment import SpeechSegment
 from engine.live.timeline import Timeline
 from engine.models.geometry import GeometryState
@@ -53,13 +53,21 @@ class Puppet:
             init_state(self.config), GeometryState(empty, empty), self.config.step_frames, self.config.lookahead_frames
         )
 
-    def new_timeline(self, config: SessionConfig) -> Timeline:
-        return Timeline(config, self.avatar.loop, self.rest, self.new_segment, self.first)
+    def new_timeline(self, config: SessionConfig, idle: Callable[[int], np.ndarray | None] | None = None) -> Timeline:
+        return Timeline(config, self.avatar.loop, self.rest, self.new_segment, self.first, idle or self._idle)
 
     def perform(self, job: Job) -> Outcome:
-        outcome = self._lips(job) if isinstance(job, LipsJob) else self._pictures(job)
+        outcome = self._outcome(job)
         self.watch(job, outcome)
         return outcome
+
+    def _outcome(self, job: Job) -> Outcome:
+        if isinstance(job, LipsJob):
+            return self._lips(job)
+        if isinstance(job, PaintJob):
+            return self._pictures(job)
+        self._spend(self.idle_s)
+        return [self._idle(job.base)]
 
     def _lips(self, job: LipsJob) -> Lips:
         self._spend(self.lips_s)
@@ -74,13 +82,15 @@ class Puppet:
         return Lips(speech, GeometryState(total, total), lips)
 
     def _pictures(self, job: PaintJob) -> list[np.ndarray]:
-        self._spend(self.idle_s if job.stage == "idle" else self.paint_s + self.laid_s * (len(job.frames) - 1))
-        return [self._picture(frame) for frame in job.frames]
+        self._spend(self.paint_s + self.laid_s * (len(job.frames) - 1))
+        return [self._picture(frame.base, float(frame.lips[0, 0])) for frame in job.frames]
 
-    def _picture(self, frame: Frame) -> np.ndarray:
+    def _idle(self, base: int) -> np.ndarray:
+        return self._picture(base, -1.0)
+
+    def _picture(self, base: int, level: float) -> np.ndarray:
         self.pictures += 1
-        level = -1.0 if frame.lips is None else float(frame.lips[0, 0])
-        return np.array([[[frame.base, level, self.pictures]]], np.float32)
+        return np.array([[[base, level, self.pictures]]], np.float32)
 
     def _spend(self, seconds: float) -> None:
         if self.failure is not None:

@@ -45,7 +45,7 @@ class Player:
     def take(self, kind):
         """Begin the next job of that kind, with all others done before it; None if there is none."""
         while (job := self.timeline.take(self.timeline.next_frame, self.lead, self.pace)) is not None:
-            if isinstance(job, kind) and job.stage != "idle":
+            if isinstance(job, kind):
                 return job
             self.finish(job)
         return None

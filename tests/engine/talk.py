@@ -10,6 +10,7 @@ import numpy as np
 
 from engine.audio import float_to_pcm
 from engine.config import SessionConfig
+from engine.live.idle import IdlePictures
 from engine.live.scheduler import Scheduler
 from engine.live.session import Session
 from engine.media import PlaybackFinished
@@ -42,9 +43,10 @@ async def running(loop, *puppets, config=None):
 async def conversing(scheduler, pipelines, config=None, quality=None):
     """Sessions of these pipelines, closed at the end with the scheduler."""
     async with asyncio.TaskGroup() as tasks:
-        sessions = []
+        sessions, config = [], config or SessionConfig()
+        idle = {pipeline: IdlePictures(pipeline, scheduler) for pipeline in dict.fromkeys(pipelines)}
         for i, pipeline in enumerate(pipelines):
-            sessions.append(Session(str(i), pipeline, scheduler, config or SessionConfig(), quality=quality))
+            sessions.append(Session(str(i), pipeline, scheduler, config, quality=quality, idle=idle[pipeline]))
             tasks.create_task(sessions[-1].run())
         await asyncio.sleep(0)
         yield sessions

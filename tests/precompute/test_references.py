@@ -23,17 +23,44 @@ def a_fit(lip_error):
     return FaceFit(zeros, zeros, zeros[:, :6], np.zeros((len(lip_error), 3), np.int32), lip_error, lip_error)
 
 
-def test_references_spread_evenly_over_the_openings():
-    opening = np.random.default_rng(0).permutation(np.linspace(0, 1, 400))
-    chosen = choose(opening, np.ones(400, bool))
+def a_talk(frames):
+    """Openings [T], lips [T, 40, 3] whose mouth opens so far, and turns of the head [T, 3]."""
+    rng = np.random.default_rng(0)
+    opening = rng.permutation(np.linspace(0, 1, frames))
+    lips = 0.01 * rng.standard_normal((frames, 40, 3))
+    lips[:, 20:, 1] += opening[:, None]
+    return opening, lips, 0.1 * rng.standard_normal((frames, 3))
+
+
+def test_references_spread_over_the_openings_from_closed_to_open():
+    opening, lips, turns = a_talk(400)
+    chosen = choose(opening, lips, turns, np.ones(400, bool))
     assert len(set(chosen.tolist())) == 25
-    assert np.allclose(opening[chosen], np.linspace(0, 1, 25), atol=0.01)
+    assert (np.diff(opening[chosen]) > 0).all() and opening[chosen[0]] == 0 and opening[chosen[-1]] == 1
+    assert np.diff(opening[chosen]).max() < 1 / 12 + 0.01
+
+
+@pytest.mark.parametrize("what", ["teeth", "profile"])
+def test_a_rare_shape_of_the_lips_and_a_rare_turn_of_the_head_become_references(what):
+    opening, lips, turns = a_talk(400)
+    middle = int(np.argsort(opening)[210])  # not one of those that are evenly spaced
+    if what == "teeth":
+        lips[middle, :, 0] += 0.3
+    else:
+        turns[middle, 1] += 1.0
+    assert middle in choose(opening, lips, turns, np.ones(400, bool))
 
 
 def test_bad_frames_are_never_references():
     good = np.ones(200, bool)
     good[::2] = False
-    assert (choose(np.random.default_rng(0).random(200), good) % 2 == 1).all()
+    assert (choose(*a_talk(200), good) % 2 == 1).all()
+
+
+def test_few_good_frames_are_all_references_once():
+    good = np.zeros(200, bool)
+    good[50:60] = True
+    assert sorted(choose(*a_talk(200), good).tolist()) == list(range(50, 60))
 
 
 def test_blurred_untracked_badly_fitted_and_turned_frames_are_bad():

@@ -12,14 +12,14 @@ from engine.models.morphable import CROP_PX, MorphableModel
 from engine.models.renderer import CELL_PX, DualAttentionRenderer
 from engine.paint.align import Aligner, Reference
 from engine.paint.painter import CpuPainter, FittedVideo
-from engine.paint.shape import Shape
+from engine.paint.shape import LIPS, Shape
 from engine.paint.window import Window
+from precompute.bank import choose
 from training.evaluate.measures import mouth_cavity, psnr, sharpness, signed
 from training.renderer.lpips import Lpips
 from training.renderer.samples import ClipFaces
 
 SEQUENCE_FRAMES = 8
-BANK = 25
 MIN_CAVITY_PX = 90
 
 
@@ -62,8 +62,8 @@ def clip_painter(
     network: DualAttentionRenderer, faces: ClipFaces, model: MorphableModel, without: list[int]
 ) -> CpuPainter:
     """The engine's painter for the clip, with a bank of other rows than `without`."""
-    far = [int(row) for row in np.argsort(faces.opening, kind="stable") if row not in without]
-    bank = [far[i] for i in np.linspace(0, len(far) - 1, min(BANK, len(far))).round().astype(int)]
+    others = ~np.isin(np.arange(len(faces)), without)
+    bank = choose(faces.opening, faces.canonical[:, LIPS].numpy(), faces.poses[:, :3].numpy(), others).tolist()
     box = torch.tensor([0, 0, CROP_PX], dtype=torch.int32)
     video = FittedVideo(
         read=faces.crop, alpha=faces.alpha, beta=faces.beta, pose=faces.poses, crop=box.expand(len(faces), 3)

@@ -16,7 +16,7 @@ from engine.audio import read_speech
 from engine.backends.cpu import CpuBackend
 from engine.backends.select import describe
 from engine.commands.bench import Bench, bench, speech_of
-from engine.commands.capacity import Ramp, Step, check_chart, draw_ramp, ramp
+from engine.commands.capacity import SILENT, Ramp, Step, check_chart, draw_ramp, print_ramp, ramp
 from engine.config import LEVELS, ComputeConfig
 from engine.errors import OutputError, SettingError
 
@@ -60,19 +60,11 @@ def test_speech_shorter_than_asked_for_is_repeated(speech_wav, tmp_path):
 
 
 @pytest.mark.slow
-def test_tables_show_all_stages_and_sessions(avatar_path, capsys, monkeypatch):
+def test_the_table_shows_all_stages(avatar_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
-    assert Bench(avatar=avatar_path, seconds=2.0, sessions=True, compute=ON_THE_CPU).run() == 0
+    assert Bench(avatar=avatar_path, seconds=2.0, compute=ON_THE_CPU).run() == 0
     shown = capsys.readouterr().out
-    for word in (
-        "speech",
-        "geometry",
-        "picture",
-        "new pictures a second",
-        "first frame",
-        "p99 late ms",
-        "sessions with",
-    ):
+    for word in ("speech", "geometry", "picture", "new pictures a second", "first frame"):
         assert word in shown
 
 
@@ -82,18 +74,41 @@ def test_a_time_that_measures_nothing_is_refused(avatar_path, seconds):
         bench(avatar_path, None, seconds)
 
 
-STEPS = [Step(1, 0.3, 1.0, 5.0, {}), Step(4, 1.2, 30.0, 90.0, {}), Step(2, 0.6, 2.0, 12.0, {})]
+STEPS = [
+    Step(
+        sessions=n, talking=n, load=0.3 * n, p50_late_ms=late, p99_late_ms=3 * late, late_ticks=0, cores=1, stage_ms={}
+    )
+    for n, late in ((1, 2.0), (4, 30.0), (2, 4.0))
+]
+
+
+CAPACITY = Ramp(sessions=2, mixed_sessions=8, deadline_ms=40.0, batch_ms={}, steps=STEPS, mixed=[], silent=STEPS[:1])
+
+
+def test_the_tables_show_sessions_that_talk_and_silent_ones(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    print_ramp(CAPACITY)
+    shown = capsys.readouterr().out
+    for words in (
+        "all talk",
+        "a fifth talks",
+        "silent",
+        "p99 late ms",
+        "late ticks",
+        "cores",
+        "2 sessions that talk, or 8",
+    ):
+        assert words in shown
 
 
 def test_the_ramp_can_be_drawn(tmp_path):
     pytest.importorskip("matplotlib", reason="the extra `plot` is not installed")
-    capacity = Ramp(sessions=2, deadline_ms=40.0, batch_ms={}, steps=STEPS)
     drawn = tmp_path / "ramp.png"
-    draw_ramp(capacity, "CPU, 2 cores", drawn)
+    draw_ramp(CAPACITY, "CPU, 2 cores", drawn)
     picture = cv2.imread(str(drawn))
     assert picture is not None and picture.std() > 10
     with pytest.raises(OutputError, match="cannot be written"):
-        draw_ramp(capacity, "CPU, 2 cores", tmp_path / "nowhere" / "ramp.png")
+        draw_ramp(CAPACITY, "CPU, 2 cores", tmp_path / "nowhere" / "ramp.png")
 
 
 def test_what_a_drawing_lacks_is_said_before_anything_is_measured(monkeypatch, tmp_path):
@@ -116,6 +131,13 @@ def test_the_ramp_ends_where_pictures_come_too_late(avatar_path):
     assert {"lips", "idle", *LEVELS} == capacity["batch_ms"].keys() and all(
         1 in b for b in capacity["batch_ms"].values()
     )
+    for step in capacity["mixed"]:
+        assert step.talking == -(-step.sessions // 5) and step.load <= step.talking * steps[1].load * 1.001
+    assert capacity["mixed_sessions"] < min(s.sessions for s in capacity["mixed"] if s.p99_late_ms >= 40)
+    for step, sessions in zip(capacity["silent"], SILENT, strict=True):
+        assert (step.sessions, step.talking, step.load) == (sessions, 0, 0) and step.stage_ms.keys() == {"idle"}
+        assert step.cores > 0 and 0 <= step.p50_late_ms <= step.p99_late_ms
     for step in steps.values():
+        assert step.talking == step.sessions
         assert 0 <= step.p50_late_ms <= step.p99_late_ms and {"speech", "picture"} <= step.stage_ms.keys()
         assert 0 < step.load <= step.sessions * steps[1].load * 1.001, "batches are made only where they cost less"

@@ -71,8 +71,7 @@ def test_the_mouth_moves_and_ends_at_rest(pipeline, pcm):
     while not timeline.idle:
         while (job := timeline.take(timeline.next_frame, lead=0)) is not None:
             if isinstance(job, PaintJob):
-                lips = [frame.lips for frame in job.frames if frame.lips is not None]
-                openings += [float((frame - pipeline.rest).abs().max()) for frame in lips]
+                openings += [float((frame.lips - pipeline.rest).abs().max()) for frame in job.frames]
             painted = [pipeline.first] * len(job.frames) if isinstance(job, PaintJob) else pipeline.perform(job)
             timeline.finish(job, painted, lead=0)
         timeline.emit()

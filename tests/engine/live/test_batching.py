@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from itertools import takewhile
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -169,3 +172,18 @@ def test_of_two_avatars_the_slower_one_counts():
     one, two = BatchTimes({"picture": {1: 0.01, 2: 0.012}}), BatchTimes({"picture": {1: 0.02}, "idle": {1: 0.001}})
     assert one.slower(two).seconds == two.slower(one).seconds == {"picture": {1: 0.02}, "idle": {1: 0.001}}
     assert BatchTimes().slower(one).seconds == one.seconds
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.2, 0.9, 1.8, 40.0])
+def test_sessions_are_admitted_one_by_one_until_the_next_is_too_many(limit):
+    """As many as one finds by trying every number; a larger one may need less than a smaller one."""
+    costs = BatchTimes(
+        {"best": {1: 0.010, 4: 0.020, 8: 0.024}, "fast": {1: 0.012, 2: 0.012}, "lips": {1: 0.008, 2: 0.009}}
+    )
+    choices = [{"best": 25.0, "lips": 6.25}, {"fast": 25.0, "lips": 6.25}]
+    one_by_one = takewhile(lambda n: min(costs.load(n, rates) for rates in choices) <= limit, range(1, 500))
+    assert costs.most_sessions(choices, limit) == sum(1 for _ in one_by_one)
+
+
+def test_sessions_that_cost_nothing_have_no_limit():
+    assert BatchTimes().most_sessions([{"best": 25.0}], 0.9) == math.inf

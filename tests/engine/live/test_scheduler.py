@@ -205,9 +205,54 @@ def test_a_client_that_breaks_on_the_loop_fails_alone(virtual, broken):
         scheduler.add(bad)
         for _ in range(2):
             await asyncio.sleep(1)
-            scheduler.wake()  # as every emitted frame does
+            scheduler.wake(bad)  # as every emitted frame does
         await asyncio.sleep(1)
         assert [str(e) for e in bad.errors] == [broken] and log == [("good", 2), ("good", 3)]
+        await scheduler.close()
+
+    virtual(main)
+
+
+def test_a_client_without_news_is_not_asked(virtual):
+    async def main(loop):
+        scheduler, log, silent = Scheduler(run), [], [Client(str(i), [], []) for i in range(50)]
+        asked = []
+        for client in silent:
+            client.due = lambda client=client: asked.append(client)
+            scheduler.add(client)
+        scheduler.add(Client("busy", range(100), log))
+        await asyncio.sleep(1)
+        assert len(log) == 100 and asked == silent, "each once, when it was added"
+        await scheduler.close()
+
+    virtual(main)
+
+
+def test_work_that_is_withdrawn_while_it_waits_is_not_begun(virtual):
+    async def main(loop):
+        scheduler, log = Scheduler(run), []
+        scheduler.add(Client("blocker", [1], log, lambda work: loop.spend(0.1) or work))
+        withdrawing, other = Client("withdrawing", [2], log), Client("other", [3], log)
+        scheduler.add(withdrawing)
+        scheduler.add(other)
+        withdrawing.deadlines.clear()
+        await asyncio.sleep(1)
+        assert log == [("blocker", 1), ("other", 3)] and not withdrawing.errors
+        await scheduler.close()
+
+    virtual(main)
+
+
+def test_a_client_that_left_may_still_be_woken(virtual):
+    async def main(loop):
+        scheduler, log = Scheduler(run), []
+        client = Client("a", [], log)
+        scheduler.add(client)
+        scheduler.remove(client)
+        client.deadlines = [1]
+        scheduler.wake(client)
+        await asyncio.sleep(1)
+        assert log == []
         await scheduler.close()
 
     virtual(main)

@@ -74,7 +74,7 @@ def test_a_reader_that_missed_a_picture_finds_the_next_unit_fresh(virtual, make_
             await asyncio.sleep(1)
             units = session.subscribe(capacity=1)
             puppet.idle_s = 60.0  # no other picture is made meanwhile
-            await asyncio.sleep(2)
+            await asyncio.sleep(1)
             shown = await units.get()
             assert shown.fresh and not (await units.get()).fresh
 

@@ -181,9 +181,11 @@ def test_a_skipped_frame_repeats_the_last_picture_and_says_so(make_puppet):
     player.work(50)
     for _ in range(12):
         unit = player.emit()
-        assert unit.fresh is (unit.index in player.painted)
+        if unit.speaking:
+            assert unit.fresh is (unit.index in player.painted)
         if not unit.fresh and unit.index:
             assert unit.image is player.units[-2].image
+    assert not player.units[-1].fresh
 
 
 def test_pictures_never_go_back_in_time(make_puppet):
@@ -285,20 +287,49 @@ def test_a_cancel_in_a_run_drops_all_its_pictures(make_puppet):
     assert not player.emit().fresh and not player.emit().fresh
 
 
-def test_an_idle_picture_that_is_late_does_not_replace_speech(make_puppet):
-    """Two workers: the idle picture of a frame may be ready after speech took the frame."""
-    player = Player(make_puppet(), lead=1)
-    player.say("a", speech(1.0))
-    before, step, idle = (player.timeline.take(0, player.lead) for _ in range(3))
-    assert (before.stage, step.stage, idle.stage) == ("idle", "lips", "idle")
-    player.finish(before)
-    player.finish(step)
-    speaking = player.timeline.take(0, player.lead)
-    while speaking.stage == "lips":
-        player.finish(speaking)
-        speaking = player.timeline.take(0, player.lead)
-    assert speaking.due == idle.due == 1
-    player.finish(idle)
-    player.jobs_a_frame = 0
-    player.emit()
-    assert player.emit().speaking and not player.units[-1].fresh, "its own picture is not ready"
+# ---- idle pictures that are not decoded in time
+
+
+@pytest.fixture
+def decoded():
+    """The idle pictures of a test, by base frame."""
+    return {}
+
+
+@pytest.fixture
+def idling(make_puppet, decoded):
+    """A player whose idle pictures are those in `decoded`."""
+    player = Player(make_puppet())
+    player.timeline = player.puppet.new_timeline(CONFIG, decoded.get)
+    return player
+
+
+def test_an_idle_picture_that_is_late_is_left_out(idling, decoded):
+    decoded |= {0: np.zeros((1, 1, 3)), 2: np.ones((1, 1, 3))}
+    units = [idling.emit() for _ in range(4)]
+    assert [unit.fresh for unit in units] == [True, False, True, False]
+    assert units[1].image is decoded[0] and units[3].image is decoded[2]
+
+
+def test_an_idle_picture_replaces_the_late_picture_of_speech_that_has_ended(idling, decoded):
+    idling.say("a", speech(0.2))
+    idling.jobs_a_frame, late = 0, []
+    while not idling.timeline.idle:
+        late.append(idling.take(PaintJob))
+        idling.emit()
+    idling.finish(next(job for job in reversed(late) if job is not None))
+    base = idling.timeline.next_frame
+    decoded[base] = np.zeros((1, 1, 3))
+    assert idling.emit().image is decoded[base] and not idling.emit().fresh
+
+
+def test_idle_pictures_are_asked_for_where_there_is_no_speech(player):
+    assert player.timeline.idle_frames == [(0, 0), (1, 1), (2, 2)]
+    player.say("a", speech(0.5))
+    player.work()
+    assert [n for n, _ in player.timeline.idle_frames] == list(range(LEAD))
+    player.emit(LEAD)
+    assert player.timeline.idle_frames == []
+    player.until_idle()
+    first = player.timeline.next_frame
+    assert [n for n, _ in player.timeline.idle_frames] == [first, first + 1, first + 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from fractions import Fraction
 
 import av
@@ -33,6 +34,25 @@ def test_every_picture_has_its_exact_time_at_any_rate(tmp_path, make_video, fps,
     assert {picture.duration_s for picture in pictures} == {1 / fps}
     assert [picture.number for picture in pictures] == numbers_drawn(pictures) == list(range(40))
     assert source.rate == fps and source.frames_estimate == 40 and source.remarks == ()
+
+
+def test_pictures_that_were_read_are_freed_at_once(tmp_path, make_video):
+    """They have megabytes each, of which the garbage collector knows nothing: it would leave hundreds of them."""
+    source = Source(make_video(tmp_path / "v.mp4", 40))
+    gc.collect()
+    before, most = frames_alive(), 0
+    gc.disable()
+    try:
+        for picture in source.pictures():
+            picture.scaled((32, 32))
+            most = max(most, frames_alive() - before)
+    finally:
+        gc.enable()
+    assert most < 10
+
+
+def frames_alive():
+    return sum(type(found) is av.VideoFrame for found in gc.get_objects())
 
 
 def test_a_variable_rate_keeps_every_time_also_a_long_pause(tmp_path, make_video):

@@ -1,14 +1,12 @@
 """Publishing into Janus, an SFU in common use: its room is watched by a WebRTC peer as a viewer would.
 
-Janus speaks WHIP only through a companion, so a WHIP endpoint in this process stands before its video room and passes
-offer and answer on; media and feedback go to Janus itself.
+Janus speaks WHIP only through a companion: examples/janus_whip.py, which runs in this process.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import shutil
 import subprocess
 from pathlib import Path
@@ -22,6 +20,7 @@ from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from publishing import broadcasting, free_port, publishing, until
 from whep_client import follow_each_other, frames
 
+from examples.janus_whip import Janus, Whip
 from streaming.config import EncoderConfig
 from streaming.publish.status import State
 
@@ -33,8 +32,8 @@ pytestmark = [
 ROOM = 7
 
 
-class Janus:
-    """The process, and its HTTP interface."""
+class JanusProcess:
+    """The process; `api` is its HTTP interface."""
 
     def __init__(self, folder):
         self._port = free_port()
@@ -54,6 +53,7 @@ class Janus:
             ["janus", "-C", str(folder / "janus.jcfg"), "-F", str(folder)], stdout=self._log, stderr=self._log
         )
         self._http = aiohttp.ClientSession(f"http://127.0.0.1:{self._port}")
+        self.api = Janus(self._http)
 
     async def ready(self):
         async with asyncio.timeout(60):
@@ -70,54 +70,23 @@ class Janus:
         await asyncio.to_thread(self._process.wait, 30)
         self._log.close()
 
-    async def handle(self):
-        """The path of a new handle of the video room, in a session of its own."""
-        session = await self._post("/janus", {"janus": "create"})
-        path = f"/janus/{session['data']['id']}"
-        handle = await self._post(path, {"janus": "attach", "plugin": "janus.plugin.videoroom"})
-        return f"{path}/{handle['data']['id']}"
-
-    async def ask(self, handle, body, jsep=None):
-        """One request to the video room; returns the reply."""
-        message = {"janus": "message", "body": body} | ({"jsep": jsep} if jsep else {})
-        reply = await self._post(handle, message)
-        while reply["janus"] != "event" and "plugindata" not in reply:
-            async with self._http.get(handle.rpartition("/")[0], params={"maxev": "1"}) as polled:
-                reply = await polled.json(content_type=None)
-        assert "error" not in reply["plugindata"]["data"], reply
-        return reply
-
-    async def _post(self, path, message):
-        async with self._http.post(path, json=message | {"transaction": secrets.token_hex(6)}) as reply:
-            return await reply.json(content_type=None)
-
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def janus(tmp_path):
-    found = Janus(tmp_path)
+    process = JanusProcess(tmp_path)
     try:
-        await found.ready()
-        handle = await found.handle()
-        await found.ask(handle, {"request": "create", "room": ROOM, "videocodec": "h264", "audiocodec": "opus"})
-        yield found
+        await process.ready()
+        room = {"request": "create", "room": ROOM, "videocodec": "h264", "audiocodec": "opus"}
+        await process.api.ask(await process.api.handle(), room)
+        yield process.api
     finally:
-        await found.stop()
+        await process.stop()
 
 
 @contextlib.asynccontextmanager
-async def whip_endpoint(janus, feeds):
-    """WHIP before Janus; appends to `feeds` the id under which the publisher can be watched."""
-
-    async def take(request):
-        jsep = {"type": "offer", "sdp": await request.text()}
-        body = {"request": "joinandconfigure", "ptype": "publisher", "room": ROOM, "id": 1 + len(feeds)}
-        reply = await janus.ask(await janus.handle(), body, jsep)
-        feeds.append(reply["plugindata"]["data"]["id"])
-        return web.Response(status=201, text=reply["jsep"]["sdp"], content_type="application/sdp")
-
-    app = web.Application()
-    app.add_routes([web.post("/whip", take)])
-    runner = web.AppRunner(app)
+async def whip_endpoint(whip):
+    """The address of a WHIP endpoint before Janus."""
+    runner = web.AppRunner(whip.app())
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -145,17 +114,18 @@ async def watching(janus, feed):
 
 @pytest.mark.slow
 async def test_viewers_of_an_sfu_see_and_hear_the_avatar_also_late_ones(engine, janus):
-    config, feeds = EncoderConfig(codec="libx264", keyframe_interval_s=1_000), []
+    config, whip = EncoderConfig(codec="libx264", keyframe_interval_s=1_000), Whip(janus, ROOM)
     async with (
         broadcasting(engine, config) as (broadcast, _),
-        whip_endpoint(janus, feeds) as url,
+        whip_endpoint(whip) as url,
         publishing(engine, broadcast, url) as published,
     ):
         await until(lambda: published.status.state is State.LIVE)
         for _ in range(2):  # the second one comes late: the SFU requests a key frame (PLI), none is due in time
-            async with watching(janus, feeds[0]) as tracks:
+            async with watching(janus, *whip.feeds) as tracks:
                 pictures, sound = await asyncio.gather(frames(tracks["video"], 40), frames(tracks["audio"], 80))
                 assert np.ptp(pictures[-1].to_ndarray(format="gray")) > 50
                 assert follow_each_other(pictures[5:], 3_600)
                 assert follow_each_other(sound[5:], 960)
         assert published.status.failures == 0
+    assert not whip.feeds, "the end of the publication reaches the SFU"
