@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 import tomllib
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from streaming.webrtc.aiortc_private import TESTED
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -23,6 +26,7 @@ SET_UP = (
     "kokoro",
 )  # tools/setup installs them, and takes no other pins
 WEIGHTS = sorted([*(ROOT / "engine/assets").glob("*.safetensors"), *(ROOT / "precompute").glob("*.safetensors")])
+END_OF_PYTHON_3_11 = datetime(2027, 10, 31, tzinfo=UTC)
 
 
 def pins() -> dict[str, str]:
@@ -55,4 +59,22 @@ def test_the_model_card_states_the_hash_of_each_weights_file(path: Path):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert re.search(rf"^\| `{path.stem}` \| `{digest}` \|", card, re.MULTILINE), (
         f"docs/model-card.md: {path.stem} is {digest}"
+    )
+
+
+def test_aiortc_is_pinned_to_the_release_whose_private_attributes_were_tried():
+    pinned = {name: pins()[name] for name in TESTED}
+    assert pinned == TESTED, (
+        f"constraints.txt has {pinned}, streaming/webrtc/aiortc_private.py was tried with {TESTED}: run "
+        "tests/streaming/webrtc and a browser with the new release, correct that file where an attribute differs, then "
+        "change TESTED"
+    )
+
+
+def test_python_3_11_still_gets_security_fixes():
+    oldest = min(Requirement(f"python{PROJECT['requires-python']}").specifier, key=lambda limit: limit.operator != ">=")
+    assert oldest.version != "3.11" or datetime.now(UTC) < END_OF_PYTHON_3_11 - timedelta(days=90), (
+        f"Python 3.11 ends on {END_OF_PYTHON_3_11:%d %B %Y} (PEP 664). Make 3.12 the oldest: requires-python and "
+        "classifiers in pyproject.toml, PYTHON in the Makefile, python_version of mypy and target-version of ruff, the "
+        "base image in deploy/Dockerfile, constraints.txt, README. mediapipe 0.10.21 has wheels for 3.12"
     )
