@@ -2,9 +2,10 @@
 # make check                     lint, type-check and run the fast tests: for every edit, in less than two minutes
 # make test                      lint, type-check and run the whole suite
 # make gpu-check                 on a machine with an NVIDIA GPU: its tests, compute-sanitizer and benchmarks
-# make setup                     .venv with everything; as root on Debian also system packages and the agents' environments
+# make setup [TORCH=cuda]        .venv with everything; as root on Debian also system packages and the agents' environments
 
 PYTHON ?= python3.11
+TORCH ?= cpu
 SPEAKER ?= demo/speaker.mp4
 PORT ?= 8080
 # As it was typed, for the shell: `make` would read a `$` in it, and the shell everything else.
@@ -19,8 +20,8 @@ PYTEST := .venv/bin/pytest -n 2 --dist loadfile
 
 setup: .venv/.ready
 
-.venv/.ready: pyproject.toml tools/setup tools/agents tools/players
-	tools/setup $(PYTHON)
+.venv/.ready: pyproject.toml constraints.txt tools/setup tools/agents tools/players
+	tools/setup $(PYTHON) $(TORCH)
 	touch $@
 
 demo: setup

@@ -32,6 +32,7 @@ from engine.errors import DependencyError, MediaError, PersonaStreamError
 from engine.files import printable
 from engine.signals import EXIT_CODE
 
+KILLED = 9  # SIGKILL, which Windows lacks
 STOP_S = 5.0  # after SIGTERM; the child needs less than one
 LAST_WORDS_BYTES = 2_000
 MISSING = re.compile(r"No module named '?([\w.]+)")
@@ -121,14 +122,14 @@ class ChildEvents:
         words = self._last_words()
         if missing := MISSING.search(words):
             raise DependencyError(
-                f"{self._work.doing} needs the enrolment stack, and {missing[1]} is not installed; run `make setup`, "
-                "or install personastream with its dependencies"
+                f"{self._work.doing} needs the enrolment stack, and {missing[1]} is not installed; run "
+                "`pip install 'personastream[enroll]'`"
             )
         again = "try it again; if it happens again, report it"
         if code == EXIT_CODE:
             raise self._crash(f"was interrupted; {again}")
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        if code == -signal.SIGKILL:
+        if code == -KILLED:
             how += " (the system does so when memory runs out)"
         raise self._crash(f"{how} and without a result; {again}. {words}".strip())
 

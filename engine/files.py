@@ -3,7 +3,6 @@ working folders. A process that is killed cannot tidy up; the next one that writ
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import shutil
@@ -13,9 +12,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from av.error import FFmpegError
 
+from engine import locks
 from engine.errors import OutputError
 
 TEMPORARY = "personastream-"  # in the names of all temporary files and folders
@@ -103,17 +104,16 @@ def replaced(output: Path) -> Iterator[Path]:
     remove_abandoned(target.parent, hidden=True)
     temporary = target.with_name(f".{TEMPORARY}{secrets.token_hex(4)}{target.suffix}")
     try:
-        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield temporary
-            if target.exists():
-                temporary.chmod(stat.S_IMODE(target.stat().st_mode))
-            os.fsync(handle)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-            os.close(handle)
+        with locks.held(temporary, create=True) as handle:
+            try:
+                yield temporary
+                if target.exists():
+                    temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+                if handle is not None:
+                    os.fsync(handle)
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
     except (OSError, FFmpegError) as error:
         raise OutputError(
             f"{output}: cannot be written ({_reason(error)}); make room or choose another output"
@@ -129,13 +129,8 @@ def working_folder() -> Iterator[Path]:
     try:
         place = Path(tempfile.gettempdir())
         remove_abandoned(place)
-        with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=place) as folder:
-            handle = os.open(folder, os.O_RDONLY)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX)
-                yield Path(folder)
-            finally:
-                os.close(handle)
+        with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=place) as folder, locks.held(Path(folder)):
+            yield Path(folder)
     except (OSError, FFmpegError) as error:
         raise OutputError(
             f"{tempfile.tempdir or 'TMPDIR'}: temporary files cannot be written ({_reason(error)}); make room there, "
@@ -150,21 +145,17 @@ def _reason(error: OSError | FFmpegError) -> str:
 def remove_abandoned(folder: Path, *, hidden: bool = False) -> None:
     """Remove temporary files and folders that killed processes left in `folder`: ours by name and owner, and unlocked,
     because the system releases a lock when its process ends."""
+    if not locks.AVAILABLE:
+        return  # nothing tells whether they are in use
     for path in folder.glob(f"{'.' * hidden}{TEMPORARY}*"):
         try:
-            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            facts = os.fstat(handle)
-            if facts.st_uid != os.getuid() or (_is_empty(path) and time.time() - facts.st_mtime < EMPTY_S):
-                continue
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            with locks.held(path, wait=False, follow=False) as handle:
+                facts = os.fstat(cast(int, handle))
+                if facts.st_uid != os.getuid() or (_is_empty(path) and time.time() - facts.st_mtime < EMPTY_S):
+                    continue
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         except OSError:
             continue  # locked: in use
-        finally:
-            os.close(handle)
 
 
 def _is_empty(path: Path) -> bool:

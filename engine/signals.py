@@ -12,15 +12,10 @@ from types import FrameType
 from typing import BinaryIO
 
 EXIT_CODE = 130  # of an interrupted command, as shells have it for Ctrl-C
-ENDING = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGALRM,
-    signal.SIGXCPU,
+ENDING = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGXCPU")
+    if hasattr(signal, name)  # Windows has the first two
 )
 GRACE_S = 5.0  # for a clean-up that nobody waits for
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from engine.avatar.file import SUFFIX, AvatarContents, Bank, network_fingerprint
 from engine.avatar.manifest import Manifest
 from engine.avatar.video import CACHE_BYTES, VideoReader
 from engine.backends.backend import Backend
+from engine.backends.cpu import cores
 from engine.backends.select import backend_for
 from engine.config import Quality
 from engine.errors import CorruptVideoError
@@ -243,7 +243,7 @@ class Enrolment:
             on_cpu = self._backend.device.type == "cpu"  # a GPU paints for one thread
             readers = [
                 stack.enter_context(_open(base, manifest, cache_bytes=PAINTER_CACHE_BYTES))
-                for _ in range(min(MAX_PAINTERS, len(os.sched_getaffinity(0))) if on_cpu else 1)
+                for _ in range(min(MAX_PAINTERS, cores()) if on_cpu else 1)
             ]
             painters = [person.painter(reader.read, references, self._model, self._backend) for reader in readers]
             write_idle(

@@ -23,9 +23,7 @@ class Identity:
     def __init__(self) -> None:
         package = importlib.util.find_spec("face_recognition_models")
         if not is_installed() or package is None or not package.submodule_search_locations:
-            raise WeightsError(
-                "dlib or its models are not installed; run `pip install --no-deps dlib-bin face_recognition_models`"
-            )
+            raise WeightsError("dlib or its models are not installed; run `pip install 'personastream[enroll]'`")
         import dlib
 
         models = Path(package.submodule_search_locations[0]) / "models"

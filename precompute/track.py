@@ -6,9 +6,12 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Self
 
 import numpy as np
+
+from engine.errors import DependencyError
 
 POINTS = 478
 SEARCH_EVERY_FRAMES = 5  # while there is no face; a search costs three times a tracked frame
@@ -44,6 +47,18 @@ def _quiet_native_log() -> Iterator[None]:
         os.close(sink)
 
 
+def _solutions() -> tuple[ModuleType, ModuleType]:
+    """MediaPipe's face detection and face mesh. 1 s to import, so only where they are used. Raises DependencyError."""
+    try:
+        from mediapipe.python.solutions import face_detection, face_mesh
+    except ImportError as error:
+        raise DependencyError(
+            f"enrolling a speaker and dubbing a video need the face tracker of mediapipe ({error}); "
+            "run `pip install 'personastream[enroll]'` with Python 3.11 or 3.12"
+        ) from error
+    return face_detection, face_mesh
+
+
 class FaceTracker:
     """Tracks faces through consecutive frames of one clip; the largest face comes first.
 
@@ -53,11 +68,9 @@ class FaceTracker:
 
     def __init__(self, *, max_faces: int = 1):
         with _quiet_native_log():
-            from mediapipe.python.solutions.face_detection import FaceDetection
-            from mediapipe.python.solutions.face_mesh import FaceMesh  # 1 s to import, so only where it is used
-
-            self._mesh = FaceMesh(max_num_faces=max_faces, refine_landmarks=True, min_tracking_confidence=0.5)
-            self._distant = FaceDetection(model_selection=1, min_detection_confidence=0.5)
+            detection, mesh = _solutions()
+            self._mesh = mesh.FaceMesh(max_num_faces=max_faces, refine_landmarks=True, min_tracking_confidence=0.5)
+            self._distant = detection.FaceDetection(model_selection=1, min_detection_confidence=0.5)
             for network in (self._mesh, self._distant):  # the first picture starts threads that log
                 network.process(np.zeros((64, 64, 3), np.uint8))
         self._region: tuple[int, int, int, int] | None = None  # left, top, right, bottom
@@ -119,9 +132,8 @@ def upright_turns(pictures: list[np.ndarray]) -> int:
     """
     scores = [0.0] * 4
     with _quiet_native_log():
-        from mediapipe.python.solutions.face_detection import FaceDetection
-
-        with FaceDetection(model_selection=1, min_detection_confidence=0.5) as detector:
+        detection, _ = _solutions()
+        with detection.FaceDetection(model_selection=1, min_detection_confidence=0.5) as detector:
             for turns in range(4):
                 for picture in pictures:
                     found = detector.process(np.ascontiguousarray(np.rot90(picture, -turns))).detections

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", ROOT / "demo/README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "demo/README.md", *(ROOT / "docs").glob("*.md")])
 PACKAGES = ("engine", "streaming", "precompute", "training", "benchmarks")
 FOLDERS = "|".join((*PACKAGES, "tests", "tools", "examples", "demo", "docs"))
 LINK = re.compile(r"\]\(([^()\s]+)\)")

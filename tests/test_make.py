@@ -34,7 +34,7 @@ def checkout(tmp_path):
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     shutil.copy(ROOT / "Makefile", tmp_path)
     shutil.copy(ROOT / "tools" / "demo", tmp_path / "tools")
-    for name in ("pyproject.toml", "tools/setup", "tools/agents", "tools/players", ".venv/.ready"):
+    for name in ("pyproject.toml", "constraints.txt", "tools/setup", "tools/agents", "tools/players", ".venv/.ready"):
         (tmp_path / name).touch()
     for name, more in (("precompute", 'echo made > "$3"\n'), ("personastream", "")):
         program = tmp_path / ".venv" / "bin" / name

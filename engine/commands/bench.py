@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
 import json
-import resource
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +22,7 @@ from engine.backends.cpu import CpuBackend
 from engine.backends.select import backend_for, describe
 from engine.commands.cadence import cadence
 from engine.commands.capacity import Ramp, check_chart, draw_ramp, print_ramp, ramp
+from engine.commands.memory import peak_mb, resident_mb
 from engine.config import ComputeConfig, Level, SessionConfig
 from engine.errors import SettingError
 from engine.live.job import PaintJob
@@ -38,7 +36,6 @@ from engine.models.weights import load_face_model
 TRIALS = 10
 MIN_S, MAX_S = 2.0, 3600.0  # shorter speech has too few windows for percentiles; longer speech only fills the memory
 WEIGHED = 4  # sessions opened to measure the memory of one
-PAGE_BYTES = resource.getpagesize()
 
 
 class Figures(TypedDict):
@@ -95,7 +92,7 @@ def bench(avatar: Path, speech: Path | None, seconds: float, backend: Backend | 
         first_frame_ms=float(np.percentile(first_s, 95)) * 1000,
         algorithmic_ms=latency_ms,
         sessions_at_25_fps=int(fps // FPS),
-        memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        memory_mb=peak_mb(),
         avatar_mb=avatar_mb,
         session_mb=session_mb,
         device_mb=_device_mb(backend),
@@ -109,15 +106,6 @@ def _ready(backend: Backend, avatar: Path) -> AvatarPipeline:
     pipeline = AvatarPipeline(backend, Avatar.open(avatar, quality=backend.quality), load_face_model())
     pipeline.perform(pipeline.paint_job(pipeline.avatar.loop.start, pipeline.rest))
     return pipeline
-
-
-def resident_mb() -> float:
-    """The resident memory of this process, on Linux, after the interpreter and the C library have freed theirs."""
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
-    if trim is not None:
-        trim(0)
-    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES / 2**20
 
 
 def _device_mb(backend: Backend) -> float:

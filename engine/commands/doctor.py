@@ -6,11 +6,13 @@ import importlib
 import importlib.metadata
 import importlib.util
 import platform
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from engine.backends import graphs
@@ -20,6 +22,8 @@ from engine.errors import WeightsError
 from engine.live.batching import measure
 from engine.models import weights
 from engine.models.speech import SpeechConfig
+
+HEADLESS = "opencv-python-headless"
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,12 @@ def examine() -> Iterator[Finding]:
     """Examine the requirements and options of the engine, one by one."""
     yield _python()
     yield _library("av", "decoding and encoding")
-    yield _library("mediapipe", "enrolment")
     yield _library("aiortc", "WebRTC")
+    yield _opencv()
+    yield _enrolment()
     backend, networks = _networks()
     yield networks
+    yield _licences()
     yield _device()
     yield _sound_devices()
     if backend is not None:
@@ -50,13 +56,41 @@ def examine() -> Iterator[Finding]:
 
 def _python() -> Finding:
     version = platform.python_version()
-    return Finding("python", version.startswith(("3.11.", "3.12.")), version, "install Python 3.11 or 3.12")
+    supported = (3, 11) <= sys.version_info < (3, 14)
+    return Finding("python", supported, version, "" if supported else "install Python 3.11, 3.12 or 3.13")
 
 
 def _library(name: str, purpose: str) -> Finding:
     if importlib.util.find_spec(name) is None:
-        return Finding(name, False, f"not installed, needed for {purpose}", "run `make setup`")
+        return Finding(name, False, f"not installed, needed for {purpose}", "pip install personastream")
     return Finding(name, True, f"{importlib.metadata.version(name)} ({purpose})")
+
+
+def _opencv() -> Finding:
+    """One build of OpenCV: each of them writes the same folder, and those for a desktop need its libGL."""
+    builds = {
+        name: found.version
+        for found in importlib.metadata.distributions()
+        if (name := str(found.metadata["Name"])).startswith("opencv-")
+    }
+    others = " ".join(sorted(builds.keys() - {HEADLESS}))
+    release = f"=={builds[HEADLESS]}" if HEADLESS in builds else ""
+    remedy = f"keep the build that needs no desktop: pip uninstall -y {others}; " if others else ""
+    remedy += f"pip install --force-reinstall --no-deps {HEADLESS}{release}"
+    detail = ", ".join(f"{name} {version}" for name, version in sorted(builds.items())) or "not installed"
+    try:
+        importlib.import_module("cv2")
+    except ImportError as error:
+        return Finding("opencv", False, f"{detail}: {error}", remedy)
+    return Finding("opencv", True, detail, remedy if len(builds) > 1 else "")
+
+
+def _enrolment() -> Finding:
+    """The face tracker, which a runtime for finished avatars does without."""
+    if importlib.util.find_spec("mediapipe") is None:
+        detail = "mediapipe is not installed: this machine plays avatars, and neither enrols people nor dubs videos"
+        return Finding("enrolment", True, detail, "pip install 'personastream[enroll]' (Python 3.11 or 3.12)")
+    return Finding("enrolment", True, f"mediapipe {importlib.metadata.version('mediapipe')}")
 
 
 def _networks() -> tuple[CpuBackend | None, Finding]:
@@ -69,6 +103,15 @@ def _networks() -> tuple[CpuBackend | None, Finding]:
         remedy = "reinstall the package, or train them with `python -m training`"
         return None, Finding("networks", False, str(error), remedy)
     return backend, Finding("networks", True, detail)
+
+
+def _licences() -> Finding:
+    return Finding(
+        "licences",
+        True,
+        f"code Apache-2.0, weights {weights.LICENCE}",
+        "for other uses train them again, with `python -m training`",
+    )
 
 
 def _latency(speech: SpeechConfig) -> Finding:
@@ -128,6 +171,8 @@ class Doctor:
         findings = list(examine())
         table = Table("", "what", "found", "to do")
         for finding in findings:
-            table.add_row("ok" if finding.ok else "[red]no", finding.name, finding.detail, finding.remedy)
+            table.add_row(
+                "ok" if finding.ok else "[red]no", finding.name, escape(finding.detail), escape(finding.remedy)
+            )
         Console().print(table)
         return 0 if all(finding.ok for finding in findings) else 1

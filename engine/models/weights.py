@@ -17,6 +17,7 @@ from engine.models.morphable import MorphableModel
 
 FORMAT = 1
 ASSETS = Path(__file__).parents[1] / "assets"
+LICENCE = "for research and evaluation"  # LICENSES/LicenseRef-personastream-weights.txt
 _REMEDY = "reinstall the package, or train them with `python -m training`"
 
 

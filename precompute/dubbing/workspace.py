@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from engine.errors import OutputError
+from engine.locks import held
 
 FACTS = "video.json"
 
@@ -29,10 +29,10 @@ class Workspace:
         self.folder = output.with_name(f"{output.name}.parts")
         self._inputs = {role: _facts(path) for role, path in inputs.items()}
         self.keep = False
+        self._lock = ExitStack()
         try:
             self.folder.mkdir(exist_ok=True)
-            self._handle = os.open(self.folder, os.O_RDONLY)
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock.enter_context(held(self.folder, wait=False))
             video = json.dumps(self._inputs["video"])
             facts = self.folder / FACTS
             self.resumed = resume and facts.exists() and facts.read_text() == video
@@ -63,7 +63,7 @@ class Workspace:
     ) -> None:
         if not self.keep:
             shutil.rmtree(self.folder, ignore_errors=True)
-        os.close(self._handle)
+        self._lock.close()
 
 
 def _facts(path: Path) -> list[Any]:

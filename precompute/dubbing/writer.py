@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
@@ -19,6 +17,7 @@ import numpy as np
 
 from engine.errors import OutputError
 from engine.files import TEMPORARY, ffmpeg_name, replaced
+from engine.locks import held
 from precompute.dubbing.encoding import Encoding
 from precompute.dubbing.timing import Plan
 
@@ -103,10 +102,8 @@ class Parts:
         return self.folder / f"{number:06}.{FORMAT}"
 
     def _lock(self) -> None:
-        handle = os.open(self.folder, os.O_RDONLY)
-        self._open.callback(os.close, handle)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._open.enter_context(held(self.folder, wait=False))
         except BlockingIOError as error:
             self._open.close()
             raise OutputError(

@@ -1,4 +1,4 @@
-"""The command line `personastream`: serve, cluster, mic over the network; dub, bench, doctor, export without it."""
+"""The command line `personastream`: serve, cluster, demo, mic over the network; dub, bench, doctor, export without."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from engine.commands.export import Export
 from engine.errors import PersonaStreamError
 from engine.signals import EXIT_CODE, interruptible
 from streaming.commands.cluster import Cluster, ClusterDrain, ClusterServe, ClusterStatus, with_default
+from streaming.commands.demo import Demo
 from streaming.commands.mic import Mic
 from streaming.commands.serve import Serve
 
@@ -25,6 +26,7 @@ USAGE_ERROR = 2
 Command = (
     Annotated[Serve, tyro.conf.subcommand("serve", prefix_name=False)]
     | Annotated[Cluster, tyro.conf.subcommand("cluster", prefix_name=False)]
+    | Annotated[Demo, tyro.conf.subcommand("demo", prefix_name=False)]
     | Annotated[Mic, tyro.conf.subcommand("mic", prefix_name=False)]
     | Annotated[Dub, tyro.conf.subcommand("dub", prefix_name=False)]
     | Annotated[Bench, tyro.conf.subcommand("bench", prefix_name=False)]
@@ -32,7 +34,7 @@ Command = (
     | Annotated[Export, tyro.conf.subcommand("export", prefix_name=False)]
 )
 
-Serving = Serve | Mic | ClusterServe | ClusterStatus | ClusterDrain  # they have an event loop
+Serving = Serve | Demo | Mic | ClusterServe | ClusterStatus | ClusterDrain  # they have an event loop
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

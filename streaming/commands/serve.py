@@ -17,6 +17,7 @@ from engine.backends.select import backend_for
 from engine.config import ComputeConfig, SessionConfig
 from engine.errors import AvatarFileError
 from engine.live.engine import Engine
+from engine.models.weights import LICENCE
 from streaming.commands.stop_signals import StopSignals, interrupting
 from streaming.config import BroadcastConfig, ServerConfig, VoicesConfig
 from streaming.process import freeze_garbage, set_up_log
@@ -93,7 +94,9 @@ class Serve:
 def announce(server: Server, engine: Engine, live_session: LiveSession | None, secrets: Secrets) -> None:
     """Print the server's address, and how to speak in the standing broadcast `live_session` if there is one."""
     console = Console(soft_wrap=True)
-    console.print(f"[bold]personastream[/bold] serves {', '.join(engine.avatars)} at [link]{server.url}/[/link]")
+    licence = f"code Apache-2.0, weights {LICENCE}"
+    names = ", ".join(engine.avatars)
+    console.print(f"[bold]personastream[/bold] ({licence}) serves {names} at [link]{server.url}/[/link]")
     if live_session is not None:
         speech = f"{server.url}/v1/sessions/{live_session.session.id}/speech"
         token = f"${BROADCAST_VARIABLE}" if secrets.broadcast else live_session.token

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Any, Self
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
@@ -33,17 +33,22 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.first, self.second = asyncio.Event(), asyncio.Event()
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        for number in STOPPING:
-            asyncio.get_running_loop().add_signal_handler(number, self._received)
+        loop = asyncio.get_running_loop()
+
+        def receive(number: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(self._received)  # which wakes the loop; Windows' has no add_signal_handler
+
+        self._before = {number: signal.signal(number, receive) for number in STOPPING}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number in STOPPING:
-            asyncio.get_running_loop().remove_signal_handler(number)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _received(self) -> None:
         (self.second if self.first.is_set() else self.first).set()

@@ -2,7 +2,8 @@
 
 Under back-pressure the server does not read, and asyncio reports the end of a connection only to a reader. The kernel
 reports it anyway: an epoll registered for EPOLLRDHUP alone becomes readable when the peer closes or resets the
-connection, or stops answering TCP's keep-alive.
+connection, or stops answering TCP's keep-alive. Systems other than Linux have no epoll: there, asyncio's
+own report has to do, which comes when the server reads again.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-KEEPALIVE_IDLE_S = 30
-KEEPALIVE_INTERVAL_S = 10
-KEEPALIVE_PROBES = 3  # detects a peer that vanished silently after a minute
-UNACKNOWLEDGED_MS = 60_000  # the same while data for it is unacknowledged
+OPTIONS = {  # of TCP, where the system has them
+    "TCP_KEEPIDLE": 30,  # seconds
+    "TCP_KEEPINTVL": 10,
+    "TCP_KEEPCNT": 3,  # detects a peer that vanished silently after a minute
+    "TCP_USER_TIMEOUT": 60_000,  # ms: the same while data for it is unacknowledged
+}
 
 
 @contextmanager
@@ -27,14 +30,13 @@ def on_disconnect(transport: asyncio.Transport, gone: Callable[[], None]) -> Ite
         gone()
         yield
         return
-    for option, value in (
-        (socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S),
-        (socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S),
-        (socket.TCP_KEEPCNT, KEEPALIVE_PROBES),
-        (socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS),
-    ):
-        connection.setsockopt(socket.IPPROTO_TCP, option, value)
+    for name, value in OPTIONS.items():
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if not hasattr(select, "epoll"):
+        yield
+        return
     loop = asyncio.get_running_loop()
     with select.epoll() as watch:
         watch.register(connection.fileno(), select.EPOLLRDHUP)  # and always EPOLLHUP and EPOLLERR

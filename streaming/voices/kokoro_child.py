@@ -59,7 +59,8 @@ async def speak(kokoro: Any, out: BinaryIO, text: str, voice: str, lang: str) ->
 def main(model: str, voices: str) -> int:
     """Serve requests until the input ends; returns the exit code."""
     out = sys.stdout.buffer
-    os.nice(NICENESS)
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
     try:
         kokoro = importlib.import_module("kokoro_onnx").Kokoro(model, voices)
         names = list(kokoro.get_voices())

@@ -112,7 +112,7 @@ def test_a_child_that_crashes_after_its_result_has_done_its_work():
 
 
 def test_a_part_of_the_enrolment_stack_that_is_missing_is_named_with_the_remedy():
-    with pytest.raises(DependencyError, match=r"no_such_stack is not installed; run `make setup`"):
+    with pytest.raises(DependencyError, match=r"no_such_stack is not installed; run `pip install"):
         dub("import no_such_stack.part")
     with pytest.raises(DependencyError, match=r"engine\.no_such_module is not installed"):
         dub_video(VIDEO, SPEECH, OUTPUT, program=(sys.executable, "-m", "engine.no_such_module"))

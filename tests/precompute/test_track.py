@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import cv2
 import numpy as np
 import pytest
 
+from engine.errors import DependencyError
 from precompute.scan import face_height, scan
 from precompute.track import FaceTracker, fill_gaps, longest_run, track
 
@@ -77,3 +80,9 @@ def test_an_empty_scan_is_possible():
     clip = scan([])
     assert len(clip) == 0
     assert clip.landmarks.points.shape == (0, 478, 3)
+
+
+def test_without_the_face_tracker_the_extra_that_brings_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mediapipe.python.solutions", None)
+    with pytest.raises(DependencyError, match=r"personastream\[enroll\]"):
+        FaceTracker()

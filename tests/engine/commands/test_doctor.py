@@ -17,7 +17,7 @@ def by_name():
 def test_a_whole_installation_is_well():
     findings = by_name()
     assert all(finding.ok for finding in findings.values()), findings
-    assert {"python", "av", "mediapipe", "aiortc", "networks", "device", "latency"} <= findings.keys()
+    assert {"python", "av", "aiortc", "opencv", "enrolment", "networks", "device", "latency"} <= findings.keys()
     assert "280 ms" in findings["latency"].detail
     choice = choose("auto")
     assert describe(choice.device) in findings["device"].detail and choice.reason in findings["device"].detail
@@ -54,10 +54,27 @@ def test_broken_weights_are_found_and_the_remedy_is_told(monkeypatch, tmp_path, 
     assert not networks.ok and "python -m training" in networks.remedy
 
 
-def test_a_library_that_is_not_there_is_found(monkeypatch):
+def test_a_library_that_is_not_there_is_found(monkeypatch, capsys):
     import importlib.util
 
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "aiortc" else real(name, *a))
-    aiortc = by_name()["aiortc"]
-    assert not aiortc.ok and aiortc.remedy == "run `make setup`"
+    absent = {"aiortc", "mediapipe"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in absent else real(name, *a))
+    aiortc, enrolment = by_name()["aiortc"], by_name()["enrolment"]
+    assert not aiortc.ok and aiortc.remedy == "pip install personastream"
+    assert enrolment.ok and "personastream[enroll]" in enrolment.remedy  # avatars play without it
+    monkeypatch.setenv("COLUMNS", "300")
+    assert Doctor().run() == 1
+    assert "personastream[enroll]" in capsys.readouterr().out  # brackets are no markup
+
+
+def test_a_second_build_of_opencv_is_found_and_the_remedy_keeps_the_headless_one(monkeypatch, tmp_path):
+    for name, release in (("opencv-contrib-python", "4.11.0.86"), ("opencv-python-headless", "4.12.0.88")):
+        folder = tmp_path / f"{name.replace('-', '_')}-{release}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {release}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    opencv = by_name()["opencv"]
+    assert "opencv-contrib-python 4.11.0.86" in opencv.detail
+    assert "uninstall -y opencv-contrib-python" in opencv.remedy
+    assert opencv.remedy.endswith("opencv-python-headless==4.12.0.88")

@@ -33,7 +33,7 @@ def run(capsys, *arguments):
 def test_help_lists_the_commands(capsys):
     code, output, _ = run(capsys, "--help")
     assert code == 0
-    assert all(name in output for name in ("serve", "mic", "dub", "bench", "doctor", "export"))
+    assert all(name in output for name in ("serve", "demo", "mic", "dub", "bench", "doctor", "export"))
 
 
 def test_a_missing_file_prints_one_line_and_exits_with_2(tmp_path, capsys):
