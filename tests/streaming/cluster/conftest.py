@@ -59,7 +59,7 @@ async def cluster(avatar_path, tmp_path_factory) -> AsyncIterator[RunningCluster
                     await running.all_ready()
                     yield running
             finally:
-                connection.kill_all()
+                connection.kill_all(connection.find_director())
     finally:
         environment.undo()
         machines.shutdown()
