@@ -28,6 +28,8 @@ async def cluster(avatar_path, tmp_path_factory) -> AsyncIterator[RunningCluster
     from streaming.cluster import connection
 
     folder = tmp_path_factory.mktemp("cluster")
+    mode = pytest.MonkeyPatch()
+    mode.setenv("RAY_AUTH_MODE", "disabled")  # Ray would write a token into the home folder
     environment = pytest.MonkeyPatch()
     environment.setenv("XDG_CACHE_HOME", str(folder / "cache"))  # for the nodes, which inherit that of their machine
     machines = Cluster()
@@ -63,3 +65,4 @@ async def cluster(avatar_path, tmp_path_factory) -> AsyncIterator[RunningCluster
     finally:
         environment.undo()
         machines.shutdown()
+        mode.undo()
