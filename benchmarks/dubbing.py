@@ -14,7 +14,8 @@ import tyro
 
 from benchmarks.command import run
 from engine.backends.select import describe
-from engine.dubbing import DubEvent, DubOptions, DubProgress, dub_video
+from engine.child import WorkEvent, WorkProgress
+from engine.dubbing import DubOptions, dub_video
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +30,9 @@ class Dubbing:
     def run(self) -> None:
         began_s, started_s = time.perf_counter(), 0.0
 
-        def listen(event: DubEvent) -> None:
+        def listen(event: WorkEvent) -> None:
             nonlocal started_s
-            if isinstance(event, DubProgress) and not started_s:
+            if isinstance(event, WorkProgress) and not started_s:
                 started_s = time.perf_counter() - began_s
 
         with tempfile.TemporaryDirectory() as folder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
@@ -15,8 +16,11 @@ MAX_LOAD = 0.9  # share of the device's time; the rest is for work that arrives 
 Quality = Literal["best", "fast"]  # of references and pictures: large faces at 512 px, or all faces at 256 px
 Level = Literal["best", "best-half", "fast", "fast-half"]  # half: the network paints every second picture
 LEVELS: tuple[Level, ...] = get_args(Level)  # the best first
+SINGLE: Mapping[Level, Level] = {"best-half": "best", "fast-half": "fast"}  # of levels with runs of two: for one alone
 FINE_LEVELS: tuple[Level, ...] = ("best", "best-half")
 QualityOption = Literal["auto", "best", "best-half", "fast", "fast-half"]
+GpuMode = Literal["eager", "graphs", "tensorrt"]
+GpuModeOption = Literal["auto"] | GpuMode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +30,10 @@ class ComputeConfig:
     device: str = "auto"  # auto, cpu, cuda or cuda:N; auto: the first GPU that works and has room, else the CPU
     quality: QualityOption = "auto"
     """best: large faces at 512 px; fast: all at 256 px; -half: the network paints every second picture, the others are
-    laid from it; auto: what the machine can paint in real time. A GPU paints fast pictures alone."""
+    laid from it; auto: what the machine can paint in real time. A GPU has no -half."""
+    gpu_mode: GpuModeOption = "auto"
+    """How a GPU runs the networks: PyTorch, PyTorch's recorded CUDA graphs, or TensorRT; auto: what a check of this
+    very card has shown to work, once for each driver and weights."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@
     ├── ExportError             a network cannot be written as ONNX, or the file's outputs differ from torch's
     ├── PlanError               a TensorRT plan cannot be built, loaded or run on this machine
     ├── DubbingError            the process that dubs a video crashed
+    ├── EnrolmentError          the process that makes an avatar crashed
     ├── DependencyError         a library is missing, or differs from the versions that this package works with
     ├── ClusterError            a Ray cluster cannot be joined, or has no such node
     ├── DeviceError             the device is missing or cannot run the networks
@@ -138,6 +139,12 @@ class DubbingError(PersonaStreamError):
     """The process that dubs a video crashed, or was ended."""
 
     code = "dubbing"
+
+
+class EnrolmentError(PersonaStreamError):
+    """The process that makes an avatar crashed, or was ended."""
+
+    code = "enrolment"
 
 
 class DependencyError(PersonaStreamError):

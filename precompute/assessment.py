@@ -53,6 +53,7 @@ class Remark:
 
     code: str
     text: str
+    at_s: float | None = None  # where in the clip
 
 
 @dataclass(frozen=True)
@@ -303,34 +304,40 @@ def _clip_remarks(assessment: Assessment, scan: Scan, max_frames: int, has_audio
     if use.stop - use.start < 0.95 * length:
         reasons = "; ".join(_reasons(assessment, max_frames))
         text = f"{use.start / FPS:.2f} to {use.stop / FPS:.2f} s of {length / FPS:.2f} s are used ({reasons})"
-        yield Remark("part", text)
+        yield Remark("part", text, use.start / FPS)
     if use.stop - use.start < GOOD_FRAMES:
         seconds = f"only {assessment.usable_s:.1f} s are used"
         yield Remark("short", f"{seconds}: the loop shows and some mouth shapes are missing; film 15 to 60 s")
     if not has_audio:
         text = "the clip has no sound: if the speaker does not talk, there is no speaking style to learn"
         yield Remark("silent", text)
-    bystander = (scan.second_px[use] > 0).mean()
-    if bystander > 0.02:
-        share = f"another, smaller face is seen in {100 * bystander:.0f} % of the frames"
-        yield Remark("bystander", f"{share}; it will go on moving behind the avatar")
+    bystander = scan.second_px[use] > 0
+    if bystander.mean() > 0.02:
+        share = f"another, smaller face is seen in {100 * bystander.mean():.0f} % of the frames"
+        text = f"{share}; it will go on moving behind the avatar"
+        yield Remark("bystander", text, use.start / FPS + _first_s(bystander))
 
 
 def _picture_remarks(assessment: Assessment, scan: Scan, wide_colours: bool) -> Iterator[Remark]:
     """Remarks on time stamps, stills, the orientation of the picture and its colours."""
     if scan.jumps:
         places = ", ".join(f"{n / FPS:.2f} s" for n in scan.jumps[:5])
-        yield Remark("time-jump", f"the time stamps of the file jump at {places}: each jump counts as a cut")
+        yield Remark(
+            "time-jump", f"the time stamps of the file jump at {places}: each jump counts as a cut", scan.jumps[0] / FPS
+        )
     if changes := person_changes(scan):
         places = ", ".join(f"{(first + last) / 2 / FPS:.1f} s" for first, last in changes[:5])
-        yield Remark("person", f"another person appears at about {places}: the longest shot of one of them is used")
+        text = f"another person appears at about {places}: the longest shot of one of them is used"
+        yield Remark("person", text, changes[0][0] / FPS)
     still = assessment.problem == "still"
     if still.any():
         first, seconds = _first_s(still), still.sum() / FPS
-        yield Remark("still", f"the picture stands still for {seconds:.1f} s from {first:.2f} s on: that is not used")
+        text = f"the picture stands still for {seconds:.1f} s from {first:.2f} s on: that is not used"
+        yield Remark("still", text, first)
     if (covered := assessment.problem == "covered").any():
         places = ", ".join(f"{start / FPS:.1f} to {stop / FPS:.1f} s" for start, stop in _spans(covered)[:5])
-        yield Remark("covered", f"an object is before the mouth from {places}: that is not used")
+        text = f"an object is before the mouth from {places}: that is not used"
+        yield Remark("covered", text, _first_s(covered))
     if scan.turns:
         yield Remark("turned", f"the face is not upright: {_remedy(scan)}")
     if wide_colours:

@@ -28,7 +28,7 @@ from engine.avatar.file import SUFFIX, AvatarContents, Bank, network_fingerprint
 from engine.avatar.manifest import Manifest
 from engine.avatar.video import CACHE_BYTES, VideoReader
 from engine.backends.backend import Backend
-from engine.backends.cpu import CpuBackend
+from engine.backends.select import backend_for
 from engine.config import Quality
 from engine.errors import CorruptVideoError
 from engine.files import check_output, working_folder
@@ -37,7 +37,7 @@ from engine.models.speech import FRAME_SAMPLES, RATE_HZ
 from engine.models.weights import load_face_model
 from engine.paint.shape import LIPS
 from precompute import bank
-from precompute.assessment import MIN_FRAMES, Assessment, assess
+from precompute.assessment import MIN_FRAMES, Assessment, Remark, assess
 from precompute.fit import FaceFit
 from precompute.frame_size import base_size, scan_size
 from precompute.idle import resting_lower_face, write_idle
@@ -69,6 +69,8 @@ class EnrolmentOptions:
     quality: Quality = "best"
     """fast: store references and paint the idle video at 256 px even for large faces, as a server with
     `--quality fast` paints speech."""
+    device: str = "auto"
+    """What paints the idle video: auto, cpu, cuda or cuda:N."""
     name: str = ""
     """Name of the avatar. Default: the name of the output file."""
     consent: str = "not stated"
@@ -90,10 +92,12 @@ class Enrolment:
     """Enrols the speaker of one video. Each stage is a method; `run` calls them in order.
 
     `backend` has the networks that paint, `networks` their fingerprints for the manifest; the embedded ones by default.
-    `progress` is called on the thread that runs the stages; an exception that it raises ends the enrolment.
+    `progress` is called on the thread that runs the stages; an exception that it raises ends the enrolment. `on_remark`
+    gets each flaw of the clip once it is assessed.
 
     Raises OutputError for an output that cannot be written, NotAVideoError or CorruptVideoError for a file that
-    does not open as a video, WeightsError for networks that cannot be loaded.
+    does not open as a video, WeightsError for networks that cannot be loaded, SettingError or DeviceError for a device
+    that cannot be used.
     """
 
     def __init__(
@@ -105,6 +109,7 @@ class Enrolment:
         backend: Backend | None = None,
         networks: dict[str, str] | None = None,
         progress: Progress = lambda *_: None,
+        on_remark: Callable[[Remark], None] = lambda _: None,
     ) -> None:
         check_output(output, (SUFFIX,), {"video": video})
         self.video, self.output = video, output
@@ -112,9 +117,9 @@ class Enrolment:
         self.info = probe(video)
         self.stage_s: dict[str, float] = {}
         self._model = load_face_model()
-        self._backend = backend or CpuBackend.embedded()
+        self._backend = backend or backend_for(self.options.device, self.options.quality)
         self._networks = network_fingerprints() if networks is None else networks
-        self._progress = progress
+        self._progress, self._on_remark = progress, on_remark
 
     def run(self) -> Enrolled:
         """Write the avatar to `output`.
@@ -125,6 +130,8 @@ class Enrolment:
         with self._stage("face"):
             clip = self.scan()
         assessment = self.assess(clip)
+        for remark in assessment.remarks:
+            self._on_remark(remark)
         with self._stage("fit"):
             person = self.fit(clip, assessment)
             persona = self.learn_persona(assessment, person)
@@ -233,9 +240,10 @@ class Enrolment:
         """Paint the mouth at rest into every frame of the base video, on several threads."""
         lower = resting_lower_face(self._model, person.alpha, person.rest_beta)
         with ExitStack() as stack, torch_threads(1):
+            on_cpu = self._backend.device.type == "cpu"  # a GPU paints for one thread
             readers = [
                 stack.enter_context(_open(base, manifest, cache_bytes=PAINTER_CACHE_BYTES))
-                for _ in range(min(MAX_PAINTERS, len(os.sched_getaffinity(0))))
+                for _ in range(min(MAX_PAINTERS, len(os.sched_getaffinity(0))) if on_cpu else 1)
             ]
             painters = [person.painter(reader.read, references, self._model, self._backend) for reader in readers]
             write_idle(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -37,7 +38,8 @@ MIN_COMBED = 8  # of them
 class VideoInfo:
     """Facts from the container. `width` and `height` are as displayed (rotation and pixel shape applied).
 
-    `duration_s` is the file's, `video_s` that of its video stream; 0 where the container does not state it.
+    `duration_s` is the file's, counted where the container does not state it, as in what browsers record. `video_s` is
+    that of its video stream, 0 where the container does not state it.
     """
 
     width: int
@@ -219,7 +221,7 @@ def probe(path: Path) -> VideoInfo:
         if first is None:
             raise CorruptVideoError(f"{path}: holds no frame that decodes; export the video again")
         height, width = Upright(sample_aspect(stream))(first).shape[:2]
-        duration = container.duration / av.time_base if container.duration else 0.0
+        duration = container.duration / av.time_base if container.duration else _counted_s(container, stream)
         return VideoInfo(
             width=width,
             height=height,
@@ -230,6 +232,15 @@ def probe(path: Path) -> VideoInfo:
             has_audio=bool(container.streams.audio),
             wide_colours=is_wide(first),
         )
+
+
+def _counted_s(container: av.container.InputContainer, stream: av.VideoStream) -> float:
+    """The time of the last packet that can be read."""
+    last = 0
+    with suppress(av.error.FFmpegError):
+        for packet in container.demux(stream):
+            last = max(last, packet.pts or 0)
+    return float(last * (stream.time_base or 0))
 
 
 def sample_aspect(stream: av.VideoStream) -> float:

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import tyro
 
 from engine.config import MAX_LOAD
-from engine.dubbing import PROGRAM
+from engine.dubbing import DUBBING
+from engine.enrolment import ENROLMENT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,20 @@ class IceConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DubsConfig:
+class JobsConfig:
+    """Work on uploads of clients; its settings are explained where it has defaults."""
+
+    at_once: int
+    waiting: int
+    max_bytes: int
+    max_s: float
+    keep_s: float
+    kept: int
+    program: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DubsConfig(JobsConfig):
     """Videos that clients dub. Uploads and results are in TMPDIR, and deleted when the server ends."""
 
     at_once: int = 1  # dubs that run at the same time, at low priority; 0: this server dubs no videos
@@ -49,7 +63,23 @@ class DubsConfig:
     max_s: float = 1800.0  # length of the video, and of the speech
     keep_s: float = 3600.0  # files of a finished dub are deleted after this time
     kept: int = 16  # finished dubs; beyond it the oldest is deleted
-    program: Annotated[tuple[str, ...], tyro.conf.Suppress] = PROGRAM  # the process that does the work
+    program: Annotated[tuple[str, ...], tyro.conf.Suppress] = DUBBING.program  # the process that does the work
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnrolmentsConfig(JobsConfig):
+    """Avatars that clients make from videos."""
+
+    folder: Path | None = (
+        None  # made avatars are kept there, and served after a restart. Default: until the server ends
+    )
+    at_once: int = 1  # enrolments that run at the same time, at low priority; 0: this server makes no avatars
+    waiting: int = 4  # more that may be uploaded or wait for their turn
+    max_bytes: int = 1 << 30  # of one upload, a video or a finished avatar
+    max_s: float = 300.0  # length of the video; at most 120 s of it are used
+    keep_s: float = 3600.0  # state and remarks of an ended enrolment; its video is deleted at once
+    kept: int = 16  # ended enrolments; beyond it the oldest is forgotten, and its avatar stays
+    program: Annotated[tuple[str, ...], tyro.conf.Suppress] = ENROLMENT.program  # the process that does the work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +121,7 @@ class ServerConfig:
     ice: IceConfig = field(default_factory=IceConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     dubs: DubsConfig = field(default_factory=DubsConfig)
+    enrolments: EnrolmentsConfig = field(default_factory=EnrolmentsConfig)
     timeouts: Annotated[TimeoutConfig, tyro.conf.Suppress] = field(default_factory=TimeoutConfig)
 
 

@@ -9,6 +9,7 @@ PersonaStreamError
 │   └── TooLongError
 ├── TooLargeError
 ├── AvatarInUseError
+├── AvatarExistsError
 ├── SessionClosedError
 │   └── NodeLostError
 ├── FieldError
@@ -65,6 +66,12 @@ class AvatarInUseError(PersonaStreamError):
     """An avatar cannot be unloaded while it has sessions."""
 
     code = "conflict"
+
+
+class AvatarExistsError(PersonaStreamError):
+    """An avatar of that name exists, or is being made."""
+
+    code = "avatar-exists"
 
 
 class NodeLostError(SessionClosedError):

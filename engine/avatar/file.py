@@ -7,7 +7,9 @@ One uncompressed ZIP, read in place. Nothing in it is ever executed or unpickled
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import shutil
 import struct
 import zipfile
 import zlib
@@ -272,3 +274,18 @@ def write_avatar(path: Path, contents: AvatarContents) -> None:
             archive.writestr(member, save_tensors({n: t.contiguous().cpu() for n, t in stored.items()}))
         archive.writestr("report.html", contents.report_html)
         archive.writestr("thumbnail.jpg", contents.thumbnail_jpeg)
+
+
+def change_texts(source: Path, target: Path, texts: Mapping[str, str]) -> None:
+    """Write the checked avatar `source` as `target`, which may be the same, with other texts in its manifest.
+
+    Raises OutputError.
+    """
+    with replaced(target) as temporary, zipfile.ZipFile(source) as old, zipfile.ZipFile(temporary, "w") as new:
+        for member in old.namelist():
+            with old.open(member) as reader, new.open(zipfile.ZipInfo(member), "w", force_zip64=True) as writer:
+                if member == "manifest.json":
+                    fields = json.load(reader) | texts
+                    writer.write(json.dumps(fields, indent=2, ensure_ascii=False).encode())
+                else:
+                    shutil.copyfileobj(reader, writer, _MIB)

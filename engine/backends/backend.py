@@ -1,10 +1,11 @@
 """`Backend`: the networks and the painting on one device; it hides the device from the rest of the engine.
 
-`cpu.CpuBackend`, `cuda.CudaBackend` and `tensorrt.runner.TensorRTBackend` implement it; `select.backend_for` chooses.
+`cpu.CpuBackend` and `cuda.CudaBackend` implement it; `select.backend_for` chooses.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -20,6 +21,10 @@ from engine.paint.painter import FittedVideo, PicturePainter
 
 class Backend(Protocol):
     """Batched, stateless calls; tensors are float32 on the CPU at this border. Shapes as in `engine.models`."""
+
+    spare: Callable[[str], Backend] | None
+    """With the reason as its `fallback`, the backend to use where this one cannot warm up; None: there is none, or the
+    device was asked for by its name."""
 
     @property
     def device(self) -> torch.device: ...
@@ -58,5 +63,7 @@ class Backend(Protocol):
         """Expression-only vertices [B, T, V, 3] to S [B, D]."""
 
     def painter(self, video: FittedVideo, bank: Bank, model: MorphableModel) -> PicturePainter:
-        """A painter of one person, through this backend's renderer. Raises SettingError for a bank of 512 px crops
-        where `quality` is `fast`."""
+        """A painter of one person, through this backend's renderer."""
+
+    def lost(self) -> str:
+        """After a call that raised: why no later one can succeed, else empty."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import cv2
 import torch
 from torch import Tensor
 
 from engine.avatar.file import Bank
+from engine.backends.backend import Backend
 from engine.config import FINE_LEVELS, LEVELS, Level, Quality, QualityOption
 from engine.models import int8 as int8_layers
 from engine.models import weights
@@ -56,6 +58,7 @@ class CpuBackend:
     ):
         self._speech, self._geometry, self._bfloat16, self._windows = speech, geometry, bfloat16, windows
         self.device, self.fallback = torch.device("cpu"), fallback
+        self.spare: Callable[[str], Backend] | None = None
         self.levels: tuple[Level, ...] = LEVELS if quality == "auto" else (quality,)
         self.quality: Quality = "best" if self.levels[0] in FINE_LEVELS else "fast"
         self.workers = workers
@@ -113,6 +116,9 @@ class CpuBackend:
     @torch.inference_mode()
     def style(self, expression_vertices: Tensor) -> Tensor:
         return self._geometry.style(expression_vertices)
+
+    def lost(self) -> str:
+        return ""
 
     def painter(self, video: FittedVideo, bank: Bank, model: MorphableModel) -> CpuPainter:
         return CpuPainter(self, video, bank, model, self._windows)

@@ -37,7 +37,7 @@ class Span:
 
 
 SPANS = {
-    "batch": Span(1, 8, 32),
+    "batch": Span(1, 8, 64),
     "rows": Span(4, RendererConfig.face_rows, 64),
     "columns": Span(4, RendererConfig.face_columns, 64),
     "lip_rows": Span(2, RendererConfig.lip_rows, 64),
@@ -191,5 +191,6 @@ def load(name: str, precision: Precision, path: Path | None = None) -> Graph:
     if name == "speech":
         return SpeechGraph(weights.load(SpeechEncoder, SpeechConfig, path))
     if name == "geometry":
-        return GeometryGraph(weights.load(GeometryGenerator, GeometryConfig, path), SpeechConfig.step_frames)
+        speech = weights.load_config(SpeechConfig, weights.default_path("speech"))  # one step of it at a time
+        return GeometryGraph(weights.load(GeometryGenerator, GeometryConfig, path), speech.step_frames)
     return RendererGraph(weights.load(DualAttentionRenderer, RendererConfig, path), precision)

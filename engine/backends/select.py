@@ -9,7 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import cv2
@@ -17,15 +17,14 @@ import torch
 
 from engine.backends.backend import Backend
 from engine.backends.cpu import CpuBackend, cores, native_bfloat16
-from engine.config import QualityOption
-from engine.errors import DeviceError, SettingError
+from engine.config import SINGLE, GpuModeOption, QualityOption
+from engine.errors import DeviceError, PlanError, SettingError
 
 log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
-# An estimate: the networks and CUDA itself take one GiB, the recorded graphs of batches up to 32 pictures and their
-# buffers the rest. Each avatar takes about 60 MB more.
-NEEDED_BYTES = 4 << 30
+# CUDA and its libraries take about one GiB, recorded graphs at most another (`cuda.GRAPH_BYTES`).
+NEEDED_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -66,43 +65,57 @@ def choose(requested: str) -> Choice:
     return Choice(CPU, reason, reason if faults or driver_without_torch else "")
 
 
-def backend_for(requested: str, quality: QualityOption = "auto") -> Backend:
+def backend_for(requested: str, quality: QualityOption = "auto", gpu_mode: GpuModeOption = "auto") -> Backend:
     """The fastest backend on the device of `choose`, with the embedded weights, at `quality`; `auto` leaves the
     choice to the times that an engine measures.
 
     Where a GPU that `auto` chose cannot run the networks, the CPU is used, and the backend's `fallback` says why.
-    Raises the errors of `choose`, SettingError for another level than `fast` on a GPU, DeviceError, WeightsError.
+    Raises the errors of `choose`, SettingError for a level that a GPU does not have, DeviceError, WeightsError.
     """
     choice = choose(requested)
     if choice.device.type == "cuda":
-        if quality not in ("auto", "fast"):
-            raise SettingError(f"--quality {quality}: a GPU paints `fast` pictures alone; add `--device cpu`")
+        if quality in SINGLE:
+            raise SettingError(f"--quality {quality}: a GPU has best and fast alone; choose one, or `--device cpu`")
         try:
-            backend = _on_gpu(choice.device)
+            backend = _on_gpu(choice, quality, gpu_mode)
         except DeviceError as error:
             if requested != "auto":
                 raise
             choice = Choice(CPU, str(error), str(error))
         else:
-            log.info("device %s: %s", describe(choice.device), choice.reason)
+            backend.spare = partial(_on_cpu, quality=quality) if requested == "auto" else None
             return backend
-    log.log(logging.WARNING if choice.fallback else logging.INFO, "device %s: %s", describe(CPU), choice.reason)
-    return CpuBackend.embedded(fallback=choice.fallback, quality=quality)
+    return _on_cpu(choice.fallback, quality, choice.reason)
 
 
-def _on_gpu(device: torch.device) -> Backend:
-    """The backend on a GPU. Raises DeviceError for a GPU that cannot run the networks, which `unfit` does not show."""
-    from engine.backends.tensorrt import runner  # here, so that a machine without a GPU does not load it
+def _on_cpu(fallback: str, quality: QualityOption, reason: str = "") -> Backend:
+    level = logging.WARNING if fallback else logging.INFO
+    log.log(level, "device %s: %s", describe(CPU), reason or fallback)
+    return CpuBackend.embedded(fallback=fallback, quality=quality)
 
+
+def _on_gpu(choice: Choice, quality: QualityOption, gpu_mode: GpuModeOption) -> Backend:
+    """The backend on a GPU, warmed up. Raises DeviceError for a GPU that cannot run the networks, which `unfit` does
+    not show."""
+    from engine.backends import selfcheck  # here, so that a machine without a GPU does not load them
+    from engine.backends.tensorrt import runner
+
+    device = choice.device
     torch.set_num_threads(1)  # the CPU has little work then, and video encoders need the other cores
     cv2.setNumThreads(1)
     try:
-        return runner.open_backend(device)
-    except RuntimeError as error:  # torch's errors of memory, drivers and libraries
+        found = selfcheck.verdict(device) if gpu_mode == "auto" else selfcheck.Verdict(gpu_mode, "it was requested")
+        if found.mode is None:
+            raise DeviceError(f"{describe(device)}: {found.reason}; choose `--device cpu`, or update the driver")
+        backend = runner.open_backend(device, found.mode, quality)
+        selfcheck.outputs(backend)
+    except (RuntimeError, PlanError) as error:  # torch's errors of memory, drivers and libraries
         raise DeviceError(
-            f"{describe(device)} does not take the networks ({_first_line(error)}); choose `--device cpu` or another, "
+            f"{describe(device)} does not take the networks ({first_line(error)}); choose `--device cpu` or another, "
             "or see `personastream doctor`"
         ) from error
+    log.info("device %s: %s; mode %s: %s", describe(device), choice.reason, found.mode, found.reason)
+    return backend
 
 
 def describe(device: torch.device) -> str:
@@ -147,7 +160,7 @@ def _faults(device: torch.device) -> Iterator[str]:
         float(torch.ones(1, device=device).sum())  # fails where torch has no kernels for it
         free, total = torch.cuda.mem_get_info(device)
     except RuntimeError as error:
-        yield f"{name} does not run torch {torch.__version__} ({_first_line(error)})"
+        yield f"{name} does not run torch {torch.__version__} ({first_line(error)})"
         return
     if importlib.util.find_spec("cuda") is None or importlib.util.find_spec("cuda.core") is None:
         yield f"{name} needs cuda.core for its rasteriser; pip install 'personastream[cuda]'"
@@ -156,7 +169,7 @@ def _faults(device: torch.device) -> Iterator[str]:
         yield f"{name} has {gib[0]} of {gib[1]} GiB free, expected {gib[2]}"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The message without torch's advice on debugging and its stack."""
     return str(error).partition("\n")[0]
 

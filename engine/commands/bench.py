@@ -188,7 +188,7 @@ class Bench:
     def run(self) -> int:
         if self.plot:
             check_chart(self.plot)
-        backend = backend_for(self.compute.device, self.compute.quality)
+        backend = backend_for(self.compute.device, self.compute.quality, self.compute.gpu_mode)
         figures = bench(self.avatar, self.speech, self.seconds, backend)
         pcm, tracer = speech_of(self.speech, self.seconds), None if self.trace is None else Tracer()
         live = asyncio.run(cadence(self.avatar, pcm, backend, tracer))

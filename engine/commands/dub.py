@@ -23,21 +23,11 @@ from engine.avatar.file import SUFFIX
 from engine.backends.backend import Backend
 from engine.backends.cpu import CpuBackend
 from engine.backends.select import backend_for
+from engine.child import Listener, Report, WorkEvent, WorkProgress
 from engine.cluster import FileTask, joined, run_tasks
 from engine.commands.dub_display import Display, JsonLines
 from engine.config import ComputeConfig, SessionConfig
-from engine.dubbing import (
-    DubEvent,
-    DubOptions,
-    DubProgress,
-    Length,
-    Listener,
-    Report,
-    Speech,
-    dub_video,
-    faces_of,
-    parts_of,
-)
+from engine.dubbing import DubOptions, Length, Speech, dub_video, faces_of, parts_of
 from engine.errors import DubbingError, PersonaStreamError, SettingError
 from engine.files import SIGNATURES, check_output, ffmpeg_name, replaced
 from engine.live.pipeline import AvatarPipeline
@@ -67,7 +57,7 @@ def dub(
     resume: bool = False,
     quality: Literal["best", "fast"] = DubOptions.quality,
     expressiveness: float = SessionConfig.expressiveness,
-    progress: Callable[[DubProgress], None] | None = None,
+    progress: Callable[[WorkProgress], None] | None = None,
 ) -> Report:
     """Write `output`: `source`, an avatar or a video, speaks the sound file `speech`. Returns the report of the work.
 
@@ -92,8 +82,8 @@ def dub(
         quality=quality,
     )
 
-    def listen(event: DubEvent) -> None:
-        if progress is not None and isinstance(event, DubProgress):
+    def listen(event: WorkEvent) -> None:
+        if progress is not None and isinstance(event, WorkProgress):
             progress(event)
 
     if is_avatar(Path(source)):
@@ -165,7 +155,7 @@ class _Pace:
         self._told_s = now_s
         total = max(self._total, done)
         left_s = (now_s - self._began_s) * (total - done) / done
-        self._listen(DubProgress("pictures", done, total, left_s))
+        self._listen(WorkProgress("pictures", done, total, left_s))
 
 
 def _write(path: Path, pipeline: AvatarPipeline, units: Iterable[MediaUnit], told: Callable[[int], None]) -> int:
@@ -286,7 +276,7 @@ class Dub:
         speech = self._speech()
         if is_avatar(self.source):
             sound = _only(speech, self.face, self.options)
-            backend = backend_for(self.compute.device, self.compute.quality)
+            backend = backend_for(self.compute.device, self.compute.quality, self.compute.gpu_mode)
             config = SessionConfig(expressiveness=self.expressiveness)
             return _dub_avatar(self.source, sound, self.output, backend, config, listen)
         _refuse(self.expressiveness)

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
-from engine.dubbing import DubEvent, DubProgress, Report
+from engine.child import Report, WorkEvent, WorkProgress
 from engine.errors import MediaError, PersonaStreamError
 
 STAGE_TEXTS = {
@@ -37,7 +37,7 @@ class JsonLines:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def show(self, event: DubEvent) -> None:
+    def show(self, event: WorkEvent) -> None:
         self._print(msgspec.to_builtins(event))
 
     def finish(self, report: Report) -> None:
@@ -77,8 +77,8 @@ class Display:
     ) -> None:
         self._bars.stop()
 
-    def show(self, event: DubEvent) -> None:
-        if not isinstance(event, DubProgress):
+    def show(self, event: WorkEvent) -> None:
+        if not isinstance(event, WorkProgress):
             place = "" if event.at_s is None else f" (at {event.at_s:.2f} s)"
             self._bars.print(f"[yellow]![/] {escape(event.text)}{place}", highlight=False)
             return

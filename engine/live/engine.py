@@ -13,8 +13,9 @@ from types import TracebackType
 from engine.avatar.avatar import Avatar
 from engine.backends.backend import Backend
 from engine.backends.cpu import CpuBackend
+from engine.backends.select import describe, first_line
 from engine.config import MAX_LOAD, SessionConfig
-from engine.errors import CapacityError, UnknownAvatarError
+from engine.errors import CapacityError, DeviceError, UnknownAvatarError
 from engine.live.batching import BatchTimes
 from engine.live.idle import IdlePictures
 from engine.live.job import Job, Outcome
@@ -41,7 +42,8 @@ class Engine:
     need together, all talking ones at once, by the `costs` that are measured at the start.  tracer: gets the work of
     the inference threads.
 
-    Entering it opens the avatars and runs every network. Raises AvatarFileError, WeightsError.
+    Entering it opens the avatars and runs every network. Raises AvatarFileError, WeightsError, DeviceError. A device
+    that is lost later sets `failed`, and `failure` has the reason: no session can speak, and none is opened.
     """
 
     def __init__(
@@ -63,6 +65,8 @@ class Engine:
         self._pipelines: dict[str, AvatarPipeline] = {}
         self._tasks = asyncio.TaskGroup()
         self.sessions: dict[str, Session] = {}
+        self.failure = ""  # why the device is lost
+        self.failed = asyncio.Event()
         self.latencies = StageTimes()
         self._past = SessionCounters()  # of closed sessions
 
@@ -87,19 +91,46 @@ class Engine:
         return sum((session.counters for session in self.sessions.values()), self._past)
 
     async def __aenter__(self) -> Engine:
-        self._backend = backend = self._backend or CpuBackend.embedded()
-        self._model = load_face_model()
+        backend, self._model = self._backend or CpuBackend.embedded(), load_face_model()
+        try:
+            self._open_avatars(backend)
+        except RuntimeError as error:  # of torch: memory, drivers, libraries
+            reason = f"{describe(backend.device)} does not paint these avatars ({first_line(error)})"
+            if backend.spare is None:
+                raise DeviceError(f"{reason}; choose `--device auto` or `--device cpu`") from error
+            backend = backend.spare(reason)
+            self._open_avatars(backend)
+        self.quality = QualityController(backend.levels, self._present_load)
+        log.info("quality %s: %s", self.quality.pace, self.quality.reason)
+        self._scheduler = Scheduler(self._run, self.costs, backend.workers)
+        self._idle = {name: IdlePictures(pipeline, self._scheduler) for name, pipeline in self._pipelines.items()}
+        self._loop = asyncio.get_running_loop()
+        await self._tasks.__aenter__()
+        return self
+
+    def _open_avatars(self, backend: Backend) -> None:
+        """Open the avatars on `backend`, which becomes the engine's, and run every network."""
+        self._backend, self.costs = backend, BatchTimes()
         for name, path in self._paths.items():
             pipeline = self._open(path)
             self.costs = self.costs.slower(pipeline.warm())
             self._pipelines[name] = pipeline
             log.info("avatar %s from %s", name, path)
-        self.quality = QualityController(backend.levels, self._present_load)
-        log.info("quality %s: %s", self.quality.pace, self.quality.reason)
-        self._scheduler = Scheduler(self._perform, self.costs, backend.workers)
-        self._idle = {name: IdlePictures(pipeline, self._scheduler) for name, pipeline in self._pipelines.items()}
-        await self._tasks.__aenter__()
-        return self
+
+    def _run(self, batch: Sequence[Work[Job]]) -> Sequence[Outcome]:
+        """On an inference thread."""
+        try:
+            return self._perform(batch)
+        except Exception:
+            if reason := self.backend.lost():
+                self._loop.call_soon_threadsafe(self._fail, reason)
+            raise
+
+    def _fail(self, reason: str) -> None:
+        if not self.failure:
+            log.error("the device is lost: %s", reason)
+        self.failure = reason
+        self.failed.set()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -123,9 +154,8 @@ class Engine:
         return pipeline
 
     def unload_avatar(self, name: str) -> None:
-        """Free the memory of an avatar, which must have no session. Raises KeyError."""
-        self._scheduler.remove(self._idle.pop(name))
-        del self._pipelines[name]
+        """Open no more sessions of an avatar. Its memory is freed with its last session. Raises KeyError."""
+        del self._pipelines[name], self._idle[name]
         log.info("avatar %s unloaded", name)
 
     def load(self, more: int = 0) -> float:
@@ -157,15 +187,24 @@ class Engine:
 
     @property
     def room(self) -> int:
-        """The number of further sessions that are admitted. The first one always is, however slow the machine."""
+        """The number of further sessions that are admitted. The first one always is, however slow the machine; none
+        where the device is lost."""
+        if self.failure:
+            return 0
         left = max(0, self._max_sessions - len(self.sessions))
         limit = self._max_load * self.backend.workers - self._idle_load
         fits = self.costs.most_sessions(self._talking_hz, limit) - self._talking
         return int(min(left, max(fits, 0 if self.sessions else 1)))
 
+    def need_device(self) -> None:
+        """Raises DeviceError where the device is lost."""
+        if self.failure:
+            raise DeviceError(f"{self.failure}; restart the server")
+
     def open_session(self, avatar: str, session_id: str | None = None) -> Session:
         """A new session of the avatar, already running. Its id is random by default. Raises UnknownAvatarError,
-        CapacityError."""
+        CapacityError, DeviceError where the device is lost."""
+        self.need_device()
         if avatar not in self._pipelines:
             raise UnknownAvatarError(f"no avatar {avatar!r}; this server has {', '.join(sorted(self._pipelines))}")
         live = len(self.sessions)

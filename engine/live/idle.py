@@ -14,7 +14,7 @@ KEPT = 8  # sessions of an avatar are within a frame of each other, and ask for 
 
 
 class IdlePictures:
-    """Add it to one scheduler, whose client it then is. All methods are called on the event loop."""
+    """A client of the scheduler while it has sessions. All methods are called on the event loop."""
 
     def __init__(self, pipeline: AvatarPipeline, scheduler: Scheduler[Work[Job], Outcome]):
         self._pipeline, self._scheduler = pipeline, scheduler
@@ -22,7 +22,20 @@ class IdlePictures:
         self._wanted: dict[int, float] = {}  # base frames, and the loop times at which they are due, in order
         self._begun: set[int] = set()
         self._failure: Exception | None = None
-        scheduler.add(self)
+        self._sessions = 0
+
+    def join(self) -> None:
+        """A session begins; `leave` when it ends."""
+        self._sessions += 1
+        if self._sessions == 1:
+            self._scheduler.add(self)
+
+    def leave(self) -> None:
+        self._sessions -= 1
+        if self._sessions == 0:
+            self._scheduler.remove(self)
+            self._wanted.clear()
+            self._begun.clear()
 
     def at(self, base: int) -> np.ndarray | None:
         """The picture [H, W, 3] uint8 of base frame `base`, which readers share; None while it is not decoded. Raises

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -15,8 +14,6 @@ from engine.models.geometry import GeometryState
 from engine.models.speech import SpeechState
 
 Stage = Literal["lips", "idle"] | Level  # jobs of one stage can be done in one batch
-
-SINGLE: Mapping[Level, Level] = {"best-half": "best", "fast-half": "fast"}  # of levels with runs of two: for one alone
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from engine.config import Level
-from engine.live.job import SINGLE
+from engine.config import SINGLE, Level
 from engine.media import FPS
 
 log = logging.getLogger(__name__)

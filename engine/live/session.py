@@ -193,6 +193,7 @@ class Session:
         self._clock.start()
         self._align()
         self._scheduler.add(self._client)
+        self._idle.join()
         self._prepare()
         try:
             while not await self._closed_before(self._clock.due_s(self._timeline.next_frame)):
@@ -204,6 +205,7 @@ class Session:
                 await self._emit()
         finally:
             self._scheduler.remove(self._client)
+            self._idle.leave()
             self._closed.set()
             await self._subscriptions.close()
             async with self._room:

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from engine.audio import PcmResampler, float_to_pcm, pcm_to_float
 from engine.avatar.loop import Loop
-from engine.config import Level, SessionConfig
+from engine.config import SINGLE, Level, SessionConfig
 from engine.errors import CapacityError, ProtocolError, SpeechFormatError
-from engine.live.job import SINGLE, Frame, Job, Lips, LipsJob, Outcome, PaintJob, Stage
+from engine.live.job import Frame, Job, Lips, LipsJob, Outcome, PaintJob, Stage
 from engine.live.quality import Pace
 from engine.live.segment import SpeechSegment, Utterance
 from engine.media import SAMPLE_RATE_HZ, SAMPLES_PER_FRAME, MediaUnit, PlaybackEvent, frame_pts

@@ -21,6 +21,7 @@ _REMEDY = "reinstall the package, or train them with `python -m training`"
 
 
 Module = TypeVar("Module", bound=nn.Module)
+Config = TypeVar("Config")
 
 
 def default_path(name: str) -> Path:
@@ -65,12 +66,25 @@ def load(network: type[Module], config: type[Any], path: Path) -> Module:
             f"expected {network.__name__} in format {FORMAT}; {_REMEDY}"
         )
     try:
-        module = network(config(**json.loads(metadata["config"])))
+        module = network(_config(config, metadata))
         module.load_state_dict({n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}, strict=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(f"{type(error).__name__} {error}".split())  # torch lists one tensor a line
         raise WeightsError(f"{path}: does not fit {network.__name__} ({reason:.300}); {_REMEDY}") from error
     return module.eval().requires_grad_(False)
+
+
+def load_config(config: type[Config], path: Path) -> Config:
+    """The configuration alone of the network at `path`. Raises WeightsError."""
+    try:
+        with safe_open(path, "pt") as stored:
+            return _config(config, stored.metadata() or {})
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: no weights with a {config.__name__} ({error}); {_REMEDY}") from error
+
+
+def _config(config: type[Config], metadata: dict[str, str]) -> Config:
+    return config(**json.loads(metadata["config"]))
 
 
 def load_face_model(path: Path | None = None) -> MorphableModel:

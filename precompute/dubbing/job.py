@@ -40,7 +40,6 @@ from precompute.dubbing.lips import Lips, share_of_speech, speech_features, spok
 from precompute.dubbing.muxer import FORMATS, finish
 from precompute.dubbing.painting import NewMouth, PaintedFace, Window, paint
 from precompute.dubbing.people import Person
-from precompute.dubbing.progress import Clock, Progress
 from precompute.dubbing.references import Crops, Place, choose, portrait
 from precompute.dubbing.report import Report, Samples, write_report
 from precompute.dubbing.source import Picture, Remark, Source
@@ -49,9 +48,12 @@ from precompute.dubbing.timing import Length, Plan
 from precompute.dubbing.workspace import Workspace
 from precompute.dubbing.writer import Parts
 from precompute.frame_size import scan_size
+from precompute.progress import Clock, Progress
 
 AUTO = "auto"
 HEARD_S = 300  # of the original sound: enough to know whose it is
+STAGES = {"faces": 0.33, "people": 0.07, "references": 0.02, "pictures": 0.57, "file": 0.01}
+"""The stages, and the usual share of the time that each takes."""
 MOSTLY = 0.3  # of the pictures of a face: then it talks, whatever is heard
 READ_AHEAD = 3  # pictures
 
@@ -110,7 +112,7 @@ class Dubbing:
         self._on_remark = on_remark
         self._backend = backend or CpuBackend.embedded(quality=self.options.quality)
         self._model = load_face_model()
-        self._clock = Clock(progress)
+        self._clock = Clock(STAGES, progress)
 
     def run(self) -> Report:
         """Write the output. Finished work of an interrupted run stays in the folder beside it, for `resume`.

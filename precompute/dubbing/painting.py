@@ -20,8 +20,8 @@ from engine.paint.painter import FittedVideo
 from engine.paint.references import NEIGHBOURS
 from precompute.dubbing.people import Run, boxes
 from precompute.dubbing.planes import Region, edited
-from precompute.dubbing.progress import Clock
 from precompute.dubbing.source import Picture
+from precompute.progress import Clock
 
 IN_FLIGHT = 3  # pictures that are being painted, or wait for an earlier one
 HELD = IN_FLIGHT + 2 * NEIGHBOURS + 2  # pictures of the source in memory

@@ -12,6 +12,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from engine.backends.backend import Backend
 from engine.backends.select import backend_for
 from engine.config import ComputeConfig, SessionConfig
 from engine.errors import AvatarFileError
@@ -30,6 +31,7 @@ from streaming.voices.configured import open_voices
 
 log = logging.getLogger(__name__)
 
+DEVICE_LOST = 3  # so that an orchestrator starts another process, maybe on another device
 INTERRUPTED = 130  # 128 and the number of SIGINT, as shells report it
 
 
@@ -53,14 +55,15 @@ class Serve:
         """Serve until a signal stops it; returns the exit code."""
         set_up_log()
         try:
-            asyncio.run(self.serve())
+            return asyncio.run(self.serve())
         except KeyboardInterrupt:
             log.info("server.stop before it was started")
             return INTERRUPTED
-        return 0
 
-    async def serve(self) -> None:
-        """Serve until the first SIGINT or SIGTERM, then drain: at most `drain_s`, or until the second signal.
+    async def serve(self, backend: Backend | None = None) -> int:
+        """Serve until the first SIGINT or SIGTERM or until the device is lost, then drain: at most `drain_s`, or until
+        the second signal. Returns the exit code. backend: by default the one
+        of the settings.
 
         Raises KeyboardInterrupt for a signal during the start.
         """
@@ -70,7 +73,8 @@ class Serve:
         async with contextlib.AsyncExitStack() as stack:
             with interrupting():
                 voices = await stack.enter_async_context(open_voices(self.voices))
-                backend = backend_for(self.compute.device, self.compute.quality)
+                compute = self.compute
+                backend = backend or backend_for(compute.device, compute.quality, compute.gpu_mode)
                 most, load = self.server.max_sessions, self.server.max_load
                 engine = await stack.enter_async_context(Engine(avatars, self.session, most, backend, load))
                 server = await stack.enter_async_context(Server(engine, self.server, voices, samples, secrets))
@@ -80,9 +84,10 @@ class Serve:
                     server.live_sessions, engine.avatars, self.broadcast, self.server.encoder, secrets
                 ) as live_session:
                     announce(server, engine, live_session, secrets)
-                    await stops.first.wait()
+                    await race(stops.first.wait(), engine.failed.wait())
                     log.info("server.drain within_s=%.0f sessions=%d", self.server.drain_s, len(server.live_sessions))
                     await race(server.drain(), stops.second.wait())
+        return DEVICE_LOST if engine.failure else 0
 
 
 def announce(server: Server, engine: Engine, live_session: LiveSession | None, secrets: Secrets) -> None:

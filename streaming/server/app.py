@@ -15,19 +15,23 @@ from aiohttp.typedefs import Handler
 from engine.errors import PersonaStreamError, SettingError
 from engine.live.engine import Engine
 from engine.live.pipeline import AvatarPipeline
-from streaming.config import DubsConfig, ServerConfig
+from streaming.config import JobsConfig, ServerConfig
 from streaming.server.access import Access
 from streaming.server.address import BASE_PATH, PROXIES, checked_base_path
 from streaming.server.auth import KEYS_VARIABLE, Secrets
+from streaming.server.avatar_routes import AvatarRoutes
 from streaming.server.avatars import Avatars
 from streaming.server.catalog import Catalog, Sample
 from streaming.server.cors import Cors, is_loopback
+from streaming.server.dub_job import DubJob
 from streaming.server.dub_routes import DubRoutes
-from streaming.server.dubs import Dubs
+from streaming.server.enrolment_job import EnrolmentJob
 from streaming.server.health import Health
 from streaming.server.http_errors import connection_log, problem_middleware
+from streaming.server.jobs import Jobs
 from streaming.server.json_body import text_field
 from streaming.server.live_sessions import LiveSessions
+from streaming.server.made_avatars import MadeAvatars
 from streaming.server.metrics import Metrics
 from streaming.server.session_routes import SessionRoutes
 from streaming.voices.voice import Voice
@@ -70,11 +74,19 @@ class Server:
         self._engine, self._config = engine, config
         self._cors = Cors(config.cors_origins, own_names_only=not (secrets.keys or config.open))
         self._access = Access(secrets, self.live_sessions)
-        self._dubs = Dubs(config.dubs)
-        self._health = Health(engine, self.live_sessions, self._dubs, config, self.metrics)
+        self._dubs, self._enrolments = (
+            Jobs[DubJob]("dub", config.dubs),
+            Jobs[EnrolmentJob]("enrolment", config.enrolments),
+        )
+        jobs = (self._dubs, self._enrolments)
+        self._health = Health(engine, self.live_sessions, jobs, config, self.metrics)
         self._catalog = Catalog(lambda: engine.avatars, lambda: voices, samples or {})
         self.avatars = Avatars(engine, config.max_avatar_bytes, self._avatars_in_use, self._observe)
         self._session_routes = SessionRoutes(self.live_sessions, config, voices, ice, self._access, self.avatars.used)
+        self._made = MadeAvatars(config.enrolments.folder, self.avatars)
+        self._avatar_routes = AvatarRoutes(
+            self._enrolments, self.live_sessions, config, lambda: engine.avatars, self._made, self._access
+        )
         self._dub_routes = DubRoutes(self._dubs, self.live_sessions, config, voices, self._access)
         self._stack = AsyncExitStack()
         self._runner = web.AppRunner(
@@ -95,11 +107,13 @@ class Server:
             for pipeline in self._engine.pipelines.values():
                 self._observe(pipeline)
             stack.callback(self._stop_observing)
+            await stack.enter_async_context(self._made)
             await self._runner.setup()
             stack.push_async_callback(self._runner.cleanup)
             await self._listen()
             await stack.enter_async_context(self.live_sessions)  # no await in between: no request can arrive before
             await stack.enter_async_context(self._dubs)
+            await stack.enter_async_context(self._enrolments)
             self._stack = stack.pop_all()
         return self
 
@@ -177,6 +191,7 @@ class Server:
                 web.get("/v1/samples/{sample}.wav", self._catalog.sample),
                 *self._session_routes.table(),
                 *self._dub_routes.table(),
+                *self._avatar_routes.table(),
                 web.get("/", self._catalog.page),
                 web.get(r"/{file:[a-z-]+\.(?:js|css|svg)}", self._catalog.page),
             ]
@@ -203,16 +218,16 @@ def _check_ranges(config: ServerConfig) -> None:
     least |= {"max_avatar_bytes": 1}
     least |= {"port": 0, "proxies": 0, "sessions_per_minute": 0, "max_session_s": 0, "idle_session_s": 0, "drain_s": 0}
     _check_least("--", config, least)
-    _check_least(
-        "--dubs.", config.dubs, {"at_once": 0, "waiting": 0, "max_bytes": 1, "max_s": 1, "keep_s": 0, "kept": 1}
-    )
+    of_jobs = {"at_once": 0, "waiting": 0, "max_bytes": 1, "max_s": 1, "keep_s": 0, "kept": 1}
+    _check_least("--dubs.", config.dubs, of_jobs)
+    _check_least("--enrolments.", config.enrolments, of_jobs)
     if not 0 < config.max_load < math.inf:
         raise SettingError(f"--max-load {config.max_load}; expected more than 0, a share of the device's time")
     if config.port > MAX_PORT:
         raise SettingError(f"--port {config.port}; expected at most {MAX_PORT}, or 0 for any free port")
 
 
-def _check_least(prefix: str, config: ServerConfig | DubsConfig, least: Mapping[str, float]) -> None:
+def _check_least(prefix: str, config: ServerConfig | JobsConfig, least: Mapping[str, float]) -> None:
     for name, low in least.items():
         value = getattr(config, name)
         if value is not None and not value >= low:  # nor NaN

@@ -66,6 +66,16 @@ class Avatars:
             raise AvatarInUseError(f"avatar {name!r} has open sessions; close them first")
         self._drop(name)
 
+    def knows(self, name: str) -> bool:
+        """Whether an avatar of that name is loaded, or was."""
+        return name in self._paths
+
+    def forget(self, name: str) -> None:
+        """Unload the avatar if it is loaded, and do not load it again. Raises AvatarInUseError."""
+        if name in self._order:
+            self.unload(name)
+        self._paths.pop(name, None)
+
     def _make_room(self, newest: str) -> None:
         if self._max_bytes is None:
             return

@@ -1,126 +1,42 @@
-"""One dub: its files, its state for clients, and the child process that does the work."""
+"""One dub: a video gets other words."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import os
-import re
-import secrets
 import wave
-from collections.abc import Mapping
-from enum import Enum
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
-from engine.dubbing import STOP_S, DubEvent, DubEvents, DubProgress, Report, encode_job
-from engine.errors import DubbingError, MediaError, PersonaStreamError
-from engine.queues import MediaQueue, Policy, QueueClosed
+from engine.dubbing import DUBBING, encode_job
+from engine.errors import PersonaStreamError
 from streaming.errors import VoiceError
-from streaming.server.auth import Token
-from streaming.server.dub_upload import Form
-
-LOW_PRIORITY = ("nice", "-n", "10")  # below the live sessions
-MAX_LINE_BYTES = 1 << 26  # the report of an hour
-MAX_REMARKS = 100
-SECRET = re.compile("KEY|SECRET|TOKEN|PASSWORD")  # in names of variables that a stranger's video has no use for
-FIELDS = {"speech-format": "speech", "clip-too-short": "options", "setting": "options"}  # by the code of an error
+from streaming.server.dub_form import DubForm
+from streaming.server.job import Job
 
 
-class State(Enum):
-    WAITING = "waiting"
-    RUNNING = "running"
-    FINISHED = "finished"
-    FAILED = "failed"
-    DELETED = "deleted"
+class DubJob(Job):
+    """Speaks the form's text, where it has one, then dubs its video."""
 
+    work = DUBBING
+    fields = MappingProxyType({"speech-format": "speech", "clip-too-short": "options", "setting": "options"})
 
-class DubJob:
-    """A dub in `folder`, which holds its upload and its output and belongs to it alone."""
-
-    def __init__(self, folder: Path, form: Form, now: float):
-        self.id, self.folder, self.form = secrets.token_hex(8), folder, form
-        self.token = Token(float("inf"), now)
-        self.state = State.WAITING
-        self.ended_at: float | None = None  # loop time
-        self.task: asyncio.Task[None] | None = None
-        self._progress: DubProgress | None = None
-        self._remarks: list[dict[str, Any]] = []
-        self._error: dict[str, Any] | None = None
-        self._report: Report | None = None
-        self._listeners: list[MediaQueue[None]] = []
+    def __init__(self, folder: Path, form: DubForm, now: float):
+        super().__init__(folder, form.video, form.name, now)
+        self.form = form
 
     @property
     def output(self) -> Path:
         return self.folder / "dub.mp4"
 
-    @property
-    def over(self) -> bool:
-        return self.state not in (State.WAITING, State.RUNNING)
+    def encode(self) -> bytes:
+        return encode_job(self.form.video, self.form.speech, self.output, self.form.options)
 
-    def status(self) -> dict[str, Any]:
-        """For clients, without addresses."""
-        stage = self._progress
-        return {
-            "id": self.id,
-            "name": self.form.name,
-            "status": self.state.value,
-            "stage": stage.stage if stage else None,
-            "done": stage.done if stage else 0,
-            "total": stage.total if stage else 0,
-            "left_s": stage.left_s if stage else None,
-            "remarks": self._remarks,
-            "error": self._error,
-            "report": self._report,
-        }
-
-    def listen(self) -> MediaQueue[None]:
-        """A queue that wakes its reader after changes; a slow reader sees the last of them."""
-        queue: MediaQueue[None] = MediaQueue(1, Policy.DROP_OLDEST)
-        self._listeners.append(queue)
-        return queue
-
-    def forget(self, queue: MediaQueue[None]) -> None:
-        """Idempotent."""
-        if queue in self._listeners:
-            self._listeners.remove(queue)
-
-    async def run(self, program: tuple[str, ...]) -> None:
-        """Do the work. Raises nothing but CancelledError and faults of our own."""
-        self.state = State.RUNNING
-        try:
-            if self.form.text is not None:
-                await self._speak()
-            await self._changed()
-            self._report = self._for_clients(await self._dub(program))
-            self.state = State.FINISHED
-        except PersonaStreamError as error:
-            self.fail(error)
-
-    def fail(self, error: PersonaStreamError) -> None:
-        """The dub ends with that error."""
-        field = "video" if isinstance(error, MediaError) else "text" if isinstance(error, VoiceError) else None
-        at_s = error.at_s if isinstance(error, MediaError) else None
-        message, field = self._for_clients(str(error)), FIELDS.get(error.code, field)
-        self._error = {"code": error.code, "message": message, "at_s": at_s, "field": field}
-        self.state = State.FAILED
-
-    async def close(self) -> None:
-        """Tell the listeners the last state."""
-        await self._changed()
-        for queue in self._listeners:
-            await queue.close()
-
-    async def _changed(self) -> None:
-        for queue in list(self._listeners):
-            with contextlib.suppress(QueueClosed):
-                await queue.put(None)
-
-    async def _speak(self) -> None:
+    async def prepare(self) -> None:
         """Write the text as a sound file. Raises VoiceError."""
-        assert self.form.voice is not None and self.form.text is not None
-        self._progress = DubProgress("voice", 0, 0)
-        await self._changed()
+        if self.form.text is None:
+            return
+        assert self.form.voice is not None
+        await self.begin("voice")
         (path,) = self.form.speech.values()
         with wave.open(str(path), "wb") as sound:
             sound.setnchannels(1)
@@ -130,67 +46,5 @@ class DubJob:
                 async for pcm in pieces:
                     sound.writeframes(pcm)
 
-    async def _dub(self, program: tuple[str, ...]) -> Report:
-        """The child's report. Raises its error; leaving it ends the child."""
-        pipe, environment = asyncio.subprocess.PIPE, _environment(self.folder)
-        with (self.folder / "errors.txt").open("w+b") as errors:
-            try:
-                child = await asyncio.create_subprocess_exec(
-                    *LOW_PRIORITY,
-                    *program,
-                    stdin=pipe,
-                    stdout=pipe,
-                    stderr=errors,
-                    env=environment,
-                    limit=MAX_LINE_BYTES,
-                )
-            except OSError as error:
-                raise DubbingError(f"{LOW_PRIORITY[0]} does not start ({error.strerror or error})") from error
-            assert child.stdin is not None and child.stdout is not None
-            try:
-                with contextlib.suppress(ConnectionError):  # its end says why it does not read
-                    child.stdin.write(encode_job(self.form.video, self.form.speech, self.output, self.form.options))
-                    await child.stdin.drain()
-                events = DubEvents(self.form.video, errors)
-                async for line in child.stdout:
-                    if (event := events.read(line)) is not None:
-                        await self._take(event)
-                return events.end(await child.wait())
-            finally:
-                await _stop(child)
-
-    async def _take(self, event: DubEvent) -> None:
-        if isinstance(event, DubProgress):
-            self._progress = event
-        else:
-            remark = {"code": event.code, "text": self._for_clients(event.text), "at_s": event.at_s}
-            self._remarks = [*self._remarks, remark][-MAX_REMARKS:]
-        await self._changed()
-
-    def _for_clients(self, value: Any) -> Any:
-        """Without the server's paths: files have the names that their owner gave them."""
-        if isinstance(value, str):
-            return value.replace(str(self.form.video), self.form.name).replace(f"{self.folder}/", "")
-        if isinstance(value, Mapping):
-            return {name: self._for_clients(each) for name, each in value.items()}
-        return [self._for_clients(each) for each in value] if isinstance(value, list) else value
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    """Of the child: its temporary files are in the folder of the dub; no secrets."""
-    open_to_all = {name: value for name, value in os.environ.items() if not SECRET.search(name.upper())}
-    return open_to_all | {"TMPDIR": str(folder)}
-
-
-async def _stop(child: asyncio.subprocess.Process) -> None:
-    if child.returncode is not None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        child.terminate()
-    try:
-        async with asyncio.timeout(STOP_S):
-            await child.wait()
-    except TimeoutError:
-        with contextlib.suppress(ProcessLookupError):
-            child.kill()
-        await child.wait()
+    def field_of(self, error: PersonaStreamError) -> str | None:
+        return "text" if isinstance(error, VoiceError) else super().field_of(error)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 from prometheus_client.core import (
@@ -23,8 +24,8 @@ from engine.live.session import SessionCounters
 from engine.media import FPS
 from streaming.config import ServerConfig
 from streaming.publish.status import State
-from streaming.server.dub_job import State as DubState
-from streaming.server.dubs import Dubs
+from streaming.server.job import State as JobState
+from streaming.server.jobs import Jobs
 from streaming.server.live_sessions import LiveSessions
 from streaming.server.metrics import Metrics
 
@@ -32,14 +33,22 @@ from streaming.server.metrics import Metrics
 class Health:
     """The routes outside /v1. The server is ready as soon as it listens: the networks have all run once by then."""
 
-    def __init__(self, engine: Engine, live_sessions: LiveSessions, dubs: Dubs, config: ServerConfig, metrics: Metrics):
+    def __init__(
+        self,
+        engine: Engine,
+        live_sessions: LiveSessions,
+        jobs: Sequence[Jobs[Any]],
+        config: ServerConfig,
+        metrics: Metrics,
+    ):
         self._engine, self._live_sessions, self._config, self._metrics = engine, live_sessions, config, metrics
-        metrics.registry.register(LiveState(engine, live_sessions, dubs, config))
+        metrics.registry.register(LiveState(engine, live_sessions, jobs, config))
 
     async def health(self, request: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
 
     async def readiness(self, request: web.Request) -> web.Response:
+        self._engine.need_device()
         if self._live_sessions.draining:
             raise DrainingError("the server is shutting down")
         return web.json_response({"status": "ready", "avatars": len(self._engine.avatars)})
@@ -71,8 +80,8 @@ class Health:
 class LiveState(Collector):
     """Metrics of the present state, read at each request of the page."""
 
-    def __init__(self, engine: Engine, live_sessions: LiveSessions, dubs: Dubs, config: ServerConfig):
-        self._engine, self._live_sessions, self._dubs, self._config = engine, live_sessions, dubs, config
+    def __init__(self, engine: Engine, live_sessions: LiveSessions, jobs: Sequence[Jobs[Any]], config: ServerConfig):
+        self._engine, self._live_sessions, self._jobs, self._config = engine, live_sessions, jobs, config
         self._sizes: dict[Path, int] = {}  # of files, which may be gone later
 
     def collect(self) -> Iterator[Metric]:
@@ -107,11 +116,14 @@ class LiveState(Collector):
         depth.add_metric(["units"], sum(session.viewer_backlog for session in sessions) / FPS)
         yield depth
         yield from _publications(self._live_sessions)
-        states = GaugeMetricFamily("personastream_dubs", "Dubs, until they are deleted.", labels=["state"])
-        counts = Counter(job.state for job in self._dubs)
-        for state in DubState:
-            states.add_metric([state.value], counts[state])
-        yield states
+        for jobs in self._jobs:
+            kinds = f"{jobs.kind}s"
+            text = f"{kinds.capitalize()}, until they are deleted."
+            states = GaugeMetricFamily(f"personastream_{kinds}", text, labels=["state"])
+            counts = Counter(job.state for job in jobs)
+            for state in JobState:
+                states.add_metric([state.value], counts[state])
+            yield states
         sizes = GaugeMetricFamily("personastream_avatar_bytes", "Size of a served avatar's file.", labels=["avatar"])
         for name, avatar in self._engine.avatars.items():
             if avatar.path not in self._sizes:

@@ -14,6 +14,7 @@ from aiohttp.typedefs import Handler
 from engine.errors import (
     AvatarFileError,
     CapacityError,
+    DeviceError,
     MediaError,
     PersonaStreamError,
     ProtocolError,
@@ -21,6 +22,7 @@ from engine.errors import (
     UnknownAvatarError,
 )
 from streaming.errors import (
+    AvatarExistsError,
     AvatarInUseError,
     FieldError,
     PublishError,
@@ -38,9 +40,11 @@ STATUSES: tuple[tuple[type[PersonaStreamError], HTTPStatus], ...] = (
     (QuotaError, HTTPStatus.TOO_MANY_REQUESTS),
     (StorageError, HTTPStatus.INSUFFICIENT_STORAGE),
     (CapacityError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (DeviceError, HTTPStatus.SERVICE_UNAVAILABLE),
     (ProtocolError, HTTPStatus.BAD_REQUEST),
     (MediaError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (AvatarInUseError, HTTPStatus.CONFLICT),
+    (AvatarExistsError, HTTPStatus.CONFLICT),
     (AvatarFileError, HTTPStatus.UNPROCESSABLE_ENTITY),
     (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (PublishError, HTTPStatus.UNPROCESSABLE_ENTITY),

@@ -1,8 +1,9 @@
 // The page: connects the controls of its first tab to one <persona-stream>, and shows avatars, voices, samples, state and
-// figures. The second tab is in dub.js.
+// figures. The other tabs are in make.js and dub.js.
 
 import "./persona-stream.js";
 import { setUpDubbing } from "./dub.js";
+import { setUpMaking } from "./make.js";
 import { picture, request } from "./request.js";
 import { isTooLong, nameOf, problemOf, readable } from "./scripts.js";
 import { setUpTabs } from "./tabs.js";
@@ -29,25 +30,37 @@ function takeFromAddress() {
 }
 
 async function loadChoices() {
-  const [{ avatars }, { samples }, { voices }] = await Promise.all(
-    ["avatars", "samples", "voices"].map(async (name) => (await request("GET", `v1/${name}`)).json()),
+  const [{ samples }, { voices }] = await Promise.all(
+    ["samples", "voices"].map(async (name) => (await request("GET", `v1/${name}`)).json()),
   );
-  $("avatars").replaceChildren(...avatars.map(avatarChoice));
-  $("who").hidden = avatars.length < 2 || avatar.hasAttribute("session");
+  await loadAvatars();
   for (const id of ["voices", "dub-voice"]) $(id).replaceChildren(...voiceChoices(voices));
   $("say").hidden = $("kind-text").hidden = voices.length === 0;
   $("samples").replaceChildren(...samples.map(sampleButton));
-  showPictures();
-  choose(avatars[0]);
   setUpTabs($("tabs"), showTab);
 }
 
-/** A session is open while its tab is shown: the other one needs the machine for itself. */
+/** Shows the server's avatars, and chooses the one of that name, or the first. */
+async function loadAvatars(chosen) {
+  const { avatars } = await (await request("GET", "v1/avatars")).json();
+  const index = Math.max(0, avatars.findIndex(({ name }) => name === chosen));
+  $("avatars").replaceChildren(...avatars.map(avatarChoice));
+  $("avatars").querySelectorAll("input")[index].checked = true;
+  $("who").hidden = avatars.length < 2 || avatar.hasAttribute("session");
+  showPictures();
+  choose(avatars[index]);
+}
+
+/** A session is open while its tab is shown: the others need the machine for themselves. */
 function showTab(name) {
   $("state").hidden = name !== "live";
-  if (name === "live") return avatar.connect(); // the avatar is visible, muted, before the first gesture
+  if (name !== "make") making.close();
+  if (name === "live") {
+    showChosen();
+    return avatar.connect(); // the avatar is visible, muted, before the first gesture
+  }
   avatar.disconnect();
-  dubbing.open();
+  (name === "make" ? making : dubbing).open();
 }
 
 /** Options, grouped by maker (`kokoro/af_heart`). */
@@ -65,10 +78,9 @@ function voiceChoices(voices) {
   });
 }
 
-function avatarChoice(found, index) {
+function avatarChoice(found) {
   const choice = document.createElement("label");
   const input = Object.assign(document.createElement("input"), { type: "radio", name: "avatar", value: found.name });
-  input.checked = index === 0;
   input.onchange = () => choose(found);
   const image = Object.assign(new Image(72, 72), { alt: "" });
   image.dataset.picture = found.thumbnail;
@@ -86,7 +98,15 @@ async function showPictures() {
   }
 }
 
-function choose({ name, width, height }) {
+let chosen = null; // of the server's avatars
+
+function choose(found) {
+  chosen = found;
+  if (!$("live").hidden) showChosen();
+}
+
+function showChosen() {
+  const { name, width, height } = chosen;
   avatar.setAttribute("avatar", name);
   $("main").style.setProperty("--ratio", width / height);
 }
@@ -237,7 +257,15 @@ $("file").onchange = ({ target }) => {
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !event.defaultPrevented && !$("keys").open && avatar.busy) avatar.interrupt();
 });
-const dubbing = setUpDubbing({ key: () => avatar.key, askKey });
+const user = { key: () => avatar.key, askKey };
+const dubbing = setUpDubbing(user);
+const making = setUpMaking({
+  ...user,
+  voice: () => $("voices").value,
+  made: loadAvatars,
+  gone: loadAvatars,
+  meet: () => $("live-tab").click(),
+});
 setInterval(showFigures, 1000);
 takeFromAddress();
 loadChoices().catch((error) => {

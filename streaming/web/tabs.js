@@ -1,4 +1,4 @@
-// The page's tabs (WAI-ARIA's tab pattern): arrow keys choose, and the address names the second one, so that a link opens it.
+// The page's tabs (WAI-ARIA's tab pattern): arrow keys choose, and the address names all but the first, so that links open them.
 
 /** Calls `onChoose(name)` with the panel's id now, and whenever another tab is chosen. */
 export function setUpTabs(list, onChoose) {

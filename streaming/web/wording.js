@@ -75,19 +75,26 @@ const STAGES = {
   references: "Choosing pictures of lips",
   pictures: "Painting mouths",
   file: "Writing the file",
+  face: "Looking for the face",
+  fit: "Measuring the face",
+  base: "Copying the pictures",
+  idle: "Painting the resting mouth",
+  report: "Writing the report",
+  load: "Loading the avatar",
 };
-const DUB_ERRORS = {
-  capacity: "Other videos are being dubbed, and no more may wait. Try again in some minutes.",
+const JOB_ERRORS = {
+  capacity: "Other videos are being worked on, and no more may wait. Try again in some minutes.",
   draining: "The server is shutting down and takes nothing new.",
   storage: "The server has no room for the video. Try again later.",
   unauthorized: "This server requires its key.",
   "request-timeout": "The upload stood still for too long. Check the network, and start again.",
+  enrolment: "The server could not process this video. Save it as MP4 with another program, and start again.",
   dubbing: "The server could not process this video. Save it as MP4 with another program, and start again.",
-  dependency: "This server is not set up to dub videos; its operator has to look.",
+  dependency: "This server is not set up to work on videos; its operator has to look.",
   internal: "The server failed; its operator has to look.",
 };
 
-/** What is done for a dub at present. */
+/** What is done for a job at present. */
 export function stageInWords({ status, stage, ahead }) {
   if (status === "waiting") return ahead > 1 ? `Waiting for ${ahead} other videos` : "Waiting for another video";
   return STAGES[stage] ?? "Preparing";
@@ -107,10 +114,26 @@ export function dubSummary({ changed, pictures, closed }) {
   return `${text} ${closed.toLocaleString()} of them are closed, because the new speech is silent there.`;
 }
 
-/** An error of a dub as a sentence: a refused or unanswered request, or the error of a dub that failed. */
-export function dubErrorInWords({ code, message }) {
+const CAMERA_ERRORS = {
+  NotAllowedError: "The browser blocks the camera for this page. Allow it beside the address, then try again.",
+  NotFoundError: "No camera or no microphone was found. Plug one in, or choose a video.",
+  NotReadableError: "Another program uses the camera. Close it, then try again.",
+  TypeError: "Browsers give the camera to pages of https or of this machine alone. Choose a video instead.",
+};
+
+export function cameraErrorInWords({ name, message }) {
+  return CAMERA_ERRORS[name] ?? `No camera: ${message}.`;
+}
+
+/** The report of an enrolment in a sentence. */
+export function enrolmentSummary({ used_s: used, clip_s: clip }) {
+  return used === undefined ? "" : `${used.toFixed(1)} s of the ${clip.toFixed(1)} s of your video are used.`;
+}
+
+/** An error of a job as a sentence: a refused or unanswered request, or the error of a job that failed. */
+export function jobErrorInWords({ code, message }) {
   if (code === undefined) return "The server cannot be reached. Check the network, and try again.";
-  return DUB_ERRORS[code] ?? sentence(message);
+  return JOB_ERRORS[code] ?? sentence(message);
 }
 
 function words([title, text], detail) {

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from engine.avatar.file import Bank
+from engine.backends.backend import Backend
 from engine.backends.cpu import CpuBackend
 from engine.config import Level, Quality
 from engine.models.geometry import GeometryConfig, GeometryState
@@ -23,7 +24,7 @@ from engine.paint.painter import CpuPainter, FittedVideo
 class QuickBackend:
     """`Backend` without networks: lips lie at the origin, and a picture is its base frame.
 
-    failure: raised where speech is to be encoded.
+    failure: raised where speech is to be encoded.  loss: why the device is lost.
     """
 
     device, fallback, workers = torch.device("cpu"), "", 1
@@ -33,6 +34,8 @@ class QuickBackend:
 
     def __init__(self) -> None:
         self.failure: Exception | None = None
+        self.spare: Callable[[str], Backend] | None = None
+        self.loss = ""
         model = load_face_model()
         self.lip_vertices = len(model.mean[model.lower])
 
@@ -52,6 +55,9 @@ class QuickBackend:
 
     def style(self, expression_vertices: Tensor) -> Tensor:
         return torch.zeros(len(expression_vertices), GeometryConfig().width)
+
+    def lost(self) -> str:
+        return self.loss
 
     def painter(self, video: FittedVideo, bank: Bank, model: MorphableModel) -> QuickPainter:
         return QuickPainter(video)
@@ -82,6 +88,7 @@ class NotingBackend:
 
     def __init__(self, networks: CpuBackend, windows: RendererConfig | None = None) -> None:
         self.networks, self.windows = networks, windows
+        self.spare, self.lost = networks.spare, networks.lost
         self.device, self.fallback, self.quality = networks.device, networks.fallback, networks.quality
         self.levels, self.workers = networks.levels[:1], 1  # batches are noted in their order
         self.speech_config = networks.speech_config

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.dubbing import DubOptions, DubProgress, DubRemark, dub_video, encode_job, faces_of
+from engine.child import WorkProgress, WorkRemark
+from engine.dubbing import DubOptions, dub_video, encode_job, faces_of
 from engine.errors import (
     CorruptVideoError,
     DependencyError,
@@ -57,7 +58,7 @@ def test_the_child_gets_the_job_as_a_line_and_its_events_and_report_come_back():
     code += "print(json.dumps({'event': 'finished', 'report': job}))"
     events = []
     job = dub(code, events.append, length="cut", from_s=2.0, report=Path("r.html"))
-    assert events == [DubProgress("faces", 1, 4, 2.5), DubRemark("cut", "a cut", 1.5)]
+    assert events == [WorkProgress("faces", 1, 4, 2.5), WorkRemark("cut", "a cut", 1.5)]
     assert job["video"] == "in.mp4" and job["speech"] == {"auto": "a.wav"} and job["output"] == "out.mp4"
     assert job["options"] == {
         "length": "cut",

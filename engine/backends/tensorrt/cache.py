@@ -61,13 +61,17 @@ class PlanKey:
         return f"{self.network}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.plan"
 
 
+def cache_folder(name: str) -> Path:
+    """personastream/NAME in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "personastream" / name
+
+
 class PlanCache:
     """Plans in a folder, each file preceded by its digest. Processes may share the folder."""
 
     def __init__(self, folder: Path | None = None):
         """`folder`: by default personastream/plans in the user's cache."""
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self.folder = folder or home / "personastream" / "plans"
+        self.folder = folder or cache_folder("plans")
 
     def find(self, key: PlanKey) -> bytes | None:
         """The plan, or None where it is missing or damaged."""

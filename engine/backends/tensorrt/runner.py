@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from engine.backends import graphs
-from engine.backends.cuda import CudaBackend, cpu_parts
+from engine.backends.cuda import CudaBackend, cpu_parts, torch_runners
 from engine.backends.graphs import Precision
 from engine.backends.onnx import psnr_db
 from engine.backends.tensorrt.builder import Capability, Progress, library
 from engine.backends.tensorrt.cache import PlanCache, plan_for
+from engine.config import GpuMode, QualityOption
 from engine.errors import ExportError, PlanError
 from engine.models import weights
 from engine.paint.gpu.batch import Runner
@@ -59,56 +60,60 @@ class PlanRunner:
         return tuple(outputs)
 
 
-class TensorRTBackend(CudaBackend):
-    """`CudaBackend` whose runners are TensorRT plans."""
-
-    @classmethod
-    def embedded(
-        cls,
-        device: torch.device,
-        precision: Precision = "float16",
-        cache: PlanCache | None = None,
-        progress: Progress = log.info,
-    ) -> TensorRTBackend:
-        """With the weights that ship with the engine; builds the plans that the cache lacks, which takes minutes.
-
-        Every plan's outputs are compared with torch's first. Raises PlanError, ExportError, WeightsError.
-        """
-        capability, driver = torch.cuda.get_device_capability(device), driver_version()
-        cache, runners = cache or PlanCache(), dict[str, Runner]()
-        for name in graphs.NETWORKS:
-            path = weights.default_path(name)
-            plan = plan_for(
-                name,
-                path,
-                precision=precision,
-                capability=capability,
-                driver=driver,
-                cache=cache,
-                progress=progress,
-            )
-            with torch.cuda.device(device):
-                runners[name] = PlanRunner(name, plan, capability)
-                _compare(name, runners[name], device)
-        return cls(runners, *cpu_parts(), device)
-
-
-def open_backend(
+def plan_runners(
     device: torch.device,
     precision: Precision = "float16",
     cache: PlanCache | None = None,
     progress: Progress = log.info,
-) -> CudaBackend:
-    """The fastest backend for this device: TensorRT, or else PyTorch's CUDA graphs.
+) -> dict[str, Runner]:
+    """Plans of the weights that ship with the engine; builds those that the cache lacks, which takes minutes. Fine
+    pictures, for which there is no plan, are rendered by PyTorch's recorded graphs.
 
-    The reason for the latter is logged as an error and is the backend's `fallback`. Raises WeightsError,
-    DeviceError.
+    Every plan's outputs are compared with torch's first. Raises PlanError, ExportError, WeightsError.
     """
+    capability, driver = torch.cuda.get_device_capability(device), driver_version()
+    cache, plans = cache or PlanCache(), dict[str, Runner]()
+    for name in graphs.NETWORKS:
+        plan = plan_for(
+            name,
+            weights.default_path(name),
+            precision=precision,
+            capability=capability,
+            driver=driver,
+            cache=cache,
+            progress=progress,
+        )
+        with torch.cuda.device(device):
+            plans[name] = PlanRunner(name, plan, capability)
+            _compare(name, plans[name], device)
+    coarse, any_size = plans["renderer"], torch_runners(device, "graphs", precision, ["renderer"])["renderer"]
+
+    def renderer(pncc: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        *_, face_pixels, _ = inputs
+        fine = face_pixels.shape[-1] > pncc.shape[-1]
+        return (any_size if fine else coarse)(pncc, *inputs)
+
+    return plans | {"renderer": renderer}
+
+
+def open_backend(
+    device: torch.device,
+    mode: GpuMode,
+    quality: QualityOption = "auto",
+    precision: Precision = "float16",
+    cache: PlanCache | None = None,
+    progress: Progress = log.info,
+) -> CudaBackend:
+    """The networks on this device in that mode; where TensorRT cannot be used, through recorded graphs: the reason is
+    logged as an error and is the backend's `fallback`. Raises WeightsError, DeviceError."""
+    if mode != "tensorrt":
+        return CudaBackend(torch_runners(device, mode, precision), *cpu_parts(), device, quality=quality)
     try:
-        return TensorRTBackend.embedded(device, precision, cache, progress)
+        runners, fallback = plan_runners(device, precision, cache, progress), ""
     except (PlanError, ExportError) as error:
         log.error("TensorRT is not used, PyTorch runs the networks: %s", error)
-        return CudaBackend.through_torch(device, precision=precision, fallback=str(error))
+        runners, fallback = torch_runners(device, "graphs", precision), str(error)
+    return CudaBackend(runners, *cpu_parts(), device, fallback, quality)
 
 
 def driver_version() -> str:

@@ -68,26 +68,29 @@ def paste_masks(outlines: Tensor, height: int, width: int) -> Tensor:
 
 
 def sharpened(pixels: Tensor, lips: Tensor) -> Tensor:
-    """`composite.sharpened` of pixels [B, 3, h, w] in 0 to 255 and lips [B, 1, h / 4, w / 4]."""
-    mask = functional.interpolate(lips, scale_factor=CELL_PX, mode="bilinear")
-    rows, columns = (gaussian(n, DETAIL_PX, pixels.device) for n in pixels.shape[2:])
+    """`composite.sharpened` of pixels [B, 3, k h, k w] in 0 to 255 and lips [B, 1, h / 4, w / 4]."""
+    mask = functional.interpolate(lips, scale_factor=pixels.shape[2] // lips.shape[2], mode="bilinear")
+    detail_px = DETAIL_PX * pixels.shape[2] / (CELL_PX * lips.shape[2])
+    rows, columns = (gaussian(n, detail_px, pixels.device) for n in pixels.shape[2:])
     return pixels + SHARPENING * mask * (pixels - rows @ pixels @ columns.T)
 
 
 def blended(pixels: Tensor, mask: Tensor, under: Tensor, place: Tensor, size: Tensor) -> Tensor:
-    """`composite.paste`: rendered pixels [B, 3, h, w] in 0 to 255 of the windows, blended by mask [B, h, w] into the
-    frames' pixels under them, [B, 3, H, W]; returns the blend, in whole numbers.
+    """`composite.paste`: rendered pixels [B, 3, k h, k w] in 0 to 255 of the windows, blended by mask [B, h, w] into
+    the frames' pixels under them, [B, 3, H, W]; returns the blend, in whole numbers.
 
     place [B, 4]: the step in window pixels from one frame pixel to the next, the places of the first column and row in
     the window, and 1 for a cubic kernel.  size [B, 2] int64: the valid rows and columns of `under`.
     """
     step, x, y, cubic = place.unbind(1)
-    rows = _positions(step, y, under.shape[2])
-    columns = _positions(step, x, under.shape[3])
-    height, width = pixels.shape[2:]
-    through = _taps(rows, height, cubic)[:, None], _taps(columns, width, cubic)[:, None].mT
+    high, wide = under.shape[2:]
+    fine = pixels.shape[2] // mask.shape[1]
+    rows = _positions(fine * step, fine * (y + 0.5) - 0.5, high)
+    columns = _positions(fine * step, fine * (x + 0.5) - 0.5, wide)
+    through = _taps(rows, pixels.shape[2], cubic)[:, None], _taps(columns, pixels.shape[3], cubic)[:, None].mT
     colour = (through[0] @ pixels @ through[1]).round().clamp(0, 255)
-    soft = (_hats(rows, height) @ mask @ _hats(columns, width).mT)[:, None]
+    down, across = _hats(_positions(step, y, high), mask.shape[1]), _hats(_positions(step, x, wide), mask.shape[2])
+    soft = (down @ mask @ across.mT)[:, None]
     matched = (colour + _light(colour, under, soft, size)).round().clamp(0, 255)
     return (matched * soft + under * (1 - soft)).round()
 

@@ -5,6 +5,7 @@ inputs of each picture from the mesh; `engine.paint.gpu.batch` paints.
 from __future__ import annotations
 
 import math
+import weakref
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +16,11 @@ import torch
 from torch import Tensor
 
 from engine.avatar.file import Bank
-from engine.errors import SettingError
 from engine.models.morphable import CROP_PX, VERTICES, MorphableModel, project
-from engine.models.renderer import CELL_PX
+from engine.models.renderer import CELL_PX, FINE
 from engine.paint.align import Aligner
 from engine.paint.composite import cut
-from engine.paint.gpu.batch import BatchPainter, PictureRow
+from engine.paint.gpu.batch import BatchPainter, PictureRow, Room
 from engine.paint.painter import FittedVideo
 from engine.paint.references import FACE_REFERENCES, GPU_CACHED_FRAMES, LIP_REFERENCES, FrameCache, LipReferences
 from engine.paint.shape import BEHIND_PX, CONTOUR, Shape
@@ -29,8 +29,9 @@ from engine.paint.window import Window, lip_outline, paste_outlines
 
 @dataclass(frozen=True)
 class _DeviceFrame:
-    """A base frame on the device: its crop is the reference `slot`, and the pixels of its `part` (rows, columns) begin
-    at `start`. outline [n, 2]: its `window.paste_outlines`; posing [3, 3], origin [1, 3]: its pose as a linear map.
+    """A base frame on the device: its crop is the avatar's reference `place`, and the pixels of its `part` (rows,
+    columns) begin at `start`. outline [n, 2]: its `window.paste_outlines`; posing [3, 3], origin [1, 3]: its pose as a
+    linear map.
     """
 
     image: np.ndarray
@@ -38,7 +39,7 @@ class _DeviceFrame:
     outline: np.ndarray
     posing: np.ndarray
     origin: np.ndarray
-    slot: int
+    place: int
     start: int
     part: tuple[slice, slice]
 
@@ -61,8 +62,7 @@ class _DeviceFrame:
 class GpuPainter:
     """`PicturePainter` that paints through a `BatchPainter`.
 
-    cached_frames: the number of base frames that stay on the device. Raises SettingError for a bank of 512 px crops,
-    which only the CPU paints.
+    cached_frames: the number of base frames that stay on the device.
     """
 
     gains_by_batches = True
@@ -75,8 +75,7 @@ class GpuPainter:
         model: MorphableModel,
         cached_frames: int = GPU_CACHED_FRAMES,
     ):
-        if bank.crops.shape[1] != CROP_PX:
-            raise SettingError("--quality best is painted on the CPU alone; choose `--quality fast` or `--device cpu`")
+        self._zooms = (1, FINE) if bank.crops.shape[1] > CROP_PX else (1,)
         self._batch_painter, self._video = batch_painter, video
         self._aligner = Aligner(model, batch_painter.windows)
         self._vertices = model.vertices(video.alpha, video.beta)
@@ -87,13 +86,14 @@ class GpuPainter:
         shapes = list(map(Shape.posed, model.vertices(bank.alpha, bank.beta), neutral, bank.pose))
         self._banked = len(shapes)
         self._lips = LipReferences(shapes)
-        self._reserve(cached_frames)
+        self._room = self._reserved(cached_frames)
         for i, (crop, shape) in enumerate(zip(bank.crops.numpy(), shapes, strict=True)):
-            batch_painter.put_reference(self._slot + i, crop, shape)
+            batch_painter.put_reference(self._room, i, crop, shape)
         self._frames = FrameCache(video.frames, cached_frames, self._fetch, self._place, batch_painter.pool)
 
-    def _reserve(self, cached_frames: int) -> None:
-        """Room on the device for the bank's references and the pixels in the boxes of the cached frames."""
+    def _reserved(self, cached_frames: int) -> Room:
+        """Room on the device for the bank's references and the pixels in the boxes of the cached frames, until this
+        painter goes."""
         side, (high, wide, _) = int(self._boxes[:, 2].max()), self._video.read(0).shape
         self._frame_pixels = min(side, high) * min(side, wide)
         windows = self._batch_painter.windows
@@ -101,39 +101,47 @@ class GpuPainter:
             min(most, math.ceil(CELL_PX * cells * side / CROP_PX) + 1)
             for most, cells in ((high, windows.face_rows), (wide, windows.face_columns))
         )
-        self._slot, self._start = self._batch_painter.reserve(
-            self._banked + cached_frames, cached_frames * self._frame_pixels, height, width
-        )
+        references, pixels = self._banked + cached_frames, cached_frames * self._frame_pixels
+        room = self._batch_painter.reserve(references, pixels, (height, width), self._zooms)
+        weakref.finalize(self, self._batch_painter.release, room, references, pixels)
+        return room
 
     def paint(self, index: int, lower: Tensor) -> np.ndarray:
         """`PicturePainter.paint`."""
-        return self.paint_together([(self, [(index, lower)], False)])[0][0]
+        return self.paint_together([(self, [(index, lower)], True)])[0][0]
 
     def paint_together(
         self, batch: Sequence[tuple[GpuPainter, Sequence[tuple[int, Tensor]], bool]]
     ) -> list[list[np.ndarray]]:
         """`PicturePainter.paint_together`; every picture of a run is rendered."""
-        pictures = iter(self._paint([(painter, index, lower) for painter, run, _ in batch for index, lower in run]))
-        return [list(islice(pictures, len(run))) for _, run, _ in batch]
+        zooms = [painter._zooms[-1] if fine else 1 for painter, _, fine in batch]
+        painted: dict[int, list[np.ndarray]] = {}  # by place in the batch
+        for zoom in sorted(set(zooms)):
+            places = [place for place, each in enumerate(zooms) if each == zoom]
+            alike = [(batch[place][0], *frame) for place in places for frame in batch[place][1]]
+            pictures = iter(self._paint(alike, zoom))
+            painted |= {place: list(islice(pictures, len(batch[place][1]))) for place in places}
+        return [painted[place] for place in range(len(batch))]
 
-    def _paint(self, pictures: Sequence[tuple[GpuPainter, int, Tensor]]) -> list[np.ndarray]:
+    def _paint(self, pictures: Sequence[tuple[GpuPainter, int, Tensor]], zoom: int) -> list[np.ndarray]:
         """Pictures (painter, index, lower); in halves where a painter cannot cache the frames of all of them."""
         indices: defaultdict[GpuPainter, list[int]] = defaultdict(list)
         for painter, index, _ in pictures:
             indices[painter].append(index)
         if len(pictures) > 1 and not all(painter._frames.holds(needed) for painter, needed in indices.items()):
             half = len(pictures) // 2
-            return [*self._paint(pictures[:half]), *self._paint(pictures[half:])]
-        return self._batch_painter.paint([painter._row(index, lower) for painter, index, lower in pictures])
+            return [*self._paint(pictures[:half], zoom), *self._paint(pictures[half:], zoom)]
+        return self._batch_painter.paint([painter._row(i, lower, zoom) for painter, i, lower in pictures], zoom)
 
-    def _row(self, index: int, lower: Tensor) -> PictureRow:
+    def _row(self, index: int, lower: Tensor, zoom: int) -> PictureRow:
         """The picture of base frame `index` with lower [V_low, 3]; uploads the frames that are not cached."""
         frames = self._frames.faces(index)
         base = frames[0]
         shape = base.with_lower(self._lower, lower.numpy())
         outlines, lips = [*paste_outlines(shape.mesh), base.outline], lip_outline(shape.mesh)
         window, lip_window = self._aligner.windows(outlines, lips)
-        slots = [*range(self._slot, self._slot + self._banked), *(frame.slot for frame in frames)]
+        first, faces = self._room.slots[zoom], [self._room.slots[zoom] + frame.place for frame in frames]
+        slots = [*range(first, first + self._banked), *faces]
         lip_places = self._lips.choose(shape, [frame.shape for frame in frames])
         changed, place = pasted(base.image.shape, self._boxes[index], window)
         return PictureRow(
@@ -146,7 +154,7 @@ class GpuPainter:
             window=(window.row, window.column),
             lip_cell=(lip_window.row, lip_window.column),
             lip_slots=_filled([slots[i] for i in lip_places], LIP_REFERENCES),
-            face_slots=_filled([frame.slot for frame in frames], FACE_REFERENCES),
+            face_slots=_filled(faces, FACE_REFERENCES),
             place=place,
             changed=changed,
             under=base.under(changed[0].start, changed[1].start),
@@ -155,7 +163,7 @@ class GpuPainter:
     def _fetch(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Base frame `index` and its crop; in any thread."""
         image = self._video.read(index)
-        return image, cut(image, self._boxes[index])
+        return image, cut(image, self._boxes[index], self._zooms[-1] * CROP_PX)
 
     def _place(self, index: int, fetched: tuple[np.ndarray, np.ndarray], place: int) -> _DeviceFrame:
         """Upload a fetched base frame to that place on the device."""
@@ -168,11 +176,12 @@ class GpuPainter:
             outline=paste_outlines(shape.mesh)[0],
             posing=project(torch.eye(3), pose).numpy() - origin,
             origin=origin,
-            slot=self._slot + self._banked + place,
-            start=self._start + place * self._frame_pixels,
+            place=self._banked + place,
+            start=self._room.start + place * self._frame_pixels,
             part=_clipped(image.shape, self._boxes[index]),
         )
-        self._batch_painter.put_frame(frame.slot, crop, shape, frame.start, image[frame.part].reshape(-1, 3))
+        pixels = image[frame.part].reshape(-1, 3)
+        self._batch_painter.put_frame(self._room, frame.place, crop, shape, frame.start, pixels)
         return frame
 
 

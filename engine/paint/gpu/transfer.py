@@ -3,11 +3,21 @@ CPU."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
 import numpy as np
 import torch
 from torch import Tensor
 
 ALIGNED_BYTES = 16
+
+
+@contextmanager
+def on_stream(stream: torch.cuda.Stream | None) -> Iterator[None]:
+    """Work in the block is queued on `stream`; None: the device is the CPU."""
+    with torch.inference_mode(), nullcontext() if stream is None else torch.cuda.stream(stream):
+        yield
 
 
 class Pinned:

@@ -64,7 +64,7 @@ def test_gpus_that_do_not_serve_are_all_named_in_the_fallback(machine):
     machine([NEEDED_BYTES - (1 << 30), NEEDED_BYTES], broken=[1])
     choice = choose("auto")
     assert choice.device == torch.device("cpu")
-    assert "GPU 0 (cuda:0) has 3.0 of 8.0 GiB free, expected 4.0" in choice.fallback
+    assert "GPU 0 (cuda:0) has 1.0 of 4.0 GiB free, expected 2.0" in choice.fallback
     assert "GPU 1 (cuda:1) does not run torch" in choice.fallback and "more lines" not in choice.fallback
 
 
@@ -72,7 +72,7 @@ def test_a_gpu_that_was_asked_for_is_taken_or_an_error_says_why_not(machine):
     machine([NEEDED_BYTES, NEEDED_BYTES, 0])
     assert choose("cuda").device == torch.device("cuda", 0)
     assert choose("cuda:1").device == torch.device("cuda", 1)
-    with pytest.raises(DeviceError, match="--device cuda:2: GPU 2 .* has 0.0 of 8.0 GiB free.*--device auto"):
+    with pytest.raises(DeviceError, match="--device cuda:2: GPU 2 .* has 0.0 of 4.0 GiB free.*--device auto"):
         choose("cuda:2")
     with pytest.raises(DeviceError, match=r"torch finds GPU 0 \(cuda:0\), GPU 1 .*, GPU 2 .* alone; choose"):
         choose("cuda:3")
@@ -98,16 +98,30 @@ def test_a_gpu_whose_driver_is_broken_is_told_apart(machine, monkeypatch):
     RuntimeError("CUDA error: unknown error\nmore lines"),
 ])  # fmt: skip
 def test_a_gpu_that_fails_at_the_networks_is_given_up_for_the_cpu_unless_it_was_asked_for(machine, monkeypatch, error):
-    def get_device_capability(device):
-        raise error
+    real = torch.nn.Module.to
+
+    def to(module, *places, **options):
+        if places:  # a device
+            raise error
+        return real(module, **options)
 
     machine([NEEDED_BYTES])
-    monkeypatch.setattr(torch.cuda, "get_device_capability", get_device_capability)
-    backend = backend_for("auto")
+    monkeypatch.setattr(torch.nn.Module, "to", to)
+    backend = backend_for("auto", gpu_mode="eager")
     assert type(backend) is CpuBackend and backend.quality == "best"
     reason = str(error).partition("\n")[0]
     assert reason in backend.fallback and "more lines" not in backend.fallback
     with pytest.raises(DeviceError, match=reason):
+        backend_for("cuda", gpu_mode="eager")
+
+
+def test_a_gpu_whose_pictures_are_not_the_cpus_is_given_up(machine, monkeypatch, tmp_path):
+    machine([NEEDED_BYTES])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    backend = backend_for("auto")
+    assert type(backend) is CpuBackend and "the check of its pictures failed" in backend.fallback
+    assert not list(tmp_path.rglob("*.json")), "it may pass another time"
+    with pytest.raises(DeviceError, match="the check of its pictures failed, CUDA device 0 was asked for"):
         backend_for("cuda")
 
 
@@ -117,10 +131,11 @@ def test_a_gpu_without_its_extra_is_told_apart(machine, monkeypatch):
     assert "pip install 'personastream[cuda]'" in choose("auto").fallback
 
 
-def test_fine_pictures_are_refused_on_a_gpu_and_made_on_a_cpu(machine):
+def test_a_gpu_has_no_half_levels_and_a_cpu_has_all(machine):
     machine([NEEDED_BYTES])
-    with pytest.raises(SettingError, match="--quality best.*--device cpu"):
-        backend_for("auto", "best")
+    for level in ("best-half", "fast-half"):
+        with pytest.raises(SettingError, match=f"--quality {level}: a GPU has best and fast alone"):
+            backend_for("auto", level)
     assert ComputeConfig().quality == "auto"
     backends = [backend_for("cpu", quality) for quality in ("auto", *LEVELS)]
     assert [backend.levels for backend in backends] == [LEVELS, *((level,) for level in LEVELS)]
@@ -147,7 +162,7 @@ def test_the_cpu_that_was_chosen_is_the_reference_backend(machine, requested, ca
 def test_a_fallback_is_logged_as_a_warning_and_kept(machine, caplog):
     machine([0])
     backend = backend_for("auto")
-    assert "0.0 of 8.0 GiB free" in backend.fallback
+    assert "0.0 of 4.0 GiB free" in backend.fallback
     assert [(r.levelname, backend.fallback in r.getMessage()) for r in caplog.records] == [("WARNING", True)]
 
 

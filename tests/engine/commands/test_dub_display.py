@@ -6,8 +6,8 @@ import os
 
 import pytest
 
+from engine.child import WorkProgress, WorkRemark
 from engine.commands.dub_display import Display, time_left
-from engine.dubbing import DubProgress, DubRemark
 
 REPORT = {
     "output": "out.mp4",
@@ -21,8 +21,8 @@ REPORT = {
 
 def test_the_summary_counts_what_was_changed_and_what_was_kept_by_reason(capsys):
     with Display() as display:
-        display.show(DubProgress("faces", 3, 10, 30.0))
-        display.show(DubRemark("cut", "a [red] cut", 1.5))
+        display.show(WorkProgress("faces", 3, 10, 30.0))
+        display.show(WorkRemark("cut", "a [red] cut", 1.5))
         display.finish(REPORT)
     shown = capsys.readouterr()
     lines = [" ".join(line.split()) for line in shown.out.splitlines()]

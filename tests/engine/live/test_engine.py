@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import math
+import weakref
 
 import numpy as np
 import pytest
+import torch
 from stand_ins import NotingBackend, QuickBackend
 from talk import RATE_HZ, Events, say, speech
 
@@ -14,7 +18,7 @@ from engine.audio import read_speech
 from engine.avatar.avatar import Avatar
 from engine.backends.cpu import CpuBackend
 from engine.config import LEVELS, MAX_LOAD
-from engine.errors import AvatarFileError, CapacityError, SessionClosedError, UnknownAvatarError
+from engine.errors import AvatarFileError, CapacityError, DeviceError, SessionClosedError, UnknownAvatarError
 from engine.live.batching import BatchTimes
 from engine.live.engine import Engine
 from engine.live.pipeline import AvatarPipeline
@@ -232,3 +236,71 @@ def test_offline_speech_is_the_same_with_any_number_of_workers(avatar_path, spee
     for one, other in zip(alone, together, strict=True):
         assert one.fresh and other.fresh and one.events == other.events
         assert np.array_equal(one.image, other.image) and np.array_equal(one.samples, other.samples)
+
+
+def test_a_lost_device_is_told_and_opens_no_more_sessions(virtual, avatar_path):
+    async def main(loop):
+        backend = QuickBackend()
+        async with opened(avatar_path, backend) as engine:
+            speaking, silent = engine.open_session("speaker"), engine.open_session("speaker")
+            backend.failure = RuntimeError("CUDA error: an illegal memory access was encountered")
+            with contextlib.suppress(SessionClosedError):
+                await say(speaking, "a", speech(1.0))
+            await speaking.ended()
+            assert not engine.failed.is_set(), "the device works: it was the session's own fault"
+            backend.loss = "cuda:0 computes nothing more (CUDA error)"
+            another = engine.open_session("speaker")
+            with contextlib.suppress(SessionClosedError):
+                await say(another, "a", speech(1.0))
+            await engine.failed.wait()
+            with pytest.raises(DeviceError, match="cuda:0 computes nothing more .*; restart the server"):
+                engine.open_session("speaker")
+            await asyncio.sleep(0.1)
+            assert list(engine.sessions.values()) == [silent], "silence needs no device"
+
+    virtual(main)
+
+
+class Cold(QuickBackend):
+    """Fails when it first runs the speech encoder, as a device does that lacks memory or a library."""
+
+    def __init__(self):
+        super().__init__()
+        self.failure = torch.OutOfMemoryError("CUDA out of memory.\nmore lines")
+
+
+async def test_a_backend_that_does_not_warm_up_is_replaced_by_its_spare(avatar_path):
+    cold, reasons = Cold(), []
+    cold.spare = lambda reason: reasons.append(reason) or QuickBackend()
+    async with opened(avatar_path, cold) as engine:
+        assert engine.backend is not cold and engine.avatars.keys() == {"speaker", "twin"}
+        (reason,) = reasons
+        assert "does not paint these avatars (CUDA out of memory.)" in reason
+
+
+async def test_a_backend_that_was_asked_for_by_name_and_does_not_warm_up_is_an_error(avatar_path):
+    with pytest.raises(DeviceError, match="does not paint these avatars .*choose `--device auto`"):
+        async with opened(avatar_path, Cold()):
+            raise AssertionError("opened")
+
+
+def test_an_avatar_that_is_loaded_later_idles_and_leaves_with_its_last_session(virtual, avatar_path):
+    async def main(loop):
+        async with opened(avatar_path) as engine:
+            pipeline = weakref.ref(await engine.load_avatar("third", avatar_path))
+            session = engine.open_session("third")
+            units = session.subscribe(capacity=1000)
+            await asyncio.sleep(1)
+            engine.unload_avatar("third")
+            with pytest.raises(UnknownAvatarError):
+                engine.open_session("third")
+            await asyncio.sleep(1)
+            assert len(units) >= 49 and all([(await units.get()).fresh for _ in range(49)])
+            await session.close()
+            await session.ended()
+            await asyncio.sleep(0.1)
+            del session, units
+            gc.collect()
+            assert pipeline() is None
+
+    virtual(main)

@@ -87,6 +87,7 @@ def test_pictures_come_again_when_decoding_succeeds_again(virtual, make_puppet):
     async def main(loop):
         puppet, scheduler = make_puppet(), scheduler_of()
         idle = IdlePictures(puppet, scheduler)
+        idle.join()
         puppet.failure = OSError("the disk is gone")
         idle.want(3, 1.0)
         await asyncio.sleep(0.1)

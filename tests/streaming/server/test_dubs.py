@@ -23,7 +23,7 @@ from engine.errors import SettingError
 from streaming.config import DubsConfig, ServerConfig, TimeoutConfig
 from streaming.server.app import Server
 from streaming.server.auth import Secrets
-from streaming.server.dubs import Dubs
+from streaming.server.jobs import Jobs
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 ROOT = Path(__file__).parents[3]
@@ -460,9 +460,9 @@ async def test_the_next_server_deletes_what_a_killed_one_left(place):
 import asyncio, tempfile
 tempfile.tempdir = {str(place)!r}
 from streaming.config import DubsConfig
-from streaming.server.dubs import Dubs
+from streaming.server.jobs import Jobs
 async def main():
-    async with Dubs(DubsConfig()) as dubs, dubs.place() as folder:
+    async with Jobs("dub", DubsConfig()) as dubs, dubs.place() as folder:
         (folder / "video.mp4").write_bytes(b"footage")
         print("begun", flush=True)
         await asyncio.sleep(60)
@@ -472,7 +472,7 @@ asyncio.run(main())
         assert killed.stdout is not None and killed.stdout.readline() == b"begun\n"
         killed.kill()
     assert len(list(place.glob("*/*/video.mp4"))) == 1
-    async with Dubs(DubsConfig()):
+    async with Jobs("dub", DubsConfig()):
         assert not list(place.glob("*/*"))
     assert not list(place.iterdir())
 

@@ -264,7 +264,7 @@ async def test_a_full_queue_a_lost_dub_and_a_server_that_dubs_nothing_are_explai
         async with tab(browser, client) as other:
             await fill(other, clip, speech_wav)
             await other.click("#start")
-            await until(other, f"{said}.startsWith('Other videos are being dubbed')")
+            await until(other, f"{said}.startsWith('Other videos are being worked on')")
         async with client.http.get("/v1/dubs") as reply:
             (dub,) = (await reply.json())["dubs"]
         token = await page.evaluate("JSON.parse(sessionStorage.dub).token")

@@ -74,7 +74,11 @@ def lay(atlas, target, slots):
         torch.tensor([slots]),
         torch.from_numpy(target.shape.canonical)[None],
         torch.from_numpy(target.shape.rotation)[None],
-        (torch.from_numpy(target.coverage.triangle)[None], torch.from_numpy(target.coverage.weights)[None]),
+        tuple(torch.from_numpy(part)[None] for part in (target.coverage.triangle, target.coverage.weights)),
+        tuple(
+            torch.from_numpy(part[2::4, 2::4].copy())[None]
+            for part in (target.coverage.triangle, target.coverage.weights)
+        ),
         torch.from_numpy(np.stack([x, y])).float()[None],
     )
 

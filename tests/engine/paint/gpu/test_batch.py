@@ -5,49 +5,28 @@ The device is the CPU here. All code is that of a GPU but the rasteriser's kerne
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections import Counter
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from cpu_rasteriser import CpuRasteriser
+from on_tensors import OnTensors
 from painted import ALIKE_DB, check, painted_together, psnr
 
 from engine.audio import read_speech
 from engine.avatar.avatar import Avatar
-from engine.backends import graphs
 from engine.backends.cpu import CpuBackend
-from engine.errors import AvatarFileError, SettingError
+from engine.errors import AvatarFileError
 from engine.live.pipeline import AvatarPipeline
 from engine.models.renderer import RendererConfig
 from engine.models.weights import load_face_model
-from engine.paint.gpu.batch import BatchPainter
-from engine.paint.gpu.painter import GpuPainter
 from engine.paint.painter import FittedVideo
-from engine.paint.shape import triangles
 
 WINDOWS = RendererConfig()
-
-
-class OnTensors:
-    """`Backend` that paints as a GPU's does, on the CPU, with the other networks of a `CpuBackend`."""
-
-    def __init__(self, networks):
-        self.device, self.fallback, self.quality = networks.device, networks.fallback, networks.quality
-        self.levels, self.workers = ("fast",), 1
-        self.speech_config, self.initial_state, self.style = (
-            networks.speech_config,
-            networks.initial_state,
-            networks.style,
-        )
-        self.encode_speech, self.step_geometry = networks.encode_speech, networks.step_geometry
-        model, renderer = load_face_model(), graphs.load("renderer", "float32")
-        self.batch_painter = BatchPainter(self.device, CpuRasteriser(triangles(model)), renderer, model, WINDOWS)
-
-    def painter(self, video, bank, model, **settings):
-        return GpuPainter(self.batch_painter, video, bank, model, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +68,58 @@ def test_a_picture_is_what_the_cpu_paints(backend, reference, avatar, video, mod
     picture = painter.paint(index, lips(index))
     expected = reference.painter(video, avatar.bank, model).paint(index, lips(index))
     check(picture, expected, video.read(index))
+
+
+@pytest.fixture(scope="module")
+def large(video, avatar):
+    """The video at twice its size, with fine references: as of a face of more than 256 px."""
+    fine = avatar.bank.crops.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    noise = torch.randint(-20, 21, fine.shape, generator=torch.Generator().manual_seed(0))
+    bank = replace(avatar.bank, crops=(fine.int() + noise).clamp(0, 255).byte())
+
+    def read(index):
+        return cv2.resize(video.read(index), None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+
+    return replace(video, read=read, crop=2 * video.crop), bank
+
+
+@pytest.mark.parametrize("place", [0, 60])
+def test_a_fine_picture_is_what_the_cpu_paints(backend, reference, large, model, lips, place):
+    video, bank = large
+    painters = [each.painter(video, bank, model) for each in (backend, reference)]
+    for fine in (True, False):
+        (picture,), (expected,) = (
+            painter.paint_together([(painter, [(place, lips(place))], fine)])[0] for painter in painters
+        )
+        check(picture, expected, video.read(place))
+
+
+def test_fine_and_coarse_pictures_come_in_the_order_in_which_they_were_asked_for(
+    backend, avatar, video, large, model, lips
+):
+    coarse, fine = backend.painter(video, avatar.bank, model), backend.painter(*large, model)
+    batch = [
+        (fine, [(10, lips(10))], True),
+        (coarse, [(20, lips(20)), (21, lips(21))], True),
+        (fine, [(30, lips(30))], False),
+    ]
+    together = fine.paint_together(batch)
+    for (painter, run, sharp), pictures in zip(batch, together, strict=True):
+        for frame, picture in zip(run, pictures, strict=True):
+            ((alone,),) = painter.paint_together([(painter, [frame], sharp)])
+            assert picture.shape == alone.shape and psnr(picture, alone) > 60
+
+
+def test_the_room_of_an_avatar_that_has_gone_is_used_again(avatar, video, model, lips):
+    backend = OnTensors(CpuBackend.embedded())
+    first = backend.painter(video, avatar.bank, model)
+    expected = first.paint(20, lips(20))
+    bytes_before = backend.batch_painter.device_bytes
+    del first
+    gc.collect()
+    again = backend.painter(video, avatar.bank, model)
+    assert backend.batch_painter.device_bytes == bytes_before
+    assert np.abs(again.paint(20, lips(20)).astype(int) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("box", [(0, 0, 200), (40, -60, 300), (400, 380, 230), (-100, -120, 700)])
@@ -141,12 +172,6 @@ def test_a_returned_picture_is_never_painted_over(backend, avatar, video, model,
     painted_together([(painter, 10, lips(50)), (painter, 40, lips(40))])
     assert np.array_equal(first, kept)
     assert np.array_equal(painter.paint(10, lips(10)), kept)
-
-
-def test_fine_textures_are_refused(backend, avatar, video, model):
-    fine = replace(avatar.bank, crops=avatar.bank.crops.repeat_interleave(2, 1).repeat_interleave(2, 2))
-    with pytest.raises(SettingError, match="--quality fast"):
-        backend.painter(video, fine, model)
 
 
 def test_a_pipeline_paints_with_the_painter_of_its_backend(backend, reference, avatar, model, lips):

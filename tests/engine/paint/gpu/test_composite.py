@@ -67,9 +67,11 @@ def test_masks_of_a_batch_are_those_of_its_meshes(meshes):
         assert psnr(255 * of_lips[i, 0], 255 * expected) > 35
 
 
-def test_pictures_of_a_batch_are_blended_as_one_by_one():
+@pytest.mark.parametrize("fine", [1, 2])
+def test_pictures_of_a_batch_are_blended_as_one_by_one(fine):
     frame, mask = photo(), soft_mask()
-    crops = [cv2.GaussianBlur(cut(frame, np.array(box))[WINDOW.pixels], (0, 0), 1.5) for box in BOXES]
+    part = tuple(slice(fine * side.start, fine * side.stop) for side in WINDOW.pixels)
+    crops = [cv2.GaussianBlur(cut(frame, np.array(box), fine * 256)[part], (0, 0), 1.5) for box in BOXES]
     rendered = [np.clip(crop.astype(int) + 6 - 2 * i, 0, 255).astype(np.uint8) for i, crop in enumerate(crops)]
     spans = [pasted(frame.shape, np.array(box), WINDOW) for box in BOXES]
     under = np.zeros((len(BOXES), 300, 340, 3), np.uint8)
@@ -94,8 +96,9 @@ def test_pictures_of_a_batch_are_blended_as_one_by_one():
         assert np.array_equal(out[untouched], frame[untouched])
 
 
-def test_a_batch_is_sharpened_as_one_by_one():
-    windows = np.stack([photo()[20 * i :][:HEIGHT, :WIDTH] for i in range(3)]).astype(np.float32)
+@pytest.mark.parametrize("fine", [1, 2])
+def test_a_batch_is_sharpened_as_one_by_one(fine):
+    windows = np.stack([photo()[20 * i :][: fine * HEIGHT, : fine * WIDTH] for i in range(3)]).astype(np.float32)
     lips = np.random.default_rng(0).random((3, *SIZE), np.float32)
     batch = sharpened_together(torch.from_numpy(windows).permute(0, 3, 1, 2), torch.from_numpy(lips)[:, None])
     for ours, window, mask in zip(batch.permute(0, 2, 3, 1).numpy(), windows, lips, strict=True):

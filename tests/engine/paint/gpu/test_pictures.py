@@ -15,7 +15,7 @@ from engine.avatar.avatar import Avatar
 from engine.backends import graphs
 from engine.backends.cpu import CpuBackend
 from engine.backends.cuda import CudaBackend, cpu_parts, cuda_device
-from engine.backends.tensorrt.runner import open_backend
+from engine.backends.select import backend_for
 from engine.live.pipeline import AvatarPipeline
 from engine.models.renderer import RendererConfig
 from engine.models.weights import load_face_model
@@ -23,7 +23,7 @@ from engine.paint.painter import FittedVideo
 
 BATCH = 8
 WINDOWS = RendererConfig()
-MODES = [("eager", "float32", 50), ("compile", "float32", 50), ("graphs", "float32", 50), ("graphs", "float16", 42)]
+MODES = [("eager", "float32", 50), ("graphs", "float32", 50), ("graphs", "float16", 42)]
 
 pytestmark = [
     pytest.mark.gpu,
@@ -72,12 +72,13 @@ def test_pictures_are_the_cpus(avatar, model, lips, expected, mode, precision, a
     check_all(backend, avatar, model, lips, expected, alike_db)
 
 
-def test_the_backend_of_a_server_paints_them_too(avatar, model, lips, expected):
-    check_all(open_backend(cuda_device()), avatar, model, lips, expected, 42)
+@pytest.mark.parametrize("mode", ["auto", "tensorrt"])
+def test_the_backend_of_a_server_paints_them_too(avatar, model, lips, expected, mode):
+    check_all(backend_for("cuda", "fast", mode), avatar, model, lips, expected, 42)
 
 
 def test_what_was_opened_in_one_thread_paints_in_another(avatar, model, lips, expected):
-    pipeline = AvatarPipeline(CudaBackend.through_torch(cuda_device()), avatar, model)
+    pipeline = AvatarPipeline(CudaBackend.through_torch(cuda_device(), "graphs"), avatar, model)
     painted = []
     thread = threading.Thread(target=lambda: painted.append(*pipeline.perform(pipeline.paint_job(20, lips(20)))))
     thread.start()

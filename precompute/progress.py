@@ -1,33 +1,33 @@
-"""The progress of a dub: what is done of each stage, the time that the whole still needs, and where the time went."""
+"""The progress of long work: what is done of each stage, the time until its end, and where the time went."""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
 
-STAGES = {"faces": 0.33, "people": 0.07, "references": 0.02, "pictures": 0.57, "file": 0.01}
-"""The stages, and the usual share of the time that each takes."""
 INTERVAL_S = 0.25  # between two reports of one stage
 EARLY = 0.02  # of the work: before that nobody knows how long it takes
 
 Progress = Callable[[str, int, int, float | None], None]
-"""(stage of STAGES, done, total, seconds that the whole still needs or None)."""
+"""(stage, done, total, seconds that the whole still needs or None)."""
 
 
 class Clock:
     """Reports progress, with the time left as the work so far suggests it.
 
+    stages: in their order, with the usual share of the time that each takes.
+
     spent_s: seconds in each stage, and of the threads in `decoding`, `painting` and `encoding`.
     """
 
-    def __init__(self, progress: Progress):
+    def __init__(self, stages: Mapping[str, float], progress: Progress):
         self.spent_s: defaultdict[str, float] = defaultdict(float)
-        self._progress = progress
+        self._stages, self._progress = stages, progress
         self._began_s = time.monotonic()
         self._told_s = 0.0
         self._told: tuple[str, int] | None = None
@@ -58,7 +58,8 @@ class Clock:
         if done < total and self._told and self._told[0] == stage and now_s - self._told_s < INTERVAL_S:
             return
         self._told, self._told_s = (stage, done), now_s
-        before = sum(share for name, share in STAGES.items() if list(STAGES).index(name) < list(STAGES).index(stage))
-        share = before + STAGES[stage] * min(1.0, done / max(1, total))
+        names = list(self._stages)
+        before = sum(self._stages[name] for name in names[: names.index(stage)])
+        share = before + self._stages[stage] * min(1.0, done / max(1, total))
         left_s = (now_s - self._began_s) * (1 - share) / share if share > EARLY else None
         self._progress(stage, done, total, left_s)

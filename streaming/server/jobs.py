@@ -1,4 +1,4 @@
-"""All dubs of a server: admitted within its limits, run one after another, and deleted some time after their end."""
+"""All jobs of one kind: admitted within their limits, run one after another, and deleted some time after their end."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 from engine.errors import CapacityError, DrainingError, PersonaStreamError
 from engine.files import working_folder
-from streaming.config import DubsConfig
-from streaming.server.dub_job import DubJob, State
-from streaming.server.dub_upload import Form
+from streaming.config import JobsConfig
+from streaming.server.job import Job, State
 
 log = logging.getLogger(__name__)
 
+JobT = TypeVar("JobT", bound=Job)
 
-class Dubs:
-    """The dubs by id. An async context that ends and deletes them at its end.
 
-    disk: the thread that writes and deletes files.
+class Jobs(Generic[JobT]):
+    """The jobs by id. An async context that ends and deletes them at its end.
+
+    kind: one of them in log and messages, such as dub.  disk: the thread that writes and deletes files.
     """
 
-    def __init__(self, config: DubsConfig):
-        self.disk = ThreadPoolExecutor(1, thread_name_prefix="dubs")
-        self._config = config
-        self._jobs: dict[str, DubJob] = {}  # in the order of their arrival
+    def __init__(self, kind: str, config: JobsConfig):
+        self.disk = ThreadPoolExecutor(1, thread_name_prefix=kind)
+        self.kind, self._config = kind, config
+        self._jobs: dict[str, JobT] = {}  # in the order of their arrival
         self._uploads: set[asyncio.Task[None]] = set()
         self._closing = False
         self._turns = asyncio.Semaphore(config.at_once)
         self._tasks = asyncio.TaskGroup()
         self._stack = contextlib.AsyncExitStack()
 
-    def __iter__(self) -> Iterator[DubJob]:
+    def __iter__(self) -> Iterator[JobT]:
         return iter(self._jobs.values())
 
     async def __aenter__(self) -> Self:
@@ -61,10 +62,10 @@ class Dubs:
             await self.remove(job)
         await self._stack.__aexit__(kind, error, trace)
 
-    def find(self, dub_id: str) -> DubJob | None:
-        return self._jobs.get(dub_id)
+    def find(self, job_id: str) -> JobT | None:
+        return self._jobs.get(job_id)
 
-    def position(self, job: DubJob) -> int | None:
+    def position(self, job: JobT) -> int | None:
         """How many run or wait before it; None once it runs."""
         if job.state is not State.WAITING:
             return None
@@ -80,7 +81,7 @@ class Dubs:
             raise DrainingError("the server is shutting down; try another one")
         most = self._config.at_once + self._config.waiting
         if len(self._uploads) + sum(not job.over for job in self) >= most:
-            raise CapacityError(f"{most} dubs run or wait, the most that this server takes; try again later")
+            raise CapacityError(f"{most} {self.kind}s run or wait, the most that this server takes; try again later")
         folder = Path(tempfile.mkdtemp(dir=self._folder))
         task = asyncio.current_task()
         assert task is not None
@@ -92,15 +93,13 @@ class Dubs:
             if not any(job.folder == folder for job in self):
                 await self._delete(folder)
 
-    def add(self, folder: Path, form: Form) -> DubJob:
-        """Queue the dub that was uploaded into `folder`."""
-        job = DubJob(folder, form, asyncio.get_running_loop().time())
+    def add(self, job: JobT) -> None:
+        """Queue a job, whose folder is a `place` of this queue."""
         self._jobs[job.id] = job
         job.task = self._tasks.create_task(self._run(job))
-        return job
 
-    async def remove(self, job: DubJob) -> None:
-        """End the dub if it has not ended, and delete its files. Idempotent."""
+    async def remove(self, job: JobT) -> None:
+        """End the job if it has not ended, and delete its files. Idempotent."""
         if self._jobs.pop(job.id, None) is None:
             return
         if job.task is not None and job.task is not asyncio.current_task():
@@ -110,19 +109,19 @@ class Dubs:
         await job.close()
         await self._delete(job.folder)
 
-    async def _run(self, job: DubJob) -> None:
+    async def _run(self, job: JobT) -> None:
         async with self._turns:
-            log.info("dub.begin dub=%s", job.id)
+            log.info("%s.begin %s=%s", self.kind, self.kind, job.id)
             try:
                 await job.run(self._config.program)
             except Exception:
-                log.exception("dub %s failed", job.id)
+                log.exception("%s %s failed", self.kind, job.id)
                 job.fail(PersonaStreamError("the server failed; its log has the reason"))
         loop = asyncio.get_running_loop()
         job.ended_at = loop.time()
-        log.info("dub.end dub=%s status=%s", job.id, job.state.value)
+        log.info("%s.end %s=%s status=%s", self.kind, self.kind, job.id, job.state.value)
         await job.close()
-        if job.state is State.FAILED:
+        if job.state is State.FAILED or not job.keeps_files:
             await self._delete(job.folder)
         over = [other for other in self if other.over]
         for other in over[: max(0, len(over) - self._config.kept)]:
