@@ -37,7 +37,9 @@ class FileTask:
 
 
 def import_ray() -> ModuleType:
-    """Raises DependencyError."""
+    """Ray, which uses this user's token of its clusters if there is one. Raises DependencyError."""
+    if (Path.home() / ".ray" / "auth_token").is_file():  # `ray start` then requires it, `ray.init` does not send it
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
     except ModuleNotFoundError as error:

@@ -86,8 +86,11 @@ async def answer(asked: Awaitable[Answer]) -> Answer:
         raise ClusterError(f"the director is gone ({error}); try again") from error
 
 
-def kill_all() -> None:
-    """End the director and all nodes at once."""
+def kill_all(director: ActorHandle[Director]) -> None:
+    """End the director and all nodes at once, unless another director has taken the nodes over."""
+    with contextlib.suppress(ClusterError):
+        if find_director() != director:
+            return
     for name in ray.util.list_named_actors():
         with contextlib.suppress(ValueError):
             ray.kill(ray.get_actor(name))

@@ -74,7 +74,7 @@ class ClusterServe:
                 try:
                     asyncio.run(self._serve(connection.answer, director, address, list(named)))
                 finally:
-                    connection.kill_all()
+                    connection.kill_all(director)
         except KeyboardInterrupt:
             return INTERRUPTED
         return 0

@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 @pytest.mark.slow
 def test_files_are_done_by_tasks_again_after_a_crash_and_a_bad_one_stops_no_other(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "local")  # not the cluster of another test
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # Ray would write a token into the home folder
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])))
     texts = {"one": "1", "two": "crash", "three": "bad", "common": "c"}
     for name, text in texts.items():
@@ -38,7 +39,8 @@ def test_files_are_done_by_tasks_again_after_a_crash_and_a_bad_one_stops_no_othe
     assert "3/3" in told.getvalue()
 
 
-def test_an_address_without_ray_is_refused_at_once():
+def test_an_address_without_ray_is_refused_at_once(monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     with pytest.raises(ClusterError, match="ray start --head"), joined("127.0.0.1:9", start=False):
         pass
 

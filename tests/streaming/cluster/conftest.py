@@ -28,6 +28,8 @@ async def cluster(avatar_path, tmp_path_factory) -> AsyncIterator[RunningCluster
     from streaming.cluster import connection
 
     folder = tmp_path_factory.mktemp("cluster")
+    mode = pytest.MonkeyPatch()
+    mode.setenv("RAY_AUTH_MODE", "disabled")  # Ray would write a token into the home folder
     environment = pytest.MonkeyPatch()
     environment.setenv("XDG_CACHE_HOME", str(folder / "cache"))  # for the nodes, which inherit that of their machine
     machines = Cluster()
@@ -59,7 +61,8 @@ async def cluster(avatar_path, tmp_path_factory) -> AsyncIterator[RunningCluster
                     await running.all_ready()
                     yield running
             finally:
-                connection.kill_all()
+                connection.kill_all(connection.find_director())
     finally:
         environment.undo()
         machines.shutdown()
+        mode.undo()

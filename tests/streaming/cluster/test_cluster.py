@@ -18,7 +18,7 @@ from ray_cluster import KEY, NODES, SESSIONS, bearer
 
 from benchmarks.chromium import PROGRAM, open_page, until
 from streaming.agents.client import open_avatar
-from streaming.cluster.connection import start_director
+from streaming.cluster.connection import kill_all, start_director
 from streaming.speech.protocol import Unit
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
@@ -105,7 +105,8 @@ async def test_a_dead_or_replaced_director_ends_no_session_and_the_next_one_know
             assert await reply.json() == {"url": session["url"]}
         settings, *others = cluster.arguments
         fewer = dataclasses.replace(settings, cluster=dataclasses.replace(settings.cluster, nodes=1))
-        cluster.director = start_director(fewer, *others)
+        old, cluster.director = cluster.director, start_director(fewer, *others)
+        kill_all(old)  # what its command does at its end
         await units(avatar, 25)
         await cluster.answers()
         assert len(await cluster.nodes()) == NODES, "it takes over all nodes that run"
