@@ -61,9 +61,18 @@ def test_the_demo_takes_a_video_of_any_name(checkout, name):
     words = make(checkout, f"SPEAKER={name}", "PORT=8123")
     avatar = words[2]
     assert words[:2] == [str(checkout / name), "--output"] and words[3] == f"--name={name.removesuffix('.mp4')}"
-    assert words[4:] == ["serve", avatar, "--samples", "demo", "--port", "8123"]
+    assert words[4:] == ["serve", avatar, "--samples", "demo", "--enrolments.folder", "build/avatars", "--port", "8123"]
     assert not (checkout / "broken").exists()
-    assert make(checkout, f"SPEAKER={name}") == ["serve", avatar, "--samples", "demo", "--port", "8080"]  # enrolled
+    assert make(checkout, f"SPEAKER={name}") == [
+        "serve",
+        avatar,
+        "--samples",
+        "demo",
+        "--enrolments.folder",
+        "build/avatars",
+        "--port",
+        "8080",
+    ]  # enrolled
 
 
 def test_two_videos_of_one_name_are_two_people_and_a_changed_one_is_enrolled_again(checkout):
