@@ -37,5 +37,5 @@ check: lint
 test: lint
 	$(PYTEST) -rs --durations=20 --cov=engine --cov=precompute --cov=streaming --cov-report=term
 
-gpu-check: setup
+gpu-check:
 	tools/gpu-check

@@ -1,5 +1,5 @@
-"""Our renderer through every backend of a device: its speed, its share of the device's arithmetic ceiling, and the
-number of sessions it serves. Prints a table, and writes JSON on request.
+"""Our renderer through every mode of a device: its speed, its share of the device's arithmetic ceiling, the lateness of
+many sessions, and memory. Prints a table, writes JSON on request, and on a GPU remembers whether TensorRT is faster.
 
     python -m benchmarks.backends SPEAKER.avatar [--device cuda] [--json FILE]
 """
@@ -10,10 +10,11 @@ import asyncio
 import dataclasses
 import itertools
 import json
+import math
 import statistics
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 import tyro
@@ -23,23 +24,24 @@ from rich.table import Table
 from benchmarks import command
 from benchmarks.measure import gflop, repeated
 from engine.avatar.avatar import Avatar
-from engine.backends import graphs
+from engine.backends import graphs, selfcheck
 from engine.backends.backend import Backend
 from engine.backends.cpu import CpuBackend
-from engine.backends.cuda import CudaBackend
 from engine.backends.graphs import Precision
-from engine.backends.select import choose, describe
-from engine.backends.tensorrt.runner import TensorRTBackend
+from engine.backends.select import choose, describe, first_line
+from engine.backends.tensorrt.runner import open_backend
 from engine.commands.bench import speech_of
-from engine.commands.capacity import ramp
-from engine.errors import DeviceError, ExportError, PlanError
+from engine.commands.capacity import measure_sessions
+from engine.config import GpuMode
+from engine.errors import PersonaStreamError, PlanError
+from engine.live.engine import Engine
 from engine.live.pipeline import AvatarPipeline, Work
 from engine.models.weights import load_face_model
 from engine.paint.gpu.batch import Runner
 
-Mode = Literal["eager", "compile", "graphs", "tensorrt"]
-MODES: tuple[Mode, ...] = ("eager", "compile", "graphs", "tensorrt")
+MODES: tuple[GpuMode, ...] = ("eager", "graphs", "tensorrt")
 MATMUL_SIZE = {"cuda": 8192, "cpu": 1024}
+CLEARLY_FASTER = 1.05  # pictures a second of TensorRT over recorded graphs, to be worth its plans
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,13 @@ class Speed:
 
 @dataclass(frozen=True)
 class Report:
-    """One mode. `failure`: why it is not available here; `sessions`: the largest number with a p99 lateness below a
-    frame."""
+    """One mode. p99_late_ms: by the number of sessions that talk.  memory_mb: the most on the device.  failure: why the
+    mode is not available here."""
 
-    mode: Mode
+    mode: GpuMode
     speeds: tuple[Speed, ...] = ()
-    sessions: int | None = None
-    p99_late_ms: float | None = None
+    p99_late_ms: dict[int, float] = field(default_factory=dict)
+    memory_mb: float = 0.0
     failure: str = ""
 
 
@@ -74,15 +76,17 @@ class Backends:
     avatar: tyro.conf.Positional[Path]
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
-    modes: tuple[Mode, ...] = MODES
+    modes: tuple[GpuMode, ...] = MODES
     """Modes to measure; a CPU has only `eager`."""
     precision: Precision | None = None
     """Precision of the renderer; by default float16 on a GPU and float32 on a CPU."""
-    batch: tuple[int, ...] = (1, 8, 32)
-    seconds: float = 3.0
+    batch: tuple[int, ...] = (1, 8, 32, 64)
+    seconds: float = 1.0
     """Duration of each measurement."""
-    speech_s: float = 5.0
-    """Length of each session's speech; 0: the number of sessions is not measured."""
+    sessions: tuple[int, ...] = (16, 32, 64)
+    """Numbers of sessions that talk at once."""
+    speech_s: float = 4.0
+    """Length of each session's speech, 2 at least."""
     json: Path | None = None
     """File for the figures."""
 
@@ -97,6 +101,9 @@ class Backends:
             # The figures are printed at once: a later mode may end the process.
             print(json.dumps(dataclasses.asdict(reports[-1])), flush=True)
         Console().print(table(reports, title))
+        if device.type == "cuda" and (choice := fastest(reports)) is not None:
+            selfcheck.remember(device, choice)
+            print(f"--gpu-mode auto is {choice.mode} from now on: {choice.reason}")
         if self.json is not None:
             facts = {
                 "device": describe(device),
@@ -109,17 +116,24 @@ class Backends:
             self.json.parent.mkdir(parents=True, exist_ok=True)
             self.json.write_text(json.dumps(facts, indent=2) + "\n")
 
-    def _measure(self, mode: Mode, device: torch.device, precision: Precision, ceiling: float) -> Report:
+    def _measure(self, mode: GpuMode, device: torch.device, precision: Precision, ceiling: float) -> Report:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         try:
             backend, runner = open_mode(mode, device, precision)
-        except (PlanError, ExportError, DeviceError) as error:
-            return Report(mode, failure=str(error))
-        speeds = tuple(self._speed(size, backend, runner, device, ceiling) for size in self.batch)
-        if not self.speech_s:
-            return Report(mode, speeds)
-        capacity = asyncio.run(ramp(self.avatar, speech_of(None, self.speech_s), backend))
-        late = {step.sessions: step.p99_late_ms for step in capacity["steps"]}
-        return Report(mode, speeds, capacity["sessions"], late.get(capacity["sessions"]))
+            speeds = tuple(self._speed(size, backend, runner, device, ceiling) for size in self.batch)
+        except (PersonaStreamError, RuntimeError) as error:
+            return Report(mode, failure=first_line(error))
+        late = asyncio.run(self._lateness(backend)) if self.sessions else {}
+        memory_mb = torch.cuda.max_memory_reserved(device) / 2**20 if device.type == "cuda" else 0.0
+        return Report(mode, speeds, late, memory_mb)
+
+    async def _lateness(self, backend: Backend) -> dict[int, float]:
+        pcm = speech_of(None, self.speech_s)
+        avatars = {"avatar": self.avatar}
+        async with Engine(avatars, max_sessions=max(self.sessions), backend=backend, max_load=math.inf) as engine:
+            steps = [await measure_sessions(engine, count, 1, pcm) for count in self.sessions]
+        return {step.sessions: step.p99_late_ms for step in steps}
 
     def _speed(self, batch: int, backend: Backend, runner: Runner, device: torch.device, ceiling: float) -> Speed:
         graph = graphs.load("renderer", "float32")
@@ -132,22 +146,33 @@ class Backends:
         frames = map(pipeline.avatar.loop.frame_at, itertools.count())
 
         def paint() -> None:
-            jobs = [pipeline.paint_job(next(frames), pipeline.rest) for _ in range(batch)]
+            base = next(frames)  # sessions of an avatar are at the same place of its loop
+            jobs = [pipeline.paint_job(base, pipeline.rest) for _ in range(batch)]
             pipeline.perform_all([Work(pipeline, job) for job in jobs])
 
         painted_s = statistics.median(repeated(paint, device, self.seconds))
         return Speed(batch, 1000 * taken_s, batch / taken_s, tflops, tflops / ceiling, batch / painted_s)
 
 
-def open_mode(mode: Mode, device: torch.device, precision: Precision) -> tuple[Backend, Runner]:
-    """A backend and its renderer on the device. Raises PlanError, ExportError, DeviceError, WeightsError."""
+def open_mode(mode: GpuMode, device: torch.device, precision: Precision) -> tuple[Backend, Runner]:
+    """A backend and its renderer on the device. Raises DeviceError, WeightsError; PlanError where TensorRT cannot be
+    used."""
     if device.type == "cpu":
         return CpuBackend.embedded(quality="fast"), graphs.load("renderer", precision).eval()
-    if mode == "tensorrt":
-        backend: CudaBackend = TensorRTBackend.embedded(device, precision)
-    else:
-        backend = CudaBackend.through_torch(device, mode, precision)
+    backend = open_backend(device, mode, "fast", precision)
+    if backend.fallback:
+        raise PlanError(backend.fallback)
     return backend, backend.batch_painter.renderer
+
+
+def fastest(reports: Sequence[Report]) -> selfcheck.Verdict | None:
+    """TensorRT or recorded graphs, by the pictures a second of the largest batch; None where only one was measured."""
+    fps = {report.mode: report.speeds[-1].picture_fps for report in reports if report.speeds}
+    if not {"graphs", "tensorrt"} <= fps.keys():
+        return None
+    gain = fps["tensorrt"] / fps["graphs"]
+    mode: GpuMode = "tensorrt" if gain >= CLEARLY_FASTER else "graphs"
+    return selfcheck.Verdict(mode, f"TensorRT paints {gain:.2f} times as many pictures a second as recorded graphs")
 
 
 def matmul_tflops(device: torch.device, precision: Precision, seconds: float) -> float:
@@ -163,15 +188,26 @@ def matmul_flop(size: int) -> int:
 
 
 def table(reports: list[Report], title: str) -> Table:
-    columns = ("mode", "batch", "ms / batch", "network fps", "TFLOP/s", "of the ceiling", "picture fps", "sessions")
+    columns = (
+        "mode",
+        "batch",
+        "ms / batch",
+        "network fps",
+        "TFLOP/s",
+        "of the ceiling",
+        "picture fps",
+        "p99 late ms",
+        "MB",
+    )
     rows = Table(*columns, title=title)
     for report in reports:
+        late = ", ".join(f"{count}: {ms:.0f}" for count, ms in report.p99_late_ms.items())
         if report.failure:
-            rows.add_row(report.mode, "", "", "", "", "", "", report.failure)
+            rows.add_row(report.mode, *[""] * (len(columns) - 2), report.failure)
         for i, s in enumerate(report.speeds):
-            sessions = "" if i or report.sessions is None else str(report.sessions)
             numbers = (f"{s.ms_per_batch:.2f}", f"{s.network_fps:.0f}", f"{s.tflops:.2f}", f"{s.share_of_ceiling:.0%}")
-            rows.add_row("" if i else report.mode, str(s.batch), *numbers, f"{s.picture_fps:.0f}", sessions)
+            whole = ("", "", "") if i else (report.mode, late, f"{report.memory_mb:.0f}")
+            rows.add_row(whole[0], str(s.batch), *numbers, f"{s.picture_fps:.0f}", *whole[1:])
     return rows
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from engine.backends.cuda import CudaGraphs
+from engine.backends.cuda import CudaGraphs, GraphMemory
 
 WARM_RUNS = 3
 
@@ -43,7 +43,7 @@ def seconds_per_run(
 ) -> list[float]:
     """Run repeatedly for `seconds`, on a GPU as a CUDA graph, with inputs on the device: the duration of each run."""
     inputs = [tensor.to(device) for tensor in example]
-    run: Callable[..., object] = CudaGraphs(network) if device.type == "cuda" else network
+    run: Callable[..., object] = CudaGraphs(network, GraphMemory(device)) if device.type == "cuda" else network
     return repeated(lambda: run(*inputs), device, seconds)
 
 

@@ -28,7 +28,7 @@ from engine.avatar.file import SUFFIX, AvatarContents, Bank, network_fingerprint
 from engine.avatar.manifest import Manifest
 from engine.avatar.video import CACHE_BYTES, VideoReader
 from engine.backends.backend import Backend
-from engine.backends.cpu import CpuBackend
+from engine.backends.select import backend_for
 from engine.config import Quality
 from engine.errors import CorruptVideoError
 from engine.files import check_output, working_folder
@@ -69,6 +69,8 @@ class EnrolmentOptions:
     quality: Quality = "best"
     """fast: store references and paint the idle video at 256 px even for large faces, as a server with
     `--quality fast` paints speech."""
+    device: str = "auto"
+    """What paints the idle video: auto, cpu, cuda or cuda:N."""
     name: str = ""
     """Name of the avatar. Default: the name of the output file."""
     consent: str = "not stated"
@@ -94,7 +96,8 @@ class Enrolment:
     gets each flaw of the clip once it is assessed.
 
     Raises OutputError for an output that cannot be written, NotAVideoError or CorruptVideoError for a file that
-    does not open as a video, WeightsError for networks that cannot be loaded.
+    does not open as a video, WeightsError for networks that cannot be loaded, SettingError or DeviceError for a device
+    that cannot be used.
     """
 
     def __init__(
@@ -114,7 +117,7 @@ class Enrolment:
         self.info = probe(video)
         self.stage_s: dict[str, float] = {}
         self._model = load_face_model()
-        self._backend = backend or CpuBackend.embedded()
+        self._backend = backend or backend_for(self.options.device, self.options.quality)
         self._networks = network_fingerprints() if networks is None else networks
         self._progress, self._on_remark = progress, on_remark
 
@@ -237,9 +240,10 @@ class Enrolment:
         """Paint the mouth at rest into every frame of the base video, on several threads."""
         lower = resting_lower_face(self._model, person.alpha, person.rest_beta)
         with ExitStack() as stack, torch_threads(1):
+            on_cpu = self._backend.device.type == "cpu"  # a GPU paints for one thread
             readers = [
                 stack.enter_context(_open(base, manifest, cache_bytes=PAINTER_CACHE_BYTES))
-                for _ in range(min(MAX_PAINTERS, len(os.sched_getaffinity(0))))
+                for _ in range(min(MAX_PAINTERS, len(os.sched_getaffinity(0))) if on_cpu else 1)
             ]
             painters = [person.painter(reader.read, references, self._model, self._backend) for reader in readers]
             write_idle(

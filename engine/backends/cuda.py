@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -111,7 +111,7 @@ class CudaGraphs:
         current.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         # Other threads may use the device meanwhile: encoders do.
-        with torch.cuda.graph(graph, pool=self._memory.pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, self._memory.pool, aside, capture_error_mode="thread_local"):
             outputs = list(self._runner(*static))
         return _Recording(graph, static, outputs)
 
@@ -198,10 +198,12 @@ class CudaBackend:
         return ""
 
 
-def torch_runners(device: torch.device, mode: Mode, precision: Precision) -> dict[str, Runner]:
-    """A runner for each network. Raises WeightsError."""
+def torch_runners(
+    device: torch.device, mode: Mode, precision: Precision, networks: Sequence[str] = graphs.NETWORKS
+) -> dict[str, Runner]:
+    """A runner for each of `networks`. Raises WeightsError."""
     memory, runners = GraphMemory(device) if mode == "graphs" else None, dict[str, Runner]()
-    for name in graphs.NETWORKS:
+    for name in networks:
         graph = graphs.load(name, precision).eval().to(device)
         eager: Runner = graph.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         runners[name] = eager if memory is None else CudaGraphs(eager, memory)

@@ -37,7 +37,7 @@ class Span:
 
 
 SPANS = {
-    "batch": Span(1, 8, 32),
+    "batch": Span(1, 8, 64),
     "rows": Span(4, RendererConfig.face_rows, 64),
     "columns": Span(4, RendererConfig.face_columns, 64),
     "lip_rows": Span(2, RendererConfig.lip_rows, 64),

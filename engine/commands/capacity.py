@@ -71,7 +71,7 @@ async def ramp(avatar: Path, pcm: np.ndarray, backend: Backend | None = None) ->
     """Measure sessions of `avatar` for as long as pcm [N] int16 at 48 kHz lasts, at each of several numbers: all speak
     it, a fifth does, none does."""
     async with Engine({"avatar": avatar}, max_sessions=MOST_SESSIONS, backend=backend, max_load=math.inf) as engine:
-        silent = [await _step(engine, sessions, 0, pcm) for sessions in SILENT]
+        silent = [await measure_sessions(engine, sessions, 0, pcm) for sessions in SILENT]
         sessions, steps = await _search(engine, 1, pcm)
         mixed_sessions, mixed = await _search(engine, FIFTH, pcm)
         batch_s = engine.costs.seconds.items()
@@ -92,13 +92,13 @@ async def _search(engine: Engine, every: int, pcm: np.ndarray) -> tuple[int, lis
     steps: list[Step] = []
     good, bad = 0, MOST_SESSIONS + 1
     while bad - good > max(1, good // FINENESS):
-        step = await _step(engine, min(max(every, 2 * good), (good + bad) // 2), every, pcm)
+        step = await measure_sessions(engine, min(max(every, 2 * good), (good + bad) // 2), every, pcm)
         steps.append(step)
         good, bad = (step.sessions, bad) if step.p99_late_ms < DEADLINE_MS else (good, step.sessions)
     return good, steps
 
 
-async def _step(engine: Engine, sessions: int, every: int, pcm: np.ndarray) -> Step:
+async def measure_sessions(engine: Engine, sessions: int, every: int, pcm: np.ndarray) -> Step:
     """Measure so many sessions at once, of which each `every`th talks; none with 0."""
     pipeline = engine.pipelines["avatar"]
     pipeline.times = times = StageTimes()

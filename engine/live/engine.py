@@ -187,7 +187,10 @@ class Engine:
 
     @property
     def room(self) -> int:
-        """The number of further sessions that are admitted. The first one always is, however slow the machine."""
+        """The number of further sessions that are admitted. The first one always is, however slow the machine; none
+        where the device is lost."""
+        if self.failure:
+            return 0
         left = max(0, self._max_sessions - len(self.sessions))
         limit = self._max_load * self.backend.workers - self._idle_load
         fits = self.costs.most_sessions(self._talking_hz, limit) - self._talking

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
 from rich.console import Console
 
-from engine.config import SessionConfig
+from engine.backends.select import backend_for
+from engine.config import ComputeConfig, SessionConfig
 from engine.live.engine import Engine
 from engine.live.session import Session
 from engine.media import PlaybackFinished
@@ -41,6 +42,7 @@ class Mic:
     """How far the lips move, 0 to 2: 1 as the speaker's do. Closed lips stay closed."""
     port: int = 8080
     """Port of the page, on localhost alone."""
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def run(self) -> int:
         """Speak until the source ends or a signal stops it; returns the exit code."""
@@ -48,15 +50,18 @@ class Mic:
         return 0
 
     async def speak(self) -> None:
-        """Speak until the source ends and all of it is played, or until SIGINT or SIGTERM. Raises SoundDeviceError."""
+        """Speak until the source ends and all of it is played, or until SIGINT or SIGTERM. Raises SoundDeviceError, and
+        the errors of `backend_for`."""
         source: SoundSource = (
             Microphone(self.device, self.rate_hz, self.channels)
             if self.source is None
             else RawSource(self.source, self.rate_hz, self.channels)
         )
+        session, compute = SessionConfig(expressiveness=self.expressiveness), self.compute
         with StopSignals() as stops:
+            backend = backend_for(compute.device, compute.quality, compute.gpu_mode)
             async with (
-                Engine({self.avatar.stem: self.avatar}, SessionConfig(expressiveness=self.expressiveness)) as engine,
+                Engine({self.avatar.stem: self.avatar}, session, backend=backend) as engine,
                 Server(engine, ServerConfig(port=self.port), {}) as server,
             ):
                 await self._speak_from(source, server, stops.first)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from benchmarks.backends import Backends, Report, Speed, matmul_flop, open_mode, table
+from benchmarks.backends import Backends, Report, Speed, fastest, matmul_flop, open_mode, table
 from benchmarks.measure import gflop
 from engine.backends import graphs
 from engine.backends.cpu import CpuBackend
@@ -19,12 +20,12 @@ CPU = torch.device("cpu")
 @pytest.mark.slow
 def test_the_cpu_is_measured_as_a_gpu_would_be(avatar_path, tmp_path, capsys):
     file = tmp_path / "made" / "backends.json"
-    Backends(avatar=avatar_path, device="cpu", batch=(1, 3), seconds=0.01, speech_s=0, json=file).run()
+    Backends(avatar=avatar_path, device="cpu", batch=(1, 3), seconds=0.01, sessions=(1,), speech_s=2, json=file).run()
     assert "a product of matrices reaches" in capsys.readouterr().out
     figures = json.loads(file.read_text())
     assert " cores, " in figures["device"] and figures["precision"] == "float32" and figures["matmul_tflops"] > 0
     (report,) = figures["modes"]
-    assert report["mode"] == "eager" and not report["failure"] and report["sessions"] is None
+    assert report["mode"] == "eager" and not report["failure"] and report["p99_late_ms"]["1"] >= 0
     assert [speed["batch"] for speed in report["speeds"]] == [1, 3]
     for speed in report["speeds"]:
         assert speed["network_fps"] == pytest.approx(1000 * speed["batch"] / speed["ms_per_batch"])
@@ -49,11 +50,21 @@ def test_a_cpu_has_the_reference_backend():
     assert type(backend) is CpuBackend and isinstance(runner, graphs.RendererGraph)
 
 
+SPEED = Speed(8, 1.5, 5333.0, 4.2, 0.1, 1700.0)
+
+
 def test_a_mode_that_is_not_available_is_in_the_table_with_the_reason():
-    speed = Speed(8, 1.5, 5333.0, 4.2, 0.1, 1700.0)
-    made = table([Report("graphs", (speed, speed), 64, 31.0), Report("tensorrt", failure="not installed")], "title")
-    cells = [list(column.cells) for column in made.columns]
-    assert cells[0] == ["graphs", "", "tensorrt"] and cells[-1] == ["64", "", "not installed"]
+    reports = [Report("graphs", (SPEED, SPEED), {64: 31.0}, 900.0), Report("tensorrt", failure="not installed")]
+    cells = [list(column.cells) for column in table(reports, "title").columns]
+    assert cells[0] == ["graphs", "", "tensorrt"] and cells[-1] == ["900", "", "not installed"]
+    assert cells[-2] == ["64: 31", "", ""]
+
+
+@pytest.mark.parametrize(("fps", "mode"), [(1700.0, "graphs"), (1750.0, "graphs"), (2000.0, "tensorrt")])
+def test_tensorrt_is_chosen_where_it_is_clearly_faster(fps, mode):
+    reports = [Report("graphs", (SPEED,)), Report("tensorrt", (replace(SPEED, picture_fps=fps),))]
+    assert fastest(reports).mode == mode
+    assert fastest(reports[:1]) is None, "only one was measured"
 
 
 @pytest.mark.gpu
@@ -61,7 +72,7 @@ def test_a_mode_that_is_not_available_is_in_the_table_with_the_reason():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_every_mode_of_a_gpu_is_measured(avatar_path, tmp_path):
     file = tmp_path / "backends.json"
-    modes = ("eager", "graphs")
-    Backends(avatar=avatar_path, device="cuda", batch=(1, 8), modes=modes, seconds=0.1, speech_s=2, json=file).run()
+    settings = {"modes": ("eager", "graphs"), "sessions": (1, 2), "speech_s": 2}
+    Backends(avatar=avatar_path, device="cuda", batch=(1, 8), seconds=0.1, json=file, **settings).run()
     for report in json.loads(file.read_text())["modes"]:
-        assert not report["failure"] and report["sessions"] >= 1 and len(report["speeds"]) == 2
+        assert not report["failure"] and len(report["p99_late_ms"]) == len(report["speeds"]) == 2

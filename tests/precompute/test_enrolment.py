@@ -24,6 +24,7 @@ from engine.errors import (
     NoFaceError,
     NotAVideoError,
     OutputError,
+    SettingError,
     SeveralFacesError,
 )
 from engine.models.geometry import GeometryConfig, GeometryGenerator
@@ -192,6 +193,12 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path, b
 )
 def test_large_videos_are_scaled_down_but_never_the_face_below_its_least_size(source, face_px, keep, size):
     assert base_size(*source, face_px, keep_size=keep) == size
+
+
+def test_a_device_that_is_not_there_is_refused_before_any_work(tmp_path, write_video, face_frames):
+    video = write_video(tmp_path / "talk.mp4", face_frames[:5])
+    with pytest.raises(SettingError, match="--device gpu; expected auto, cpu, cuda or cuda:N"):
+        Enrolment(video, tmp_path / "talk.avatar", EnrolmentOptions(device="gpu"))
 
 
 def test_the_video_is_never_overwritten_by_its_avatar(tmp_path, backend):

@@ -37,6 +37,15 @@ class RunningCluster:
         """The rows of the nodes that are ready, by URL."""
         return {row["url"]: row for row in await self.director.status.remote() if row["state"] == "ready"}
 
+    async def watched(self) -> dict[str, Any]:
+        """The row of the node that has a viewer, once there is one."""
+        async with asyncio.timeout(60):
+            while True:
+                for node in (await self.nodes()).values():
+                    if node["viewers"]:
+                        return node
+                await asyncio.sleep(0.1)
+
     async def answers(self) -> None:
         """Wait until the director answers, which it does once it knows its nodes."""
         async with asyncio.timeout(60):

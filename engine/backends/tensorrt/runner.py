@@ -86,7 +86,7 @@ def plan_runners(
         with torch.cuda.device(device):
             plans[name] = PlanRunner(name, plan, capability)
             _compare(name, plans[name], device)
-    coarse, any_size = plans["renderer"], torch_runners(device, "graphs", precision)["renderer"]
+    coarse, any_size = plans["renderer"], torch_runners(device, "graphs", precision, ["renderer"])["renderer"]
 
     def renderer(pncc: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
         *_, face_pixels, _ = inputs

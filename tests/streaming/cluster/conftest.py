@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 from collections.abc import AsyncIterator
 
 import aiohttp
+import pytest
 import pytest_asyncio
 from publishing import free_port
 from ray_cluster import KEY, NODES, SESSIONS, RunningCluster
@@ -28,8 +28,8 @@ async def cluster(avatar_path, tmp_path_factory) -> AsyncIterator[RunningCluster
     from streaming.cluster import connection
 
     folder = tmp_path_factory.mktemp("cluster")
-    before = os.environ.get("XDG_CACHE_HOME")
-    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")  # for the nodes, which inherit it
+    environment = pytest.MonkeyPatch()
+    environment.setenv("XDG_CACHE_HOME", str(folder / "cache"))  # for the nodes, which inherit that of their machine
     machines = Cluster()
     try:
         machines.add_node(**MACHINE, include_dashboard=False)
@@ -52,6 +52,7 @@ async def cluster(avatar_path, tmp_path_factory) -> AsyncIterator[RunningCluster
             try:
                 for _ in range(NODES - 1):  # while the first node starts
                     machines.add_node(**MACHINE)
+                environment.undo()
                 url = await connection.answer(director.url.remote())
                 async with aiohttp.ClientSession(url) as http:
                     running = RunningCluster(machines.address, arguments, director, http, url)
@@ -60,7 +61,5 @@ async def cluster(avatar_path, tmp_path_factory) -> AsyncIterator[RunningCluster
             finally:
                 connection.kill_all()
     finally:
+        environment.undo()
         machines.shutdown()
-        os.environ.pop("XDG_CACHE_HOME")
-        if before is not None:
-            os.environ["XDG_CACHE_HOME"] = before

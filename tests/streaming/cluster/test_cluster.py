@@ -119,7 +119,7 @@ async def test_a_dead_node_ends_its_sessions_alone_and_the_page_opens_another_on
     live = "document.querySelector('#state').textContent === 'Live'"
     async with open_page(browser, f"{cluster.url}/?key={KEY}", OPENED) as page:
         await until(page, live)
-        (busy,) = [node for node in (await cluster.nodes()).values() if node["viewers"]]
+        busy = await cluster.watched()
         session = next(
             each for each in [await cluster.open() for _ in range(SESSIONS)] if busy["url"] not in each["url"]
         )
@@ -127,9 +127,7 @@ async def test_a_dead_node_ends_its_sessions_alone_and_the_page_opens_another_on
         await page.evaluate("document.querySelector('#state').textContent = 'Not yet'")
         await kill(ray.get_actor(busy["node"]))
         await until(page, live)
-        async with asyncio.timeout(30):
-            while not any(node["viewers"] for url, node in (await cluster.nodes()).items() if url != busy["url"]):
-                await asyncio.sleep(0.1)
+        assert (await cluster.watched())["url"] != busy["url"]
         lost = await cluster.http.get(f"/v1/sessions/{viewed}")
         assert "open another one" in await problem(lost, 410, "node-lost")
         async with cluster.http.get(f"{session['url']}/publish", headers=bearer(session["token"])) as reply:

@@ -108,3 +108,9 @@ async def test_the_page_joins_a_session_that_a_program_has_opened_and_leaves_it_
                 await asyncio.sleep(0.1)
             assert not await console(page)
         assert session["id"] in engine.sessions
+
+
+def test_the_device_that_computes_is_chosen_beside_the_microphone(avatar_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["mic", str(avatar_path), "--source", "/dev/null", "--compute.device", "gpu"])
+    assert ended.value.code == 2 and "--device gpu; expected auto, cpu, cuda or cuda:N" in capsys.readouterr().err

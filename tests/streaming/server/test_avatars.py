@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import math
 import shutil
+import weakref
 
 import pytest
 
@@ -20,7 +23,7 @@ def names(reply):
     return [avatar["name"] for avatar in reply["avatars"]]
 
 
-async def test_an_avatar_is_loaded_and_unloaded_by_holders_of_a_key(serving, avatar_path, tmp_path, problem):
+async def test_an_avatar_is_loaded_and_unloaded_by_holders_of_a_key(serving, engine, avatar_path, tmp_path, problem):
     path, key = tmp_path / "anna.avatar", {"Authorization": "Bearer key"}
     shutil.copyfile(avatar_path, path)
     async with serving(secrets=Secrets(("key",))) as client:
@@ -33,6 +36,7 @@ async def test_an_avatar_is_loaded_and_unloaded_by_holders_of_a_key(serving, ava
             assert reply.status == 204
         async with http.get("/v1/avatars") as reply:
             assert names(await reply.json()) == ["speaker", "anna"]
+        pipeline = weakref.ref(engine.pipelines["anna"])
         async with http.post("/v1/sessions", json={"avatar": "anna"}, headers=key) as reply:
             session = await reply.json()
         async with http.post("/v1/avatars/anna/unload", headers=key) as reply:
@@ -45,6 +49,10 @@ async def test_an_avatar_is_loaded_and_unloaded_by_holders_of_a_key(serving, ava
             async with http.post("/v1/avatars/anna/unload", headers=key) as reply:
                 unloaded = reply.status
         assert unloaded == 404
+        async with asyncio.timeout(30):
+            while pipeline() is not None:  # its memory is free once the last picture of its session is done
+                gc.collect()
+                await asyncio.sleep(0.1)
         async with http.post("/v1/avatars/anna/load", headers=key) as reply:
             assert reply.status == 204, "it is known where it came from"
         async with http.post("/v1/avatars/anna/unload", headers=key) as reply:
