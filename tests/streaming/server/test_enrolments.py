@@ -8,6 +8,7 @@ import io
 import json
 import re
 import sys
+import zipfile
 
 import aiohttp
 import pytest
@@ -126,6 +127,7 @@ async def test_without_a_folder_made_avatars_end_with_the_server(serving, clip, 
     assert not list(place.iterdir())
 
 
+@pytest.mark.slow
 async def test_a_made_avatar_is_renamed_and_deleted_and_a_finished_file_is_uploaded(
     serving, clip, made, place, tmp_path, problem, avatar_path
 ):
@@ -203,6 +205,29 @@ async def test_a_file_that_is_no_avatar_is_refused_and_not_kept(serving, made, p
         async with client.http.put("/v1/avatars/speaker", data=b"PK") as reply:
             await problem(reply, 409, "avatar-exists")
         assert not list((tmp_path / "made").iterdir()) and await names(client) == ["speaker"]
+
+
+@pytest.mark.slow
+async def test_an_avatar_whose_video_does_not_decode_to_its_end_is_refused(
+    serving, made, place, tmp_path, problem, avatar_path
+):
+    with zipfile.ZipFile(avatar_path) as whole, zipfile.ZipFile(tmp_path / "short.avatar", "w") as short:
+        for member in whole.namelist():
+            data = whole.read(member)
+            short.writestr(member, damaged(data) if member == "idle.mp4" else data)
+    async with serving(enrolments=made()) as client:
+        body = io.BytesIO((tmp_path / "short.avatar").read_bytes())
+        async with client.http.put("/v1/avatars/anna", data=body) as reply:
+            detail = await problem(reply, 422, "avatar-file")
+            assert detail.startswith("anna.avatar: ") and str(tmp_path) not in detail
+        assert not list((tmp_path / "made").iterdir()) and await names(client) == ["speaker"]
+
+
+def damaged(video):
+    """The video, with the second half of its pictures overwritten."""
+    begin = video.index(b"mdat") + 4
+    middle = (begin + len(video)) // 2
+    return video[:middle] + b"\xff" * (len(video) - middle)
 
 
 async def test_uploads_of_avatars_have_a_limit_of_bytes(serving, made, place, problem):
