@@ -23,6 +23,7 @@ NAMES = [
     "take:2.mp4",
     "wörter.mp4",
 ]
+OPTIONS = ["--samples", "demo", "--enrolments.folder", "build/avatars"]
 # They print how they were called; `precompute` makes the file that it was asked for.
 STAND_IN = '#!/bin/sh\nfor word; do printf "%s\\0" "$word"; done >> called\n'
 
@@ -61,9 +62,9 @@ def test_the_demo_takes_a_video_of_any_name(checkout, name):
     words = make(checkout, f"SPEAKER={name}", "PORT=8123")
     avatar = words[2]
     assert words[:2] == [str(checkout / name), "--output"] and words[3] == f"--name={name.removesuffix('.mp4')}"
-    assert words[4:] == ["serve", avatar, "--samples", "demo", "--port", "8123"]
+    assert words[4:] == ["serve", avatar, *OPTIONS, "--port", "8123"]
     assert not (checkout / "broken").exists()
-    assert make(checkout, f"SPEAKER={name}") == ["serve", avatar, "--samples", "demo", "--port", "8080"]  # enrolled
+    assert make(checkout, f"SPEAKER={name}") == ["serve", avatar, *OPTIONS, "--port", "8080"]  # enrolled
 
 
 def test_two_videos_of_one_name_are_two_people_and_a_changed_one_is_enrolled_again(checkout):
@@ -74,4 +75,4 @@ def test_two_videos_of_one_name_are_two_people_and_a_changed_one_is_enrolled_aga
         avatars.append(make(checkout, f"SPEAKER={folder}/me.mp4")[2])
     assert avatars[0] != avatars[1]
     os.utime(avatars[0], (1, 1))
-    assert len(make(checkout, "SPEAKER=a/me.mp4")) == 10
+    assert len(make(checkout, "SPEAKER=a/me.mp4")) == 12

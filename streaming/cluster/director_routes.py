@@ -30,6 +30,7 @@ from streaming.server.session_routes import opened, refuse_realtime
 
 PROBE_S = 1.0  # for a node to answer
 ELSEWHERE = "the session is at its node: use the addresses in the answer of POST /v1/sessions"
+NO_AVATARS = "a cluster makes no avatars over HTTP; make them with `precompute`, and start the cluster with their files"
 NO_DUBS = "a cluster dubs no videos over HTTP; use `personastream dub --cluster`"
 
 
@@ -64,6 +65,8 @@ class DirectorRoutes:
                 web.get("/v1/sessions/{session}", self._find),
                 web.route("*", r"/v1/sessions/{below:.+}", self._elsewhere),
                 web.route("*", r"/v1/dubs{below:.*}", self._no_dubs),
+                web.route("*", r"/v1/enrolments{below:.*}", self._no_avatars),
+                web.post("/v1/avatars", self._no_avatars),
                 web.get("/v1/realtime", refuse_realtime),
                 web.get("/v1/avatars", self._catalog.avatars),
                 web.get(
@@ -101,6 +104,9 @@ class DirectorRoutes:
 
     async def _elsewhere(self, request: web.Request) -> web.Response:
         raise web.HTTPNotFound(text=ELSEWHERE)
+
+    async def _no_avatars(self, request: web.Request) -> web.Response:
+        raise web.HTTPForbidden(text=NO_AVATARS)
 
     async def _no_dubs(self, request: web.Request) -> web.Response:
         raise web.HTTPForbidden(text=NO_DUBS)

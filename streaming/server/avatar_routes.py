@@ -11,11 +11,12 @@ from aiohttp import web
 
 from engine.avatar.avatar import Avatar
 from engine.avatar.file import SUFFIX
-from engine.errors import ProtocolError, UnknownAvatarError
+from engine.errors import AvatarFileError, ProtocolError, UnknownAvatarError
 from engine.media import FPS
 from streaming.config import ServerConfig
 from streaming.errors import AvatarExistsError
 from streaming.server.access import Access
+from streaming.server.avatar_probe import check_avatar
 from streaming.server.enrolment_job import EnrolmentForm, EnrolmentJob
 from streaming.server.job_routes import GUARDS, REPORT_POLICY, JobRoutes, answer, file_of
 from streaming.server.jobs import Jobs
@@ -112,8 +113,13 @@ class AvatarRoutes(JobRoutes[EnrolmentJob]):
         name = checked_name(request.match_info["avatar"])
         async with self.uploading() as (upload, folder):
             self._check_free(name)
-            await upload.file(request, folder / f"upload{SUFFIX}")
-            await self._made.install(name, folder / f"upload{SUFFIX}")
+            file = folder / f"{name}{SUFFIX}"
+            await upload.file(request, file)
+            try:
+                await check_avatar(file)
+            except AvatarFileError as error:
+                raise AvatarFileError(str(error).replace(f"{folder}/", "")) from error
+            await self._made.install(name, file)
         return web.Response(status=201, headers={"Location": request.path})
 
     async def _change(self, request: web.Request) -> web.Response:

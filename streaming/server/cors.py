@@ -11,9 +11,9 @@ from aiohttp.typedefs import Handler
 
 from engine.errors import ProtocolError, SettingError
 
-CHANGING = ("POST", "PATCH", "DELETE")
+CHANGING = ("POST", "PUT", "PATCH", "DELETE")
 ALLOWED = {
-    hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST, PATCH, DELETE, OPTIONS",
+    hdrs.ACCESS_CONTROL_ALLOW_METHODS: "GET, POST, PUT, PATCH, DELETE, OPTIONS",
     hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "Authorization, Content-Type, If-Match",
     hdrs.ACCESS_CONTROL_MAX_AGE: "86400",
 }

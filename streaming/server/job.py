@@ -146,7 +146,7 @@ class Job(ABC):
 
     async def _child(self, program: tuple[str, ...]) -> Report:
         """The child's report. Raises its error; leaving it ends the child."""
-        pipe, environment = asyncio.subprocess.PIPE, _environment(self.folder)
+        pipe, variables = asyncio.subprocess.PIPE, _environment(self.folder)
         with (self.folder / "errors.txt").open("w+b") as errors:
             try:
                 child = await asyncio.create_subprocess_exec(
@@ -155,7 +155,7 @@ class Job(ABC):
                     stdin=pipe,
                     stdout=pipe,
                     stderr=errors,
-                    env=environment,
+                    env=variables,
                     limit=MAX_LINE_BYTES,
                 )
             except OSError as error:

@@ -8,15 +8,16 @@ import { cameraErrorInWords, enrolmentSummary } from "./wording.js";
 const $ = (id) => document.getElementById(id);
 const FIELDS = ["clip", "own-name", "agree", "make-start"];
 const INPUTS = { video: "clip", name: "own-name", consent: "agree" };
+const HANDOVER_MS = 300; // a machine may admit one session alone: this one's end has to reach the server before
 const TEXT =
   "The quick brown fox jumps over the lazy dog, while five wizards move boxes of big, juicy peaches. " +
   "I often go for a walk by the sea, where the wind blows and the waves roll in. " +
   "Please call me before noon, and we shall have tea, cheese and fresh bread. " +
   "How many people would believe such a story? Maybe one, maybe all of them.";
 const CUES = {
-  ready: () => "Get ready: look into the camera.",
-  read: () => "Read this aloud:",
-  quiet: () => "Now look into the camera in silence, with closed lips.",
+  ready: "Get ready: look into the camera.",
+  read: "Read this aloud:",
+  quiet: "Now look into the camera in silence, with closed lips.",
 };
 const LIGHTS = {
   dark: "It is dark: turn to a window or a lamp.",
@@ -56,7 +57,10 @@ export function setUpMaking(options) {
     start();
   };
   $("made").addEventListener("state", ({ detail }) => detail.name === "live" && sayFirst());
-  $("meet").onclick = () => user.meet();
+  $("meet").onclick = () => {
+    $("made").disconnect();
+    setTimeout(user.meet, HANDOVER_MS);
+  };
   $("make-again").onclick = startAgain;
   $("make-delete").onclick = remove;
   return { open: async () => (limits = await job.open()), close };
@@ -71,7 +75,7 @@ function close() {
 async function openCamera() {
   job.forgetError("clip");
   try {
-    await recorder.show((light) => ($("light").textContent !== LIGHTS[light]) && ($("light").textContent = LIGHTS[light]));
+    await recorder.show((light) => showText("light", LIGHTS[light]));
   } catch (error) {
     recorder.close();
     return job.tell("clip", cameraErrorInWords(error));
@@ -104,10 +108,14 @@ async function record() {
 }
 
 function showCue({ name, leftS }) {
-  const cue = CUES[name]();
-  if ($("cue").textContent !== cue) $("cue").textContent = cue; // or it would be read again
+  showText("cue", CUES[name]);
   $("lines").textContent = name === "quiet" ? "" : TEXT;
   $("count").textContent = name === "read" ? "" : Math.ceil(leftS);
+}
+
+/** Shows a text that screen readers read when it changes. */
+function showText(id, text) {
+  if ($(id).textContent !== text) $(id).textContent = text;
 }
 
 /** Takes a video that was recorded or chosen. */
@@ -123,6 +131,7 @@ function choose(file, recorded = false) {
 
 /** Shows one of camera, taken and made, or none. */
 function showPicture(id) {
+  $("shoot").toggleAttribute("data-first", id === null);
   for (const each of ["camera", "taken", "made"]) $(each).hidden = each !== id;
 }
 

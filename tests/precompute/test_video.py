@@ -52,6 +52,22 @@ def test_variable_frame_rate_keeps_time(tmp_path, write_video):
     assert np.abs(times_of(frames) - np.arange(len(frames)) / 25).max() < 0.07
 
 
+def test_the_length_of_a_recording_without_one_in_its_header_is_counted(tmp_path):
+    """As MediaRecorder writes WebM."""
+    path = tmp_path / "camera.webm"
+    with av.open(str(path), "w", options={"live": "1"}) as writer:
+        stream = writer.add_stream("libvpx", rate=25)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for image in clock(50, 25):
+            writer.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        writer.mux(stream.encode(None))
+    with av.open(str(path)) as reader:
+        assert not reader.duration
+    info = probe(path)
+    assert abs(info.duration_s - 2.0) < 0.1 and info.video_s == 0
+    assert len(list(read_frames(path))) == 50
+
+
 @pytest.mark.parametrize("start_s", [0.5, 2.0])
 def test_a_video_that_starts_late_starts_at_its_first_frame(tmp_path, write_video, start_s):
     times_s = [start_s + n / 25 for n in range(50)]

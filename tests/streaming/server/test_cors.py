@@ -39,8 +39,14 @@ async def test_others_stay_out(serving, problem):
             asked = other | {"Access-Control-Request-Method": "POST"}
             async with client.http.options("/v1/sessions", headers=asked) as reply:
                 await problem(reply, 403, "forbidden")
-            async with client.http.post("/v1/sessions", json={"avatar": "speaker"}, headers=other) as reply:
-                assert "--cors-origins" in await problem(reply, 403, "forbidden")
+            for method, path in (
+                ("POST", "/v1/sessions"),
+                ("PUT", "/v1/avatars/speaker"),
+                ("PATCH", "/v1/avatars/speaker"),
+                ("DELETE", "/v1/avatars/speaker"),
+            ):
+                async with client.http.request(method, path, json={"avatar": "speaker"}, headers=other) as reply:
+                    assert "--cors-origins" in await problem(reply, 403, "forbidden")
             async with client.http.get("/v1/avatars", headers=other) as reply:
                 assert reply.status == 200 and "Access-Control-Allow-Origin" not in reply.headers
 

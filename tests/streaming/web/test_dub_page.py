@@ -290,11 +290,11 @@ async def test_the_key_is_asked_for_once_for_both_tabs(serving, browser, clip, s
 async def test_the_tabs_are_chosen_by_arrow_keys_and_the_session_lives_in_one_of_them(serving, browser, engine):
     async with serving() as client, tab(browser, client) as page:
         await page.focus("#dub-tab")
-        await page.keyboard.press("ArrowLeft")
+        await page.keyboard.press("ArrowRight")
         await until(page, "document.querySelector('#state').textContent === 'Live'")
         assert await page.evaluate("document.activeElement.id") == "live-tab" and len(engine.sessions) == 1
         assert await page.evaluate("location.hash") == ""
-        await page.keyboard.press("ArrowRight")
+        await page.keyboard.press("ArrowLeft")
         assert await page.evaluate("location.hash === '#dub' && document.querySelector('#live').hidden")
         async with asyncio.timeout(30):
             while engine.sessions:
