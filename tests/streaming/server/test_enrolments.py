@@ -208,9 +208,7 @@ async def test_a_file_that_is_no_avatar_is_refused_and_not_kept(serving, made, p
 
 
 @pytest.mark.slow
-async def test_an_avatar_whose_video_does_not_decode_is_refused(
-    serving, made, place, tmp_path, problem, avatar_path
-):
+async def test_an_avatar_whose_video_does_not_decode_is_refused(serving, made, place, tmp_path, problem, avatar_path):
     with zipfile.ZipFile(avatar_path) as whole, zipfile.ZipFile(tmp_path / "short.avatar", "w") as short:
         for member in whole.namelist():
             data = whole.read(member)
