@@ -193,18 +193,25 @@ def test_only_the_passage_changes(video, speech, tmp_path):
 def test_pictures_repeat_until_longer_speech_ends(video, speech, tmp_path, length):
     options, alive = Options(length=length, from_s=1.0, to_s=1.6), []
 
-    def count_painters(*_):
-        alive.append(sum(type(found) is CpuPainter for found in gc.get_objects()))
+    def count(stage, *_):
+        if stage == "pictures":
+            alive.append(painters_alive() - before)
 
+    gc.collect()
+    before = painters_alive()
     gc.disable()
     try:
-        report = Dubbing(video, {"1": speech}, tmp_path / "there and back.mp4", options, progress=count_painters).run()
+        report = Dubbing(video, {"1": speech}, tmp_path / "there and back.mp4", options, progress=count).run()
     finally:
         gc.enable()
     assert 0 < max(alive) <= 2, "those of earlier passages are freed"
     longer_s = 1.5 - 0.6
     assert report.seconds == pytest.approx(float((FIRST_SHOT + SECOND_SHOT) / RATE) + longer_s, abs=0.1)
     assert report.changed > RATE
+
+
+def painters_alive():
+    return sum(type(found) is CpuPainter for found in gc.get_objects())
 
 
 def test_an_off_screen_voice_moves_nobody(speaker, speech, write_video, tmp_path):

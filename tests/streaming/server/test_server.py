@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
-from conftest import Client
+from clients import Client
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine.backends.select import CPU, describe

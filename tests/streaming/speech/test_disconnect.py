@@ -7,7 +7,7 @@ import contextlib
 
 import aioice.ice
 import pytest
-from conftest import Speech
+from clients import Speech
 from speaking import ended, tone
 from whep_client import SDP, a_good_offer, bearer, frames, viewer
 
