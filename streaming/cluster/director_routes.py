@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from http import HTTPStatus
 
 import aiohttp
@@ -17,7 +18,7 @@ from streaming.cluster.library import Library
 from streaming.cluster.placement import run_of
 from streaming.config import ServerConfig
 from streaming.errors import NodeLostError
-from streaming.server.access import with_key
+from streaming.server.access import unguarded, with_key
 from streaming.server.address import BASE_PATH, PROXIES, checked_base_path, with_token
 from streaming.server.auth import Secrets
 from streaming.server.catalog import Catalog, Sample
@@ -54,7 +55,7 @@ class DirectorRoutes:
         )
         app[BASE_PATH], app[PROXIES] = checked_base_path(self._config.base_path), self._config.proxies
         app.on_response_prepare.append(self._cors.add_headers)
-        public, thumbnail = self._config.public_catalog, self._catalog.thumbnail
+        public = self._config.public_catalog
         app.add_routes(
             [
                 web.get("/healthz", self._health),
@@ -68,15 +69,7 @@ class DirectorRoutes:
                 web.route("*", r"/v1/enrolments{below:.*}", self._no_avatars),
                 web.post("/v1/avatars", self._no_avatars),
                 web.get("/v1/realtime", refuse_realtime),
-                web.get("/v1/avatars", self._catalog.avatars),
-                web.get(
-                    "/v1/avatars/{avatar}/thumbnail.jpg", thumbnail if public else with_key(self._secrets, thumbnail)
-                ),
-                web.get("/v1/voices", self._catalog.voices),
-                web.get("/v1/samples", self._catalog.samples),
-                web.get("/v1/samples/{sample}.wav", self._catalog.sample),
-                web.get("/", self._catalog.page),
-                web.get(r"/{file:[a-z-]+\.(?:js|css|svg)}", self._catalog.page),
+                *self._catalog.table(unguarded if public else partial(with_key, self._secrets)),
             ]
         )
         return app

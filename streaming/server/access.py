@@ -15,6 +15,11 @@ from streaming.server.live_sessions import LiveSessions
 SessionRoute = Callable[[web.Request, LiveSession], Awaitable[web.StreamResponse]]
 
 
+def unguarded(route: Handler) -> Handler:
+    """A route that is open to everybody."""
+    return route
+
+
 def with_key(secrets: Secrets, route: Handler, is_token: Callable[[str], bool] = lambda token: False) -> Handler:
     """A route of the server: the request must carry a server key, if the server has any. `is_token`: whether a text is
     the token of a session."""

@@ -16,7 +16,7 @@ from engine.errors import PersonaStreamError, SettingError
 from engine.live.engine import Engine
 from engine.live.pipeline import AvatarPipeline
 from streaming.config import JobsConfig, ServerConfig
-from streaming.server.access import Access
+from streaming.server.access import Access, unguarded
 from streaming.server.address import BASE_PATH, PROXIES, checked_base_path
 from streaming.server.auth import KEYS_VARIABLE, Secrets
 from streaming.server.avatar_routes import AvatarRoutes
@@ -175,25 +175,18 @@ class Server:
         app[BASE_PATH], app[PROXIES] = checked_base_path(self._config.base_path), self._config.proxies
         app.on_response_prepare.append(self._cors.add_headers)
         public = self._config.public_catalog
-        thumbnail = self._catalog.thumbnail if public else self._access.with_key_or_token(self._catalog.thumbnail)
         app.add_routes(
             [
                 web.get("/healthz", self._health.health),
                 web.get("/readyz", self._health.readiness),
                 web.get("/capacity", self._access.with_key(self._health.capacity)),
                 web.get("/metrics", self._access.with_key(self._health.metrics)),
-                web.get("/v1/avatars", self._catalog.avatars),
-                web.get("/v1/avatars/{avatar}/thumbnail.jpg", thumbnail),
                 web.post("/v1/avatars/{avatar}/load", self._access.with_key(self._load)),
                 web.post("/v1/avatars/{avatar}/unload", self._access.with_key(self._unload)),
-                web.get("/v1/voices", self._catalog.voices),
-                web.get("/v1/samples", self._catalog.samples),
-                web.get("/v1/samples/{sample}.wav", self._catalog.sample),
                 *self._session_routes.table(),
                 *self._dub_routes.table(),
                 *self._avatar_routes.table(),
-                web.get("/", self._catalog.page),
-                web.get(r"/{file:[a-z-]+\.(?:js|css|svg)}", self._catalog.page),
+                *self._catalog.table(unguarded if public else self._access.with_key_or_token),
             ]
         )
         return app

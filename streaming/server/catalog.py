@@ -10,6 +10,7 @@ from typing import Protocol
 from urllib.parse import quote
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
 
 from engine.errors import MediaError, UnknownAvatarError
 from streaming.server.address import address
@@ -54,6 +55,18 @@ class Catalog:
     ):
         self._avatars, self._voices, self._samples = avatars, voices, samples
         self._page_headers = page_headers("http: https: " if elsewhere else "")
+
+    def table(self, guarded: Callable[[Handler], Handler]) -> list[web.RouteDef]:
+        """guarded: the thumbnails' guard."""
+        return [
+            web.get("/v1/avatars", self.avatars),
+            web.get("/v1/avatars/{avatar}/thumbnail.jpg", guarded(self.thumbnail)),
+            web.get("/v1/voices", self.voices),
+            web.get("/v1/samples", self.samples),
+            web.get("/v1/samples/{sample}.wav", self.sample),
+            web.get("/", self.page),
+            web.get(r"/{file:[a-z-]+\.(?:js|css|svg)}", self.page),
+        ]
 
     async def avatars(self, request: web.Request) -> web.Response:
         avatars = [

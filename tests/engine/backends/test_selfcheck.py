@@ -118,9 +118,8 @@ def test_the_check_compares_pictures_which_are_the_cpus_or_not():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_the_check_ends_with_the_reason_where_there_is_no_gpu():
-    if torch.cuda.is_available():
-        pytest.skip("there is a CUDA device")
     command = [sys.executable, "-m", "engine.backends.selfcheck", "0"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
